@@ -1,0 +1,407 @@
+"""Relaxed Decision Regions as a Captum layer attribution."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from captum.attr import LayerAttribution
+from torch import Tensor
+from torch.nn import Module
+
+from captum_rdr import bits
+from captum_rdr.arguments import check_layer, checked_rows, for_each
+from captum_rdr.bank import ConfigurationBank
+from captum_rdr.batches import ForwardArguments, input_arguments
+from captum_rdr.concept import concept_score
+from captum_rdr.construction import regions
+from captum_rdr.fingerprint import fingerprint, versions, weights_digest
+from captum_rdr.indexing import LayerIndex, index_data
+from captum_rdr.neighborhood import Queries
+from captum_rdr.neurons import as_threshold, binarize, storable
+from captum_rdr.pooling import Pool
+from captum_rdr.reading import LayerReader
+from captum_rdr.region import Region
+from captum_rdr.rule import Metric, Rule, Weighting
+
+
+class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
+    """Find the concept that a layer sees in an input, and all data that share it.
+
+    A layer's neurons are binarized (active or not). The region of an input is made of
+    the few principal neurons whose states set the input and its nearest reference
+    instances apart from all others, and holds every instance that shares those states.
+
+    Source: Chang, Kwon and Choi, *Understanding Distributed Representations of Concepts
+    in Deep Neural Networks without Supervision*, AAAI 2024, Section 3.
+
+    Args:
+        forward_func: the model, or a function around it (then the model must be in
+            evaluation mode).
+        layer: the module to explain, or a list of modules. A list gives a list of banks,
+            masks and regions, from one forward pass.
+        device_ids: devices of a ``DataParallel`` model that ``forward_func`` applies;
+            not needed when it is that model.
+        threshold: a neuron is active when its activation is above this: a number, a
+            tensor of the layer's shape, or ``"median"`` for each neuron's lower median
+            over the reference set. For a list of layers, one for all or a list.
+        pool: callable applied to a layer's output before it is binarized, see
+            `captum_rdr.pooling`; it also picks a tensor out of a tuple or dict. For a
+            list of layers, one for all or a list.
+        bank: a bank (for a list of layers, a list) made earlier with the same model and
+            layer; its thresholds are used.
+        call_index: which call of a layer that fires several times in a forward pass;
+            negative counts from the last.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+        ValueError: lists differ in length, or a threshold is not finite.
+
+    >>> _ = torch.manual_seed(0)
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU())
+    >>> data = torch.randn(200, 4)
+    >>> rdr = RelaxedDecisionRegion(model, model[1]).fit(data, show_progress=False)
+    >>> mask, regions = rdr.attribute(data[:3] + 0.01, n_neighbors=8, n_neurons=5)
+    >>> mask.shape
+    torch.Size([3, 16])
+    >>> bool(((mask != 0).sum(1) == 5).all())
+    True
+    """
+
+    def __init__(
+        self,
+        forward_func: Callable[..., Any],
+        layer: Module | list[Module],
+        device_ids: list[int] | None = None,
+        *,
+        threshold: float | Tensor | str | list[float | Tensor | str] = 0.0,
+        pool: Pool | list[Pool | None] | None = None,
+        bank: ConfigurationBank | list[ConfigurationBank] | None = None,
+        call_index: int | None = None,
+    ) -> None:
+        check_layer(forward_func, layer)
+        super().__init__(forward_func, layer, device_ids)
+        layers = layer if isinstance(layer, list) else [layer]
+        pools = for_each(pool, len(layers), "pool")
+        self._reader = LayerReader(forward_func, layers, device_ids, pools, call_index)
+        self._thresholds = [
+            None
+            if isinstance(value, str) and value == "median"
+            else as_threshold(value)
+            for value in for_each(threshold, len(layers), "threshold")
+        ]
+        self._banks: list[ConfigurationBank] | None = None
+        if bank is not None:
+            self._banks = for_each(bank, len(layers), "bank")
+        self._fitted_to_input: bool | None = None
+        self._versions: object = None
+
+    @property
+    def bank(self) -> Any:
+        """The reference bank, a list of them for a list of layers, None before `fit`."""
+        return None if self._banks is None else self._as_given(self._banks)
+
+    def fit(
+        self,
+        data: Any,
+        additional_forward_args: Any = None,
+        attribute_to_layer_input: bool = False,
+        *,
+        keep_features: bool = False,
+        show_progress: bool = True,
+    ) -> "RelaxedDecisionRegion":
+        """Index the reference data in one pass, one bit a neuron.
+
+        Row i of the bank is the i-th instance of the data. The model is left as found,
+        and so are the random number generators. An earlier bank stays until the new one
+        is complete.
+
+        Args:
+            data: a DataLoader that does not shuffle, a Dataset, or a tensor ``(N, ...)``.
+                A batch is a tensor, a tuple or list (inputs first, a tuple of several
+                inputs among them; labels are ignored) or a dict passed as keywords.
+                Batches go to the device of the model's first parameter.
+            additional_forward_args: passed behind every batch's inputs, as Captum does:
+                one argument or a tuple.
+            attribute_to_layer_input: index what the layer takes in, not what it puts
+                out.
+            keep_features: also keep the float activations, which cosine and Euclidean
+                neighbors need, in the layer's dtype (float32 for bfloat16): 32 times
+                the bank's size or so.
+            show_progress: draw a progress bar.
+
+        Returns:
+            itself.
+
+        Raises:
+            TypeError: the data, or the layer's output, is of an unusable type.
+            ValueError: the data is empty or shuffled; the layer did not fire, fired
+                several times, or gave NaN or shapes that vary.
+        """
+        names = self._reader.names
+        prints = self._fingerprints(attribute_to_layer_input)
+        self._banks = index_data(
+            self._reader,
+            data,
+            [
+                LayerIndex(name, threshold, print_, keep_features, 0)
+                for name, threshold, print_ in zip(
+                    names, self._thresholds, prints, strict=True
+                )
+            ],
+            additional_forward_args=additional_forward_args,
+            attribute_to_layer_input=attribute_to_layer_input,
+            show_progress=show_progress,
+        )
+        self._fitted_to_input = attribute_to_layer_input
+        self._versions = versions(self._reader.modules)
+        return self
+
+    def attribute(
+        self,
+        inputs: Any,
+        n_neighbors: int = 8,
+        n_neurons: int = 10,
+        additional_forward_args: Any = None,
+        attribute_to_layer_input: bool = False,
+        *,
+        tolerance: float = 0,
+        weighting: Weighting = "uniform",
+        neighbors: Metric | Tensor = "configuration",
+        rounds: int = 1,
+        return_regions: bool = True,
+    ) -> Any:
+        """Find the principal neurons and the region of each input.
+
+        Args:
+            inputs: a tensor, a tuple of tensors or a dict of tensors, the batch
+                dimension first.
+            n_neighbors: size k of S: the input and its k - 1 nearest reference
+                instances. An input that the bank holds already (the same configuration;
+                for feature metrics the same features) is that row, and counts among the
+                k.
+            n_neurons: number t of principal neurons.
+            additional_forward_args: further arguments of the forward function: one, or
+                a tuple.
+            attribute_to_layer_input: as in `fit`; another value is refused.
+            tolerance: principal neurons that a member may disagree in; with
+                ``weighting="evidence"``, nats that it may fall behind the least evident
+                instance of S.
+            weighting: ``"uniform"``, the paper's rule: the unanimous neurons of highest
+                score ``|p_S - p|``; or ``"evidence"``: those of largest log-odds weight,
+                unanimous or not, members told by their summed evidence.
+            neighbors: what chooses S: ``"configuration"`` distance, ``"cosine"``,
+                ``"centered_cosine"`` (features minus their mean) or ``"euclidean"``
+                distance, or bank rows, int64 ``(m,)`` for all inputs or ``(B, m)``,
+                which make ``n_neighbors`` idle.
+            rounds: with ``weighting="evidence"``, how often S is chosen; from the second
+                time on it holds the instances of largest evidence.
+            return_regions: False for the mask alone, as Captum's tools expect it.
+
+        Returns:
+            the mask and one `Region` an input, or the mask alone. The mask is float32
+            ``(B, D1, ..., Dm)``: +score where a principal neuron must be active, -score
+            where it must be inactive, 0 elsewhere. Lists for a list of layers.
+
+        Raises:
+            TypeError: an argument is of the wrong type.
+            ValueError: there is no bank, it belongs to another state of the model, or
+                an argument is out of range.
+        """
+        rule = Rule(n_neighbors, n_neurons, tolerance, weighting, neighbors, rounds)
+        arguments = input_arguments(inputs, additional_forward_args)
+        banks = self._fitted_banks()
+        for bank in banks:
+            rule.check(bank, arguments.batch_size)
+        with_features = rule.needs_features
+        kept = self._read_states(arguments, attribute_to_layer_input, with_features)
+        masks, found = [], []
+        for bank, tensors in zip(banks, kept, strict=True):
+            queries = Queries(
+                bank.as_packed(tensors[0]),
+                [None] * len(tensors[0]),
+                tensors[1] if with_features else None,
+            )
+            found.append(regions(bank, queries, rule, show_progress=False))
+            stacked = torch.stack([region.mask() for region in found[-1]])
+            masks.append(stacked.to(tensors[0].device))
+        mask = self._as_given(masks)
+        return (mask, self._as_given(found)) if return_regions else mask
+
+    def attribute_members(
+        self,
+        indices: Sequence[int] | Tensor,
+        n_neighbors: int = 8,
+        n_neurons: int = 10,
+        *,
+        tolerance: float = 0,
+        weighting: Weighting = "uniform",
+        neighbors: Metric | Tensor = "configuration",
+        rounds: int = 1,
+        show_progress: bool = True,
+    ) -> Any:
+        """Find the regions of instances that the bank holds, without a forward pass.
+
+        Args:
+            indices: bank rows, int64 ``(Q,)`` or a sequence of whole numbers.
+            n_neighbors: as in `attribute`; the instance's own row counts among them.
+            n_neurons: as in `attribute`.
+            tolerance: as in `attribute`.
+            weighting: as in `attribute`.
+            neighbors: as in `attribute`.
+            rounds: as in `attribute`.
+            show_progress: draw a progress bar when it takes more than a second.
+
+        Returns:
+            one `Region` an index; for a list of layers, a list of such lists.
+
+        Raises:
+            TypeError: an argument is of the wrong type.
+            ValueError: there is no bank, or an argument is out of range.
+        """
+        rule = Rule(n_neighbors, n_neurons, tolerance, weighting, neighbors, rounds)
+        found = []
+        for bank in self._fitted_banks():
+            rows = checked_rows(indices, len(bank))
+            rule.check(bank, len(rows))
+            queries = Queries(
+                bank.packed[rows.numpy()],
+                list(rows.tolist()),
+                bank.features_of(rows) if rule.needs_features else None,
+            )
+            found.append(regions(bank, queries, rule, show_progress=show_progress))
+        return self._as_given(found)
+
+    def contains(
+        self,
+        region: Region | list[Region],
+        inputs: Any,
+        additional_forward_args: Any = None,
+    ) -> Any:
+        """Tell which inputs lie in a region, whether the bank holds them or not.
+
+        Args:
+            region: the region; for a list of layers, one for each.
+            inputs: as in `attribute`.
+            additional_forward_args: as in `attribute`.
+
+        Returns:
+            bool tensor ``(B,)``; for a list of layers, a list of them.
+
+        Raises:
+            ValueError: there is no bank, or the region is that of another layer.
+        """
+        wanted = for_each(region, len(self._reader.layers), "region")
+        arguments = input_arguments(inputs, additional_forward_args)
+        kept = self._read_states(arguments, bool(self._fitted_to_input))
+        return self._as_given(
+            [
+                one.contains(bank.unpacked(tensors[0]))
+                for one, bank, tensors in zip(
+                    wanted, self._fitted_banks(), kept, strict=True
+                )
+            ]
+        )
+
+    def concept_score(self, region: Region | list[Region]) -> Any:
+        """A differentiable forward function: how deep inputs lie in a region.
+
+        The score is the mean over the principal neurons of the signed margin: activation
+        minus threshold where the neuron must be active, threshold minus activation where
+        it must not, in the layer's units. Any Captum attribution takes the function, and
+        then shows where in the input the concept is.
+
+        Args:
+            region: the region; for a list of layers, one for each.
+
+        Returns:
+            function from inputs to a float tensor ``(B,)``; for a list of layers, a list
+            of functions.
+
+        Raises:
+            ValueError: there is no bank, or the region is that of another layer.
+        """
+        wanted = for_each(region, len(self._reader.layers), "region")
+        return self._as_given(
+            [
+                concept_score(
+                    self._reader.only(index), bank, one, bool(self._fitted_to_input)
+                )
+                for index, (bank, one) in enumerate(
+                    zip(self._fitted_banks(), wanted, strict=True)
+                )
+            ]
+        )
+
+    def _read_states(
+        self,
+        arguments: ForwardArguments,
+        attribute_to_layer_input: bool,
+        with_features: bool = False,
+    ) -> list[tuple[Tensor, ...]]:
+        """Packed states, and features where they are asked for, of every layer."""
+        banks = self._current_banks(attribute_to_layer_input)
+
+        def keep(index: int, activations: Tensor) -> tuple[Tensor, ...]:
+            bank = banks[index]
+            if activations.shape[1:] != bank.layer_shape:
+                raise ValueError(
+                    f"layer {self._reader.names[index]!r} gave shape "
+                    f"{tuple(activations.shape[1:])} an instance, but the bank holds "
+                    f"{tuple(bank.layer_shape)}; give inputs of the size that was fitted"
+                )
+            packed = bits.pack(binarize(activations, bank.threshold))
+            return (packed, storable(activations)) if with_features else (packed,)
+
+        with self._reader.reading(
+            keep, attribute_to_layer_input=attribute_to_layer_input
+        ) as read:
+            # Only a pass that runs to its end shows that a layer fires again.
+            return read(arguments, "inputs", self._fitted_to_input is not None)
+
+    def _fitted_banks(self) -> list[ConfigurationBank]:
+        if self._banks is None:
+            raise ValueError("there is no bank yet; call fit, or pass bank")
+        return self._banks
+
+    def _current_banks(self, attribute_to_layer_input: bool) -> list[ConfigurationBank]:
+        """The banks, if they belong to the model as it is now."""
+        banks = self._fitted_banks()
+        fitted = self._fitted_to_input
+        if fitted is not None and fitted != attribute_to_layer_input:
+            raise ValueError(
+                f"attribute_to_layer_input={attribute_to_layer_input}, but the bank was "
+                f"fitted with {fitted}; pass {fitted} or fit again"
+            )
+        now = versions(self._reader.modules)
+        if now != self._versions:
+            self._check_fingerprints(banks, attribute_to_layer_input)
+            self._versions = now
+        return banks
+
+    def _check_fingerprints(
+        self, banks: list[ConfigurationBank], attribute_to_layer_input: bool
+    ) -> None:
+        prints = self._fingerprints(attribute_to_layer_input)
+        for name, bank, now in zip(self._reader.names, banks, prints, strict=True):
+            if bank.fingerprint not in ("", now):
+                raise ValueError(
+                    f"the bank of layer {name!r} has fingerprint "
+                    f"{bank.fingerprint[:12]}..., but model and layer now have "
+                    f"{now[:12]}...: weights, layer, pool, call_index or "
+                    "attribute_to_layer_input differ; fit again, or load the weights "
+                    "that the bank was made with"
+                )
+
+    def _fingerprints(self, attribute_to_layer_input: bool) -> list[str]:
+        reader = self._reader
+        content = weights_digest(reader.modules)
+        return [
+            fingerprint(
+                content, name, pool, reader.call_index, attribute_to_layer_input
+            )
+            for name, pool in zip(reader.names, reader.pools, strict=True)
+        ]
+
+    def _as_given(self, values: list[Any]) -> Any:
+        """A list for a list of layers, else its only item."""
+        return values if isinstance(self.layer, list) else values[0]

@@ -1,0 +1,151 @@
+"""Packing states into bits, Hamming distances and column reads.
+
+Pure functions on arrays. A packed row holds neuron ``i`` in bit ``i % 8`` of byte
+``i // 8`` (little-endian), unused bits zero.
+"""
+
+import numpy as np
+import numpy.typing as npt
+import simsimd
+import torch
+from torch import Tensor
+
+Bytes = npt.NDArray[np.uint8]
+Bools = npt.NDArray[np.bool_]
+Ints = npt.NDArray[np.int64]
+
+# A block of bank rows that stays in a core's second-level cache while every query
+# of a batch is compared with it.
+_CACHE_BYTES = 1 << 19
+# Reading more than this share of a row's bytes is slower than unpacking the row.
+_UNPACK_SHARE = 0.5
+
+
+def row_bytes(n_neurons: int) -> int:
+    """Bytes of a packed row of ``n_neurons`` neurons.
+
+    >>> row_bytes(12)
+    2
+    """
+    return (n_neurons + 7) // 8
+
+
+def pack(states: Tensor) -> Tensor:
+    """Pack boolean states on the device that holds them, so that only bits travel.
+
+    Args:
+        states: bool tensor of shape ``(M, D)``.
+
+    Returns:
+        uint8 tensor of shape ``(M, ceil(D / 8))`` on the same device.
+
+    >>> pack(torch.tensor([[True, False, False, True], [False, True, True, True]]))
+    tensor([[ 9],
+            [14]], dtype=torch.uint8)
+    """
+    if states.device.type == "cpu":
+        return torch.from_numpy(np.packbits(states.numpy(), axis=-1, bitorder="little"))
+    return _pack_by_arithmetic(states)
+
+
+def _pack_by_arithmetic(states: Tensor) -> Tensor:
+    """`pack` in tensor operations that every device has."""
+    n_bytes = row_bytes(states.shape[-1])
+    padded = torch.nn.functional.pad(
+        states.to(torch.uint8), (0, 8 * n_bytes - states.shape[-1])
+    )
+    weights = 2 ** torch.arange(8, dtype=torch.uint8, device=states.device)
+    grouped = padded.reshape(-1, n_bytes, 8) * weights
+    return torch.sum(grouped, -1, dtype=torch.uint8)
+
+
+def unpack(rows: Bytes, n_neurons: int) -> Bools:
+    """Boolean states ``(M, D)`` of packed rows ``(M, >= ceil(D / 8))``.
+
+    >>> unpack(np.array([[9]], np.uint8), 4)
+    array([[ True, False, False,  True]])
+    """
+    return np.unpackbits(rows, axis=-1, count=n_neurons, bitorder="little").view(bool)
+
+
+def hamming(queries: Bytes, rows: Bytes) -> npt.NDArray[np.uint32]:
+    """Number of bits in which each query differs from each row.
+
+    Args:
+        queries: packed rows, uint8 of shape ``(Q, B)``.
+        rows: packed rows, uint8 of shape ``(N, B)``.
+
+    Returns:
+        uint32 array of shape ``(Q, N)``.
+
+    >>> hamming(np.array([[9]], np.uint8), np.array([[9], [14]], np.uint8))
+    array([[0, 3]], dtype=uint32)
+    """
+    distances = np.empty((len(queries), len(rows)), np.uint32)
+    if len(queries) == 0:
+        return distances
+    step = len(rows) if len(queries) == 1 else _CACHE_BYTES // rows.shape[1] + 1
+    for start in range(0, len(rows), max(step, 1)):
+        block = rows[start : start + step]
+        distances[:, start : start + step] = _distances(queries, block)
+    return distances
+
+
+def _distances(queries: Bytes, rows: Bytes) -> npt.NDArray[np.uint32]:
+    found = simsimd.cdist(
+        queries,
+        rows,
+        metric="hamming",
+        dtype="bin8",
+        threads=torch.get_num_threads(),
+    )
+    # Whole numbers in double precision, which holds them exactly.
+    return np.asarray(found).reshape(len(queries), len(rows)).astype(np.uint32)
+
+
+def columns(rows: Bytes, neurons: Ints) -> Bools:
+    """States ``(N, t)`` of the given neurons in every packed row.
+
+    >>> columns(np.array([[9], [14]], np.uint8), np.array([3, 0]))
+    array([[ True,  True],
+           [ True, False]])
+    """
+    if len(neurons) > _UNPACK_SHARE * rows.shape[1]:
+        return unpack(rows, 8 * rows.shape[1])[:, neurons]
+    picked = rows[:, neurons >> 3] >> (neurons & 7).astype(np.uint8)
+    return (picked & 1).view(bool)
+
+
+def disagreements(rows: Bytes, neurons: Ints, states: Bools) -> Ints:
+    """How many of the given neurons differ from ``states``, per packed row.
+
+    >>> disagreements(np.array([[9], [14]], np.uint8), np.array([0, 3]),
+    ...               np.array([True, True]))
+    array([0, 1])
+    """
+    counts = np.zeros(len(rows), np.int64)
+    for neuron, state in zip(neurons.tolist(), states.tolist(), strict=True):
+        counts += (rows[:, neuron >> 3] >> (neuron & 7) & 1) != state
+    return counts
+
+
+def agreeing(rows: Bytes, neurons: Ints, states: Bools, tolerance: int) -> Ints:
+    """Rows whose states on ``neurons`` disagree in at most ``tolerance`` places.
+
+    Reads a column only of the rows that no earlier column has ruled out, so give the
+    neurons that rule out most first.
+
+    >>> agreeing(np.array([[9], [14]], np.uint8), np.array([0, 3]),
+    ...          np.array([True, True]), tolerance=0)
+    array([0])
+    """
+    left = np.arange(len(rows))
+    counts = np.zeros(len(rows), np.int64)
+    for read, (neuron, state) in enumerate(
+        zip(neurons.tolist(), states.tolist(), strict=True)
+    ):
+        column = rows[:, neuron >> 3] if read == 0 else rows[left, neuron >> 3]
+        counts += (column >> (neuron & 7) & 1) != state
+        inside = counts <= tolerance
+        left, counts = left[inside], counts[inside]
+    return left

@@ -1,0 +1,255 @@
+"""Record what layers put out (or take in) during a forward pass."""
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+
+from captum_rdr.undisturbed import evaluating, same_random_state
+
+Keep = Callable[[int, Any], tuple[Tensor, ...]]
+
+
+class _Finished(BaseException):
+    """Leaves a forward pass; no ``except Exception`` in a model may swallow it."""
+
+
+def copied(index: int, value: Any) -> tuple[Tensor, ...]:
+    """Keep a copy, since a later in-place operation may change the layer's output.
+
+    >>> copied(0, torch.ones(2))
+    (tensor([1., 1.]),)
+    """
+    if not isinstance(value, Tensor):
+        raise TypeError(
+            f"layer {index} gave a {type(value).__name__}, not a tensor; "
+            "choose a tensor in it with pool, e.g. pool=lambda output: output[0]"
+        )
+    return (value.clone(),)
+
+
+class Record:
+    """What the recorded layers gave in the last forward pass."""
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        keep: Keep,
+        call_index: int | None,
+        device_ids: Sequence[int] | None,
+    ) -> None:
+        self._names = names
+        self._keep = keep
+        self._call_index = call_index
+        self._device_ids = device_ids
+        self._lock = threading.Lock()
+        self._leave_early = False
+        self._clear()
+
+    def _clear(self) -> None:
+        self._calls: list[dict[torch.device, int]] = [{} for _ in self._names]
+        self._kept: list[dict[torch.device, list[tuple[Tensor, ...]]]] = [
+            {} for _ in self._names
+        ]
+
+    def run(
+        self, forward: Callable[..., Any], *args: Any, leave_early: bool, **kwargs: Any
+    ) -> list[tuple[Tensor, ...]]:
+        """Run one forward pass and return what each layer gave.
+
+        Args:
+            forward: the function to call.
+            *args: its positional arguments.
+            **kwargs: its keyword arguments.
+            leave_early: leave the pass as soon as the last wanted layer has fired. A
+                layer that fires again after that goes unnoticed, so let a first pass
+                run to its end.
+
+        Returns:
+            for each layer the tensors that ``keep`` made of its output.
+
+        Raises:
+            ValueError: a layer did not fire, or fired several times and no
+                ``call_index`` chooses between its calls.
+        """
+        self._clear()
+        can_leave = self._device_ids is None or len(self._device_ids) < 2
+        self._leave_early = leave_early and can_leave and (self._call_index or 0) >= 0
+        with contextlib.suppress(_Finished):
+            forward(*args, **kwargs)
+        return self.values()
+
+    def observe(self, index: int, value: Any) -> None:
+        """Take one call of layer ``index``, and leave the pass if it was the last."""
+        device = _device(value)
+        wanted = self._call_index
+        with self._lock:
+            call = self._calls[index].get(device, 0)
+            self._calls[index][device] = call + 1
+            keep = call == 0 if wanted is None else wanted < 0 or call == wanted
+            if keep:
+                kept = self._keep(index, value)
+                self._kept[index].setdefault(device, []).append(kept)
+                if wanted is not None and wanted < 0:
+                    del self._kept[index][device][:wanted]
+        if self._leave_early and all(self._kept):
+            raise _Finished
+
+    def values(self) -> list[tuple[Tensor, ...]]:
+        """What each layer gave, the parts of several devices put together in order."""
+        return [self._value(index, name) for index, name in enumerate(self._names)]
+
+    def _value(self, index: int, name: str) -> tuple[Tensor, ...]:
+        calls = max(self._calls[index].values(), default=0)
+        if calls == 0:
+            raise ValueError(
+                f"layer {name!r} did not fire in the forward pass; choose a layer "
+                "that the model calls as a module with these inputs, and for a "
+                "compiled model pass the original one (model._orig_mod)"
+            )
+        if self._call_index is None and calls > 1:
+            raise ValueError(
+                f"layer {name!r} fired {calls} times in one forward pass; choose a "
+                "layer that fires once, or one call of this one with call_index=0 "
+                f"to {calls - 1}"
+            )
+        needed = 1 + max(self._call_index or 0, -1 - (self._call_index or 0))
+        if calls < needed:
+            raise ValueError(
+                f"call_index={self._call_index} but layer {name!r} fired {calls} "
+                f"times in one forward pass; use {-calls} to {calls - 1}"
+            )
+        devices = _in_order(list(self._kept[index]), self._device_ids)
+        parts = [self._kept[index][device][0] for device in devices]
+        first = parts[0][0].device
+        return tuple(
+            torch.cat([part.to(first) for part in column])
+            if len(column) > 1
+            else column[0]
+            for column in zip(*parts, strict=True)
+        )
+
+
+@contextmanager
+def recording(
+    layers: Sequence[Module],
+    *,
+    model: Module | None = None,
+    keep: Keep = copied,
+    attribute_to_layer_input: bool = False,
+    call_index: int | None = None,
+    device_ids: Sequence[int] | None = None,
+    gradients: bool = False,
+) -> Iterator[Record]:
+    """Record layers for as long as the context lasts, then put everything back.
+
+    Hooks are removed, each module's ``training`` flag, the buffers of ``model`` and the
+    global random states are restored, also after an exception. Inside, ``model`` is in
+    evaluation mode and no gradients are recorded unless asked for.
+
+    Args:
+        layers: modules to record.
+        model: the module that runs; None for a plain function, whose modules must be
+            in evaluation mode already.
+        keep: makes of a layer's number and its output the tensors to keep, the batch
+            dimension first; called while the layer's output is still unchanged.
+        attribute_to_layer_input: record what layers take in instead.
+        call_index: which call of a layer that fires several times (negative counts
+            from the last).
+        device_ids: the devices of a ``DataParallel`` model, in batch order.
+        gradients: leave gradient recording as it is.
+
+    Yields:
+        the `Record`.
+
+    >>> net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU())
+    >>> with recording([net[1]], model=net) as record:
+    ...     _ = net(torch.ones(4, 2))
+    ...     record.values()[0][0].shape
+    torch.Size([4, 3])
+    """
+    names = layer_names(layers, model)
+    record = Record(names, keep, call_index, device_ids)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(same_random_state())
+        stack.enter_context(_evaluation(layers, names, model))
+        if not gradients:
+            stack.enter_context(torch.no_grad())
+        for index, layer in enumerate(layers):
+            stack.callback(_hook(layer, index, record, attribute_to_layer_input))
+        yield record
+
+
+def layer_names(layers: Sequence[Module], model: Module | None) -> list[str]:
+    """Qualified names of layers, or their class names where ``model`` is unknown.
+
+    >>> net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU())
+    >>> layer_names([net[1]], net), layer_names([net[1]], None)
+    (['1'], ['ReLU'])
+    """
+    known = {} if model is None else {id(m): n for n, m in model.named_modules()}
+    return [known.get(id(layer)) or type(layer).__name__ for layer in layers]
+
+
+def _evaluation(
+    layers: Sequence[Module], names: Sequence[str], model: Module | None
+) -> AbstractContextManager[None]:
+    if model is not None:
+        return evaluating(model)
+    for layer, name in zip(layers, names, strict=True):
+        if any(module.training for module in layer.modules()):
+            raise ValueError(
+                f"forward_func is a function, and layer {name!r} is in training mode; "
+                "call .eval() on its model first, or pass the model itself"
+            )
+    return contextlib.nullcontext()
+
+
+def _hook(
+    layer: Module, index: int, record: Record, to_input: bool
+) -> Callable[[], None]:
+    """Register the hook and return what removes it."""
+    if to_input:
+        return layer.register_forward_pre_hook(
+            lambda _, args, kwargs: record.observe(index, _input(args, kwargs)),
+            with_kwargs=True,
+        ).remove
+    return layer.register_forward_hook(
+        lambda _, args, output: record.observe(index, output)
+    ).remove
+
+
+def _input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    values = (*args, *kwargs.values())
+    return values[0] if len(values) == 1 else values
+
+
+def _device(value: Any) -> torch.device:
+    """Device of the first tensor in a layer's output."""
+    if isinstance(value, Tensor):
+        return value.device
+    parts = value.values() if isinstance(value, dict) else value
+    if isinstance(parts, (tuple, list, type({}.values()))):
+        for part in parts:
+            return _device(part)
+    return torch.device("cpu")
+
+
+def _in_order(
+    devices: list[torch.device], device_ids: Sequence[int] | None
+) -> list[torch.device]:
+    """Devices in the order in which ``DataParallel`` dealt the batch out."""
+    if len(devices) == 1:
+        return devices
+    if device_ids is None:
+        raise ValueError(
+            f"the layer ran on {len(devices)} devices and their order in the batch is "
+            "unknown; pass device_ids as DataParallel got them"
+        )
+    order = list(device_ids)
+    return sorted(devices, key=lambda device: order.index(device.index or 0))

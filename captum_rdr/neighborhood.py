@@ -1,0 +1,148 @@
+"""S: a query and the instances nearest to it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from captum_rdr import bits
+from captum_rdr.bank import ConfigurationBank
+from captum_rdr.features import nearest_features
+from captum_rdr.ranking import smallest
+from captum_rdr.rule import Rule
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Instances to explain.
+
+    Attributes:
+        packed: their configurations as they lie in the bank.
+        rows: their own bank rows; None for an instance that is not known to be one.
+        features: their float activations ``(Q, D)``, where the metric needs them.
+    """
+
+    packed: bits.Bytes
+    rows: list[int | None]
+    features: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, part: slice) -> "Queries":
+        features = None if self.features is None else self.features[part]
+        return Queries(self.packed[part], self.rows[part], features)
+
+
+@dataclass(frozen=True)
+class Neighborhood:
+    """S of one query.
+
+    Attributes:
+        query: the query's own bank row, or None if the bank does not hold it.
+        rows: the bank rows in S, nearest first, the query's own row among them.
+        distances: their distances from the query.
+    """
+
+    query: int | None
+    rows: npt.NDArray[np.int64]
+    distances: npt.NDArray[np.int64] | npt.NDArray[np.float64]
+
+    @property
+    def size(self) -> int:
+        """Number of instances in S, the query included."""
+        return len(self.rows) + (self.query is None)
+
+
+def neighborhoods(
+    bank: ConfigurationBank, queries: Queries, rule: Rule
+) -> list[Neighborhood]:
+    """S of each query: the query itself and its nearest others.
+
+    A query that the bank holds is one of the k, at distance 0. An input whose
+    configuration (for cosine and Euclidean neighbors: whose features) the bank holds
+    is taken to be that row.
+
+    Args:
+        bank: the reference bank.
+        queries: the instances to explain.
+        rule: which metric or rows, and how many.
+    """
+    if isinstance(rule.neighbors, Tensor):
+        return _given(bank, queries, rule.neighbors)
+    if rule.neighbors == "configuration":
+        return _by_configuration(bank, queries, rule.n_neighbors)
+    return _by_features(bank, queries, rule.n_neighbors, rule.neighbors)
+
+
+def _by_configuration(
+    bank: ConfigurationBank, queries: Queries, k: int
+) -> list[Neighborhood]:
+    found = []
+    for index, distances in enumerate(bits.hamming(queries.packed, bank.packed)):
+        rows = smallest(distances, k)
+        own = queries.rows[index]
+        if own is None and distances[rows[0]] == 0:
+            own = int(rows[0])
+        rows = _with_own(rows, own, k)
+        found.append(Neighborhood(own, rows, distances[rows].astype(np.int64)))
+    return found
+
+
+def _by_features(
+    bank: ConfigurationBank, queries: Queries, k: int, metric: str
+) -> list[Neighborhood]:
+    if bank.features is None or queries.features is None:
+        raise ValueError("neighbors by features need features; keep them when fitting")
+    found = []
+    nearest = nearest_features(bank.features, queries.features, k, metric)
+    for index, (rows, distances, same) in enumerate(nearest):
+        own = queries.rows[index]
+        if own is None and same:
+            own = int(rows[0])
+        kept = _with_own(rows, own, k)
+        # Only an own row that k equal ones pushed out is not among the rows found.
+        known = dict(zip(rows.tolist(), distances.tolist(), strict=True))
+        found.append(
+            Neighborhood(
+                own, kept, np.array([known.get(r, 0.0) for r in kept.tolist()])
+            )
+        )
+    return found
+
+
+def _given(
+    bank: ConfigurationBank, queries: Queries, given: Tensor
+) -> list[Neighborhood]:
+    rows_of_each = given.numpy() if given.dim() == 2 else [given.numpy()] * len(queries)
+    found = []
+    for index, rows in enumerate(rows_of_each):
+        own = queries.rows[index]
+        if own is not None and own not in rows:
+            rows = np.concatenate([[own], rows])
+        found.append(at_rows(bank, queries.packed[index], own, rows))
+    return found
+
+
+def at_rows(
+    bank: ConfigurationBank,
+    packed: bits.Bytes,
+    query: int | None,
+    rows: npt.NDArray[np.int64],
+) -> Neighborhood:
+    """S made of given bank rows, nearest by configuration first."""
+    distances = bits.hamming(packed[None], bank.packed[rows])[0].astype(np.int64)
+    order = np.lexsort((rows, distances))
+    return Neighborhood(query, rows[order], distances[order])
+
+
+def _with_own(
+    rows: npt.NDArray[np.int64], own: int | None, k: int
+) -> npt.NDArray[np.int64]:
+    """The k rows of S that the bank holds, or k - 1 if it does not hold the query."""
+    if own is None:
+        return rows[: k - 1]
+    if own in rows:
+        return rows
+    return np.concatenate([[own], rows[: k - 1]])

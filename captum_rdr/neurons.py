@@ -1,0 +1,214 @@
+"""From a layer's output to the states of its neurons."""
+
+import hashlib
+import heapq
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from captum_rdr.pooling import Pool, apply_pool
+
+MEDIAN_BYTES = 1 << 30
+"""Floats that the per-neuron median may keep in memory, in bytes.
+
+A reference set whose activations fit gets its exact median. For a larger one the
+median is that of a uniform sample of this size, see `sampled_median_error`.
+"""
+
+
+_MEDIAN_BLOCK = 1 << 22  # activations sorted at a time
+
+
+def layer_activations(
+    output: Any,
+    pool: Pool | None,
+    arguments: Mapping[str, Any],
+    *,
+    batch_size: int | None,
+    where: str,
+) -> Tensor:
+    """Pool a layer's output and check that states can be read off it.
+
+    Args:
+        output: what the layer gave, the batch dimension first.
+        pool: see `captum_rdr.pooling`; None for none.
+        arguments: the forward pass's arguments by name, for the pool.
+        batch_size: the number of instances that went in; None where it is unknown.
+        where: names layer and batch in errors.
+
+    Returns:
+        real tensor of shape ``(batch_size, D1, ..., Dm)``.
+
+    Raises:
+        TypeError: the output is no real, dense tensor.
+        ValueError: its first dimension is not the batch, or it holds NaN.
+
+    >>> layer_activations(torch.tensor([[1.0]]), None, {}, batch_size=1, where="fc")
+    tensor([[1.]])
+    """
+    value = apply_pool(output, pool, arguments)
+    if not isinstance(value, Tensor):
+        raise TypeError(
+            f"{where} gave a {type(value).__name__}, not a tensor; choose a tensor in "
+            "it with pool, e.g. pool=lambda output: output[0]"
+        )
+    if value.is_quantized or value.is_complex() or value.layout != torch.strided:
+        raise TypeError(
+            f"{where} gave a {value.layout} tensor of {value.dtype}; make it dense "
+            "and real with pool, e.g. pool=lambda output: output.dequantize()"
+        )
+    if value.dim() == 1:  # one number an instance
+        value = value.unsqueeze(1)
+    if value.dim() == 0 or batch_size not in (None, value.shape[0]):
+        raise ValueError(
+            f"{where} gave shape {tuple(value.shape)} for {batch_size} inputs; move "
+            "the batch to the front with pool, e.g. "
+            "pool=lambda output: output.transpose(0, 1)"
+        )
+    if bool(value.isnan().any()):
+        raise ValueError(
+            f"{where} gave NaN, which has no state; find its source in the model or "
+            "the data, or map it with pool=torch.nan_to_num"
+        )
+    return value
+
+
+def binarize(activations: Tensor, threshold: Tensor) -> Tensor:
+    """States of neurons: whether each activation is above its threshold.
+
+    Section 3 of Chang, Kwon and Choi (AAAI 2024), with a threshold other than zero
+    allowed. A single threshold compares as ``activations > number`` does in PyTorch;
+    thresholds per neuron compare in the wider of the two dtypes, so that none is
+    rounded to half precision.
+
+    Args:
+        activations: shape ``(B, D1, ..., Dm)``.
+        threshold: without dimensions, or flat, one value a neuron.
+
+    Returns:
+        bool tensor of shape ``(B, D1 * ... * Dm)``.
+
+    >>> binarize(torch.tensor([[-1.0, 0.0, 2.0]]), torch.tensor(0.0))
+    tensor([[False, False,  True]])
+    """
+    n = len(activations)
+    if threshold.dim() == 0:
+        return (activations > threshold.item()).reshape(n, -1)
+    return activations.reshape(n, -1) > threshold.to(activations.device)
+
+
+def storable(activations: Tensor) -> Tensor:
+    """A flat copy ``(B, D)`` of activations in the dtype in which features are kept.
+
+    That is their own dtype, or float32 for bfloat16 and whole numbers.
+
+    >>> storable(torch.ones(1, 2, 2, dtype=torch.bfloat16)).dtype
+    torch.float32
+    """
+    own = activations.is_floating_point() and activations.dtype != torch.bfloat16
+    dtype = activations.dtype if own else torch.float32
+    return activations.reshape(len(activations), -1).to(dtype, copy=True)
+
+
+def as_threshold(threshold: float | Tensor) -> Tensor:
+    """A threshold as a CPU tensor, without dimensions or flat, one value a neuron.
+
+    Raises:
+        TypeError: it is neither a number nor a real tensor.
+        ValueError: it is not finite.
+
+    >>> as_threshold(0.5)
+    tensor(0.5000, dtype=torch.float64)
+    """
+    if isinstance(threshold, bool) or not isinstance(threshold, (int, float, Tensor)):
+        raise TypeError(
+            f"threshold={threshold!r} is a {type(threshold).__name__}; give a number, "
+            'a tensor of the layer\'s shape, or "median"'
+        )
+    if not isinstance(threshold, Tensor):
+        threshold = torch.tensor(threshold, dtype=torch.float64)
+    value = threshold.detach().cpu()
+    if value.is_complex() or value.dtype == torch.bool:
+        raise TypeError(
+            f"threshold has dtype {value.dtype}; give a real tensor, e.g. torch.float32"
+        )
+    if not value.is_floating_point():
+        value = value.to(torch.float32)
+    if not bool(value.isfinite().all()):
+        raise ValueError("threshold holds NaN or infinity; give finite values")
+    return value.reshape(-1) if value.dim() else value
+
+
+class MedianSample:
+    """The activations from which a per-neuron median is read, within a memory budget.
+
+    Keeps the instances with the smallest hash of their position (a bottom-k sample), so
+    the sample is uniform and depends on neither batch size nor workers.
+
+    Args:
+        capacity_bytes: floats to keep at most, but always those of one instance.
+
+    >>> sample = MedianSample(1 << 20)
+    >>> sample.add(torch.tensor([[1.0, 5.0], [2.0, 4.0], [3.0, 0.0]]))
+    >>> sample.median(), sample.is_complete
+    (tensor([2., 4.]), True)
+    """
+
+    def __init__(self, capacity_bytes: int) -> None:
+        self._capacity_bytes = capacity_bytes
+        self.rows: list[Tensor] = []
+        self._largest_hash_first: list[tuple[int, int]] = []
+        self._seen = 0
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every instance is kept: the median is exact, the rows in order."""
+        return len(self.rows) == self._seen
+
+    def add(self, rows: Tensor) -> None:
+        """Add activations of shape ``(M, D)``, in the order of the reference set."""
+        for row in rows.cpu():
+            self._add_row(row)
+
+    def _add_row(self, row: Tensor) -> None:
+        order, self._seen = -_hash(self._seen), self._seen + 1
+        n_bytes = (len(self.rows) + 1) * row.numel() * row.element_size()
+        if not self.rows or n_bytes <= self._capacity_bytes:
+            heapq.heappush(self._largest_hash_first, (order, len(self.rows)))
+            self.rows.append(row.clone())
+        elif order > self._largest_hash_first[0][0]:
+            _, slot = self._largest_hash_first[0]
+            heapq.heapreplace(self._largest_hash_first, (order, slot))
+            self.rows[slot].copy_(row)
+
+    def median(self) -> Tensor:
+        """The lower median of each neuron, shape ``(D,)``."""
+        n_neurons = self.rows[0].numel()
+        step = max(1, _MEDIAN_BLOCK // len(self.rows))
+        medians = [
+            torch.stack([row[start : start + step] for row in self.rows], 1).median(1)
+            for start in range(0, n_neurons, step)
+        ]
+        return torch.cat([median.values for median in medians])
+
+
+def _hash(position: int) -> int:
+    digest = hashlib.blake2b(position.to_bytes(8, "little"), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
+
+
+def sampled_median_error(size: int, n_neurons: int, confidence: float = 0.99) -> float:
+    """Bound on the rank error of a median read off a uniform sample.
+
+    With the given confidence every neuron's sampled median lies between its
+    ``0.5 - error`` and ``0.5 + error`` quantiles over the whole reference set
+    (Hoeffding's inequality for sampling without replacement, union over neurons).
+
+    >>> round(sampled_median_error(20_000, 12_800), 4)
+    0.0192
+    """
+    log_failures = float(np.log(2 * n_neurons / (1 - confidence)))
+    return float(np.sqrt(log_failures / (2 * size)))

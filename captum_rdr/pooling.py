@@ -1,0 +1,191 @@
+"""Pools: callables applied to a layer's output before it is binarized.
+
+A pool gets the layer's raw output, batch dimension first. Parameters after the first
+are filled by name from the model's own arguments, so that ``last_token`` sees the
+``attention_mask`` that the model saw.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Pool = Callable[..., Tensor]
+
+
+def spatial_mean(output: Tensor) -> Tensor:
+    """Mean over the spatial positions of each channel.
+
+    Args:
+        output: shape ``(B, C, *spatial)`` with one spatial dimension or more.
+
+    Returns:
+        shape ``(B, C)``.
+
+    Raises:
+        ValueError: there is no spatial dimension.
+
+    >>> spatial_mean(torch.tensor([[[1.0, 3.0], [5.0, 5.0]]]))
+    tensor([[2., 5.]])
+    """
+    return _flat_positions(output, "spatial_mean").mean(-1)
+
+
+def spatial_max(output: Tensor) -> Tensor:
+    """Maximum over the spatial positions of each channel.
+
+    Args:
+        output: shape ``(B, C, *spatial)`` with one spatial dimension or more.
+
+    Returns:
+        shape ``(B, C)``.
+
+    Raises:
+        ValueError: there is no spatial dimension.
+
+    >>> spatial_max(torch.tensor([[[1.0, 3.0], [5.0, 5.0]]]))
+    tensor([[3., 5.]])
+    """
+    return _flat_positions(output, "spatial_max").amax(-1)
+
+
+def class_token(output: Tensor) -> Tensor:
+    """First token of each sequence, where transformers of the BERT and ViT kind put it.
+
+    Args:
+        output: shape ``(B, T, E)``.
+
+    Returns:
+        shape ``(B, E)``.
+
+    Raises:
+        ValueError: the output is not a batch of token sequences.
+
+    >>> class_token(torch.arange(6.0).reshape(1, 3, 2))
+    tensor([[0., 1.]])
+    """
+    return _tokens(output, "class_token")[:, 0]
+
+
+def last_token(output: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+    """Last token of each sequence that is not padding.
+
+    Args:
+        output: shape ``(B, T, E)``.
+        attention_mask: shape ``(B, T)``, non-zero where a token is not padding, which
+            may stand on either side; None when nothing is padded.
+
+    Returns:
+        shape ``(B, E)``.
+
+    Raises:
+        ValueError: a shape is wrong, or a sequence is all padding.
+
+    >>> last_token(torch.arange(6.0).reshape(1, 3, 2), torch.tensor([[1, 1, 0]]))
+    tensor([[2., 3.]])
+    """
+    tokens = _tokens(output, "last_token")
+    if attention_mask is None:
+        return tokens[:, -1]
+    attended = _attended(tokens, attention_mask)
+    positions = torch.arange(tokens.shape[1], device=tokens.device)
+    last = (attended * positions).amax(1)
+    return tokens[torch.arange(len(tokens), device=tokens.device), last]
+
+
+def token_mean(output: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+    """Mean of each sequence's tokens that are not padding.
+
+    Args:
+        output: shape ``(B, T, E)``.
+        attention_mask: shape ``(B, T)``, non-zero where a token is not padding; None
+            when nothing is padded.
+
+    Returns:
+        shape ``(B, E)``.
+
+    Raises:
+        ValueError: a shape is wrong, or a sequence is all padding.
+
+    >>> token_mean(torch.arange(6.0).reshape(1, 3, 2), torch.tensor([[1, 1, 0]]))
+    tensor([[1., 2.]])
+    """
+    tokens = _tokens(output, "token_mean")
+    if attention_mask is None:
+        return tokens.mean(1)
+    attended = _attended(tokens, attention_mask).unsqueeze(-1)
+    # Padding may hold anything, NaN too, so it is replaced rather than multiplied.
+    return tokens.where(attended, 0).sum(1) / attended.sum(1)
+
+
+def apply_pool(output: Any, pool: Pool | None, arguments: Mapping[str, Any]) -> Any:
+    """Pool a layer's output, filling the pool's extra parameters by name.
+
+    Args:
+        output: what the layer gave.
+        pool: callable, or None to leave the output as it is.
+        arguments: the forward pass's arguments by name.
+
+    Raises:
+        ValueError: a parameter without a default is not among the arguments.
+
+    >>> apply_pool(torch.tensor([[2.0]]), lambda output, scale: output * scale,
+    ...            {"scale": 3})
+    tensor([[6.]])
+    """
+    if pool is None:
+        return output
+    extra = {}
+    for name, default in _extra_parameters(pool).items():
+        if name in arguments:
+            extra[name] = arguments[name]
+        elif default is inspect.Parameter.empty:
+            raise ValueError(
+                f"pool's parameter {name!r} is not among the forward pass's arguments "
+                f"{sorted(arguments)}; name it after one of them or give it a default"
+            )
+    return pool(output, **extra)
+
+
+def _extra_parameters(pool: Pool) -> dict[str, Any]:
+    """A pool's parameters after the first, with their defaults."""
+    try:
+        parameters = list(inspect.signature(pool).parameters.values())[1:]
+    except (TypeError, ValueError):  # some built-in callables have no signature
+        return {}
+    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {p.name: p.default for p in parameters if p.kind in by_name}
+
+
+def _flat_positions(output: Tensor, pool: str) -> Tensor:
+    if output.dim() < 3:
+        raise ValueError(
+            f"{pool} needs an output of shape (B, C, *spatial), got "
+            f"{tuple(output.shape)}; leave pool out for a layer without positions"
+        )
+    return output.flatten(2)
+
+
+def _tokens(output: Tensor, pool: str) -> Tensor:
+    if output.dim() != 3:
+        raise ValueError(
+            f"{pool} needs an output of shape (B, T, E), got {tuple(output.shape)}; "
+            "choose a layer that puts out token sequences"
+        )
+    return output
+
+
+def _attended(tokens: Tensor, attention_mask: Tensor) -> Tensor:
+    if attention_mask.shape != tokens.shape[:2]:
+        raise ValueError(
+            f"attention_mask has shape {tuple(attention_mask.shape)}, but the tokens "
+            f"need {tuple(tokens.shape[:2])}; pass the mask of this batch"
+        )
+    attended = attention_mask.to(tokens.device) != 0
+    if not bool(attended.any(1).all()):
+        raise ValueError(
+            "attention_mask has a sequence that is all padding; remove it from the data"
+        )
+    return attended

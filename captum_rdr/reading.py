@@ -1,0 +1,141 @@
+"""Run forward passes and read the activations of layers."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+
+from captum_rdr.batches import ForwardArguments
+from captum_rdr.capture import layer_names, recording
+from captum_rdr.neurons import layer_activations
+from captum_rdr.pooling import Pool
+
+KeepActivations = Callable[[int, Tensor], tuple[Tensor, ...]]
+Read = Callable[..., list[tuple[Tensor, ...]]]
+
+
+@dataclass(frozen=True)
+class LayerReader:
+    """What runs and which activations are read from it.
+
+    Attributes:
+        forward_func: the model, or a function around it.
+        layers: the modules to read.
+        device_ids: devices of a ``DataParallel`` model, or None.
+        pools: one for each layer, applied to its output; None for none.
+        call_index: which call of a layer that fires several times, or None.
+    """
+
+    forward_func: Callable[..., Any]
+    layers: Sequence[Module]
+    device_ids: Sequence[int] | None
+    pools: Sequence[Pool | None]
+    call_index: int | None
+
+    @property
+    def model(self) -> Module | None:
+        """The module that runs, None where ``forward_func`` is another function."""
+        if isinstance(self.forward_func, Module):
+            return self.forward_func
+        owner = getattr(self.forward_func, "__self__", None)
+        return owner if isinstance(owner, Module) else None
+
+    @property
+    def modules(self) -> Sequence[Module]:
+        """The model, or the layers where the model is unknown."""
+        return self.layers if self.model is None else [self.model]
+
+    @property
+    def names(self) -> list[str]:
+        """The layers' qualified names."""
+        return layer_names(self.layers, self.model)
+
+    @property
+    def device(self) -> torch.device | None:
+        """Where inputs must lie: the device of the model's first parameter."""
+        for module in self.modules:
+            for tensor in (*module.parameters(), *module.buffers()):
+                return tensor.device
+        return None
+
+    def only(self, *indices: int) -> "LayerReader":
+        """The same reader for some of its layers."""
+        return replace(
+            self,
+            layers=[self.layers[index] for index in indices],
+            pools=[self.pools[index] for index in indices],
+        )
+
+    @contextmanager
+    def reading(
+        self,
+        keep: KeepActivations,
+        *,
+        attribute_to_layer_input: bool = False,
+        gradients: bool = False,
+    ) -> Iterator[Read]:
+        """Record the layers; the model is left as found at the end.
+
+        Args:
+            keep: makes of a layer's number and its activations ``(B, D1, ..., Dm)`` the
+                tensors to keep; called before a later operation may change them.
+            attribute_to_layer_input: read what the layers take in.
+            gradients: leave gradient recording as it is.
+
+        Yields:
+            a function ``read(arguments, label, leave_early)`` that runs one forward
+            pass and returns for each layer what ``keep`` made; ``label`` names the
+            batch in errors.
+        """
+        names, device, device_ids = self.names, self.device, self._device_ids()
+        current: dict[str, Any] = {}
+
+        def pooled(index: int, output: Any) -> tuple[Tensor, ...]:
+            activations = layer_activations(
+                output,
+                self.pools[index],
+                current["named"],
+                batch_size=current["batch_size"],
+                where=f"layer {names[index]!r} in {current['label']}",
+            )
+            return keep(index, activations)
+
+        with recording(
+            self.layers,
+            model=self.model,
+            keep=pooled,
+            attribute_to_layer_input=attribute_to_layer_input,
+            call_index=self.call_index,
+            device_ids=device_ids,
+            gradients=gradients,
+        ) as record:
+
+            def read(
+                arguments: ForwardArguments, label: str, leave_early: bool
+            ) -> list[tuple[Tensor, ...]]:
+                # Every replica of a DataParallel model sees its share of the batch.
+                split = device_ids is not None and len(device_ids) > 1
+                current.update(
+                    named=arguments.named(self.forward_func),
+                    batch_size=None if split else arguments.batch_size,
+                    label=label,
+                )
+                moved = arguments.to(device)
+                return record.run(
+                    self.forward_func,
+                    *moved.args,
+                    leave_early=leave_early,
+                    **moved.kwargs,
+                )
+
+            yield read
+
+    def _device_ids(self) -> Sequence[int] | None:
+        if self.device_ids is not None:
+            return self.device_ids
+        found = getattr(self.forward_func, "device_ids", None)
+        return cast("Sequence[int] | None", found or None)

@@ -1,0 +1,221 @@
+"""A relaxed decision region: principal neurons, their states, and who shares them."""
+
+import os
+from collections.abc import Sized
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from captum.concept import Concept
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from captum_rdr import storage
+
+# Evidence within this share of the summed weights is equal: the order in which a sum
+# is taken must not decide who is a member.
+_ROUNDING = 1e-9
+
+_TENSORS = (
+    "neurons",
+    "states",
+    "scores",
+    "weights",
+    "offsets",
+    "members",
+    "neighbors",
+    "distances",
+)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Region:
+    """What a layer sees in a query: every instance that shares the principal states.
+
+    Source: Chang, Kwon and Choi (AAAI 2024), Section 3; evidence is this package's
+    extension.
+
+    Attributes:
+        neurons: int64 ``(t,)``, flat indices of the principal neurons, ascending.
+        states: bool ``(t,)``, the state that each of them has in the region.
+        scores: float64 ``(t,)``, what ranked them: ``|p_S - p|``, or the absolute
+            weight in a region made with ``weighting="evidence"``.
+        weights: float64 ``(t,)``, log-odds weights in nats, see
+            `captum_rdr.selection.log_odds_weights`.
+        offsets: float64 ``(t,)``, evidence of each of them when inactive, in nats.
+        tolerance: neurons that may disagree; with an evidence cut, nats that an
+            instance may fall behind the weakest instance of S.
+        evidence_cut: smallest evidence of a member in nats, or None where members are
+            told by ``tolerance``.
+        members: int64 ``(M,)``, rows of the bank in the region, ascending.
+        neighbors: int64, rows of the bank in S, nearest first. A query that the bank
+            does not hold belongs to S too, but has no row.
+        distances: their distances from the query: int64 neurons for configurations,
+            float64 for cosine and Euclidean distance.
+        layer_shape: shape ``(D1, ..., Dm)`` of the layer's output, per instance.
+        query: the query's own row of the bank, or None if the bank does not hold it.
+    """
+
+    neurons: Tensor
+    states: Tensor
+    scores: Tensor
+    weights: Tensor
+    offsets: Tensor
+    tolerance: float
+    evidence_cut: float | None
+    members: Tensor
+    neighbors: Tensor
+    distances: Tensor
+    layer_shape: torch.Size
+    query: int | None = None
+
+    def __repr__(self) -> str:
+        active = int(self.states.sum())
+        rule = (
+            f"tolerance={self.tolerance}"
+            if self.evidence_cut is None
+            else f"evidence of at least {self.evidence_cut:.4g} nats"
+        )
+        query = "new input" if self.query is None else f"bank row {self.query}"
+        return (
+            f"Region({query}: {len(self.neurons)} of {self.layer_shape.numel()} neurons"
+            f" ({active} active, {len(self.neurons) - active} inactive), "
+            f"{len(self.members)} members, {len(self.neighbors)} neighbors, {rule})"
+        )
+
+    def mask(self) -> Tensor:
+        """The region as a layer attribution.
+
+        Returns:
+            float32 tensor of ``layer_shape``: +score where a principal neuron must be
+            active, -score where it must be inactive, 0 elsewhere. A principal neuron
+            of score 0 gets the smallest normal number, so that ``mask != 0`` is the
+            boolean mask.
+        """
+        flat = torch.zeros(self.layer_shape.numel())
+        tiny = torch.finfo(torch.float32).tiny
+        size = self.scores.to(torch.float32).clamp(min=tiny)
+        flat[self.neurons] = torch.where(self.states, size, -size)
+        return flat.reshape(self.layer_shape)
+
+    def evidence(self, states: Tensor) -> Tensor:
+        """Log-likelihood ratio of S against the bank on the principal neurons.
+
+        Args:
+            states: bool ``(M, D)`` or ``(M, D1, ..., Dm)``.
+
+        Returns:
+            float64 tensor ``(M,)``, in nats.
+
+        Raises:
+            ValueError: the states are those of another layer.
+        """
+        picked = self._picked(states).to(torch.float64)
+        return picked @ self.weights + self.offsets.sum()
+
+    def contains(self, states: Tensor) -> Tensor:
+        """Whether instances lie in the region.
+
+        Args:
+            states: bool ``(M, D)`` or ``(M, D1, ..., Dm)``.
+
+        Returns:
+            bool tensor ``(M,)``.
+
+        Raises:
+            ValueError: the states are those of another layer.
+        """
+        if self.evidence_cut is not None:
+            slack = evidence_rounding(self.weights, self.offsets)
+            return self.evidence(states) >= self.evidence_cut - slack
+        disagreements = (self._picked(states) != self.states).sum(1)
+        return disagreements <= self.tolerance
+
+    def _picked(self, states: Tensor) -> Tensor:
+        n_neurons = self.layer_shape.numel()
+        if states.dtype != torch.bool:
+            raise TypeError(
+                f"states has dtype {states.dtype}; give torch.bool, e.g. activations > "
+                "threshold"
+            )
+        if states.dim() < 2 or states[0:1].numel() not in (0, n_neurons):
+            raise ValueError(
+                f"states has shape {tuple(states.shape)}, but the region's layer needs "
+                f"(M, {n_neurons}) or (M, *{tuple(self.layer_shape)}); take them from "
+                "the same layer"
+            )
+        return states.cpu().reshape(-1, n_neurons)[:, self.neurons]
+
+    def unravel(self) -> list[tuple[int, ...]]:
+        """Coordinates of each principal neuron in the layer's output.
+
+        Returns:
+            for each neuron its index in ``layer_shape``, as Captum's
+            ``neuron_selector`` takes it.
+        """
+        coordinates = torch.unravel_index(self.neurons, self.layer_shape)
+        columns = [axis.tolist() for axis in coordinates]
+        return [tuple(index) for index in zip(*columns, strict=True)]
+
+    def to_concept(self, dataset: Dataset[Any], id: int, name: str) -> Concept:
+        """The region's members as a concept for ``captum.concept.TCAV``.
+
+        Args:
+            dataset: map-style dataset whose item i is row i of the bank; items are
+                inputs, or tuples that begin with them.
+            id: the concept's number.
+            name: the concept's name.
+
+        Raises:
+            ValueError: the dataset is smaller than the members need.
+        """
+        size = len(cast(Sized, dataset))
+        if len(self.members) and int(self.members[-1]) >= size:
+            raise ValueError(
+                f"dataset has {size} items, but the region has member "
+                f"{int(self.members[-1])}; give the dataset that fit read"
+            )
+        inputs = _InputsOnly(Subset(dataset, self.members.tolist()))
+        return Concept(id, name, DataLoader(inputs, batch_size=64))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the region to one file, atomically and with a checksum."""
+        tensors = {name: getattr(self, name) for name in _TENSORS}
+        fields = {
+            "tolerance": self.tolerance,
+            "evidence_cut": self.evidence_cut,
+            "layer_shape": list(self.layer_shape),
+            "query": self.query,
+        }
+        storage.write(path, "region", tensors, fields)
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> "Region":
+        """Read a region that `save` wrote, after checking all of it.
+
+        Raises:
+            ValueError: the file is damaged, or holds something else.
+        """
+        tensors, fields = storage.read(path, "region")
+        fields["layer_shape"] = torch.Size(fields["layer_shape"])
+        values: dict[str, Any] = {**tensors, **fields}
+        return Region(**values)
+
+
+class _InputsOnly(Dataset[Any]):
+    """The inputs of a dataset's items, as Captum's concepts need them."""
+
+    def __init__(self, dataset: Subset[Any]) -> None:
+        self._dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        item = self._dataset[index]
+        return item[0] if isinstance(item, (tuple, list)) else item
+
+
+def evidence_rounding(weights: Tensor, offsets: Tensor) -> float:
+    """Differences in evidence up to this size are rounding, in nats."""
+    return _ROUNDING * float(weights.abs().sum() + offsets.abs().sum())

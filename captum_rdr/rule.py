@@ -1,0 +1,140 @@
+"""The choices that make a region of a query, checked against a bank."""
+
+import operator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from captum_rdr.bank import ConfigurationBank
+from captum_rdr.features import METRICS
+
+Weighting = Literal["uniform", "evidence"]
+Metric = Literal["configuration", "cosine", "centered_cosine", "euclidean"]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How S, the principal neurons and the members are chosen.
+
+    See `captum_rdr.RelaxedDecisionRegion.attribute` for what the choices mean.
+
+    Attributes:
+        n_neighbors: size k of S, the query included.
+        n_neurons: number t of principal neurons.
+        tolerance: neurons that may disagree, or nats of evidence.
+        weighting: ``"uniform"`` (the paper's rule) or ``"evidence"``.
+        neighbors: the metric that chooses S, or int64 bank rows ``(m,)`` or ``(Q, m)``.
+        rounds: how often S is chosen; from the second time on by evidence.
+    """
+
+    n_neighbors: int = 8
+    n_neurons: int = 10
+    tolerance: float = 0
+    weighting: Weighting = "uniform"
+    neighbors: Metric | Tensor = "configuration"
+    rounds: int = 1
+
+    @property
+    def needs_features(self) -> bool:
+        """Whether S is chosen by distances between float features."""
+        return isinstance(self.neighbors, str) and self.neighbors in METRICS
+
+    def check(self, bank: ConfigurationBank, n_queries: int) -> None:
+        """Refuse choices that do not fit each other, the bank or the queries.
+
+        Raises:
+            TypeError: a choice is of the wrong type.
+            ValueError: a choice is out of range.
+        """
+        _check_whole("n_neighbors", self.n_neighbors)
+        _check_whole("n_neurons", self.n_neurons)
+        _check_whole("rounds", self.rounds)
+        if self.n_neighbors > len(bank):
+            raise ValueError(
+                f"n_neighbors={self.n_neighbors} is more than the bank's {len(bank)} "
+                "instances; lower it or fit more data"
+            )
+        if self.n_neurons > bank.n_neurons:
+            raise ValueError(
+                f"n_neurons={self.n_neurons} is more than the layer's "
+                f"{bank.n_neurons} neurons; lower it"
+            )
+        if self.weighting not in ("uniform", "evidence"):
+            raise ValueError(
+                f'weighting={self.weighting!r} is unknown; use "uniform" or "evidence"'
+            )
+        if self.rounds > 1 and self.weighting != "evidence":
+            raise ValueError(
+                f"rounds={self.rounds} chooses S anew by evidence; use "
+                'weighting="evidence" or rounds=1'
+            )
+        self._check_tolerance()
+        if isinstance(self.neighbors, Tensor):
+            _check_rows(self.neighbors, bank, n_queries)
+        else:
+            _check_metric(self.neighbors, bank)
+
+    def _check_tolerance(self) -> None:
+        if self.weighting == "evidence":
+            if not 0 <= self.tolerance < float("inf"):
+                raise ValueError(
+                    f"tolerance={self.tolerance} is no finite number of nats; use 0 or "
+                    "more"
+                )
+            return
+        _check_whole("tolerance", self.tolerance, least=0)
+        if self.tolerance >= self.n_neurons:
+            raise ValueError(
+                f"tolerance={self.tolerance} lets all of n_neurons={self.n_neurons} "
+                "disagree, so every instance would be a member; lower it"
+            )
+
+
+def _check_whole(name: str, value: object, least: int = 1) -> None:
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool):
+        raise TypeError(
+            f"{name}={value!r} is a {type(value).__name__}; use a whole number"
+        )
+    if number < least:
+        raise ValueError(f"{name}={number} is too small; use {least} or more")
+
+
+def _check_metric(metric: str, bank: ConfigurationBank) -> None:
+    if metric == "configuration":
+        return
+    if metric not in METRICS:
+        raise ValueError(
+            f"neighbors={metric!r} is unknown; use "
+            f"{', '.join(repr(m) for m in ('configuration', *METRICS))} or bank rows"
+        )
+    if bank.features is None:
+        raise ValueError(
+            f"neighbors={metric!r} needs the layer's features, which the bank does not "
+            'hold; fit with keep_features=True or use neighbors="configuration"'
+        )
+
+
+def _check_rows(rows: Tensor, bank: ConfigurationBank, n_queries: int) -> None:
+    if rows.dtype != torch.int64:
+        raise TypeError(
+            f"neighbors has dtype {rows.dtype}; give bank rows as torch.int64"
+        )
+    if rows.dim() not in (1, 2) or (rows.dim() == 2 and len(rows) != n_queries):
+        raise ValueError(
+            f"neighbors has shape {tuple(rows.shape)}; give bank rows (m,) for all "
+            f"queries or ({n_queries}, m) for each"
+        )
+    if rows.numel() and not 0 <= rows.min() <= rows.max() < len(bank):
+        raise ValueError(
+            f"neighbors go from {int(rows.min())} to {int(rows.max())}, but the bank's "
+            f"rows from 0 to {len(bank) - 1}"
+        )
+    ordered = rows.sort(-1).values
+    if bool((ordered[..., 1:] == ordered[..., :-1]).any()):
+        raise ValueError("neighbors holds a bank row twice; give each row once")

@@ -1,0 +1,3 @@
+"""The package's version, stated in this one place."""
+
+__version__ = "0.1.0"
