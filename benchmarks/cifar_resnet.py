@@ -39,7 +39,9 @@ class CifarResNet(nn.Module):
     @staticmethod
     def _stage(n_in: int, n_out: int, stride: int, blocks: int) -> nn.Sequential:
         first = Block(n_in, n_out, stride)
-        return nn.Sequential(first, *(Block(n_out, n_out, 1) for _ in range(blocks - 1)))
+        return nn.Sequential(
+            first, *(Block(n_out, n_out, 1) for _ in range(blocks - 1))
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``(B, 10)`` of normalised images ``(B, 3, 32, 32)``."""

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from captum.attr import LayerAttribution
+from captum.log import log_usage
 from torch import Tensor
 from torch.nn import Module
 
@@ -156,6 +157,8 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         self._versions = versions(self._reader.modules)
         return self
 
+    # NoiseTunnel looks for the function that this wraps.
+    @log_usage(part_of_slo=False)  # type: ignore[untyped-decorator]
     def attribute(
         self,
         inputs: Any,

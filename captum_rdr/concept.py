@@ -44,9 +44,7 @@ def concept_score(
     thresholds = all_thresholds[region.neurons]
 
     def margins(index: int, activations: Tensor) -> tuple[Tensor, ...]:
-        picked = activations.reshape(len(activations), -1)[
-            :, region.neurons.to(activations.device)
-        ]
+        picked = activations.flatten(1)[:, region.neurons.to(activations.device)]
         return ((picked - thresholds.to(picked)) * signs.to(picked),)
 
     def score(*inputs: Any) -> Tensor:

@@ -64,7 +64,7 @@ class LayerIndex:
                 f"{tuple(self._shape)} before; make them equal with pool, e.g. "
                 "pool=captum_rdr.pooling.token_mean"
             )
-        rows = activations.reshape(len(activations), -1)
+        rows = activations.flatten(1)
         if self.threshold is None:
             return (rows.clone(),)
         self._open_bank(rows)

@@ -94,10 +94,9 @@ def binarize(activations: Tensor, threshold: Tensor) -> Tensor:
     >>> binarize(torch.tensor([[-1.0, 0.0, 2.0]]), torch.tensor(0.0))
     tensor([[False, False,  True]])
     """
-    n = len(activations)
     if threshold.dim() == 0:
-        return (activations > threshold.item()).reshape(n, -1)
-    return activations.reshape(n, -1) > threshold.to(activations.device)
+        return (activations > threshold.item()).flatten(1)
+    return activations.flatten(1) > threshold.to(activations.device)
 
 
 def storable(activations: Tensor) -> Tensor:
@@ -110,7 +109,7 @@ def storable(activations: Tensor) -> Tensor:
     """
     own = activations.is_floating_point() and activations.dtype != torch.bfloat16
     dtype = activations.dtype if own else torch.float32
-    return activations.reshape(len(activations), -1).to(dtype, copy=True)
+    return activations.flatten(1).to(dtype, copy=True)
 
 
 def as_threshold(threshold: float | Tensor) -> Tensor:

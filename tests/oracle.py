@@ -1,0 +1,107 @@
+"""The method in the plainest way: loops, lists and exact fractions."""
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+
+
+@dataclass
+class Expected:
+    """What a region must hold."""
+
+    neighbors: list[int]
+    neurons: list[int]
+    states: list[bool]
+    scores: list[float]
+    members: list[int]
+
+
+def distances(bank: np.ndarray, query: np.ndarray) -> list[int]:
+    """Count the neurons that differ."""
+    return [
+        sum(bool(a) != bool(b) for a, b in zip(row, query, strict=True)) for row in bank
+    ]
+
+
+def neighbors(
+    bank: np.ndarray, query: np.ndarray, own: int | None, k: int
+) -> list[int]:
+    """Take the query and its k - 1 nearest others, ties to the lower index."""
+    away = distances(bank, query)
+    if own is None and 0 in away:
+        own = away.index(0)
+    others = sorted((d, i) for i, d in enumerate(away) if i != own)
+    rows = [i for _, i in others[: k - 1]]
+    return rows if own is None else [own, *rows]
+
+
+def frequencies(
+    inside: np.ndarray, bank: np.ndarray
+) -> list[tuple[Fraction, Fraction]]:
+    """How often each neuron is active in S and in the bank."""
+    return [
+        (Fraction(int(s.sum()), len(s)), Fraction(int(b.sum()), len(b)))
+        for s, b in zip(inside.T, bank.T, strict=True)
+    ]
+
+
+def paper(
+    bank: np.ndarray, query: np.ndarray, own: int | None, k: int, t: int, tolerance: int
+) -> Expected:
+    """Follow the paper's rule."""
+    rows = neighbors(bank, query, own, k)
+    inside = np.array([bank[i] for i in rows] + ([query] if len(rows) < k else []))
+    scored = [
+        (-abs(p_s - p), i, p_s == 1)
+        for i, (p_s, p) in enumerate(frequencies(inside, bank))
+        if p_s in (0, 1)
+    ]
+    chosen = sorted(sorted(scored)[:t], key=lambda item: item[1])
+    members = [
+        j
+        for j, row in enumerate(bank)
+        if sum(bool(row[i]) != state for _, i, state in chosen) <= tolerance
+    ]
+    return Expected(
+        rows,
+        [i for _, i, _ in chosen],
+        [state for _, _, state in chosen],
+        [float(-s) for s, _, _ in chosen],
+        members,
+    )
+
+
+def weights(inside: np.ndarray, bank: np.ndarray) -> list[tuple[float, float]]:
+    """Give log-odds weight and offset of each neuron, as the design states them."""
+    k, n = len(inside), len(bank)
+    result = []
+    for p_s, p in frequencies(inside, bank):
+        smoothed = (k * float(p_s) + 0.5) / (k + 1)
+        clamped = min(max(float(p), 0.5 / n), 1 - 0.5 / n)
+        offset = math.log((1 - smoothed) / (1 - clamped))
+        weight = math.log(smoothed / clamped) - offset
+        agrees = (weight > 0 and p_s > p) or (weight < 0 and p_s < p)
+        result.append((weight, offset) if agrees else (0.0, 0.0))
+    return result
+
+
+def evidence(
+    bank: np.ndarray, query: np.ndarray, rows: list[int], with_query: bool, t: int
+) -> tuple[list[int], list[float], float]:
+    """Give the heaviest neurons, the evidence of every row and that of the query."""
+    inside = np.array([bank[i] for i in rows] + ([query] if with_query else []))
+    weighed = weights(inside, bank)
+    order = sorted(
+        (i for i, (w, _) in enumerate(weighed) if round(abs(w), 12) > 0),
+        key=lambda i: (-round(abs(weighed[i][0]), 12), i),
+    )
+    chosen = sorted(order[:t])
+
+    def total(states: np.ndarray) -> float:
+        return math.fsum(
+            weighed[i][1] + (weighed[i][0] if states[i] else 0.0) for i in chosen
+        )
+
+    return chosen, [total(row) for row in bank], total(query)

@@ -1,0 +1,87 @@
+"""The package as a whole: examples, names and documentation."""
+
+import inspect
+import pkgutil
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import captum_rdr
+
+ROOT = Path(__file__).parent.parent
+
+
+def modules():
+    names = [info.name for info in pkgutil.iter_modules(captum_rdr.__path__)]
+    return [import_module(f"captum_rdr.{name}") for name in names]
+
+
+def test_quickstart(tmp_path):
+    result = subprocess.run(
+        [sys.executable, ROOT / "examples" / "quickstart.py", "--out", tmp_path],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert lines[-1] == f"The figures are in {tmp_path.resolve()}"
+    assert sum("predicted" in line for line in lines) == 4
+    assert len(list(tmp_path.glob("digit_*.png"))) == 4
+
+
+def test_public_names():
+    assert captum_rdr.__all__ == [
+        "ConfigurationBank",
+        "Region",
+        "RelaxedDecisionRegion",
+        "__version__",
+    ]
+
+
+@pytest.mark.parametrize("module", modules(), ids=lambda module: module.__name__)
+def test_public_names_are_documented(module):
+    assert module.__doc__
+    for name, value in vars(module).items():
+        own = getattr(value, "__module__", None) == module.__name__
+        if name.startswith("_") or not own or not callable(value):
+            continue
+        assert inspect.getdoc(value), name
+        if inspect.isclass(value):
+            for method, function in vars(value).items():
+                if not method.startswith("_") and inspect.isfunction(function):
+                    assert function.__doc__, f"{name}.{method}"
+
+
+def test_data_flows_one_way():
+    """A module imports only what stands before it in CONTRIBUTING's order."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    start = text.index("`undisturbed`")
+    order = text[start : text.index("`attribution`")].replace("`", " ").split()
+    order = [name.strip(",") for name in order if name.strip(",").isidentifier()]
+    for position, name in enumerate(order):
+        source = (ROOT / "captum_rdr" / f"{name}.py").read_text()
+        imported = {
+            other
+            for other in order
+            if f"from captum_rdr.{other} import" in source
+            or f"from captum_rdr import {other}" in source
+        }
+        assert imported <= set(order[:position]), name
+
+
+def test_importing_is_quiet_and_draws_nothing_in():
+    program = (
+        "import sys, captum, captum.attr, captum.concept; before = set(sys.modules)\n"
+        "import captum_rdr\n"
+        "new = {name.split('.')[0] for name in set(sys.modules) - before}\n"
+        "print(sorted(new & {'sklearn', 'torchvision', 'mlxtend', 'pandas'}))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert (result.stdout.strip(), result.stderr) == ("[]", "")
