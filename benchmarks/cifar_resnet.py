@@ -44,14 +44,14 @@ class CifarResNet(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits ``(B, 10)`` of normalised images ``(B, 3, 32, 32)``."""
+        """Logits ``(B, 10)`` of normalized images ``(B, 3, 32, 32)``."""
         x = F.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         logits: Tensor = self.linear(x.mean((2, 3)))
         return logits
 
 
-def normalise(images: Tensor) -> Tensor:
+def normalize(images: Tensor) -> Tensor:
     """Turn uint8 ``(N, 32, 32, 3)`` into the floats that the published weights expect."""
     mean = torch.tensor([0.485, 0.456, 0.406]).reshape(3, 1, 1)
     std = torch.tensor([0.229, 0.224, 0.225]).reshape(3, 1, 1)

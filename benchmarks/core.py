@@ -27,7 +27,9 @@ N, D, K, T = 30_720, 12_800, 8, 10
 MIB = 2**20
 
 
-def clustered_states(n: int, d: int, clusters: int = 300, seed: int = 0) -> Iterable[Tensor]:
+def clustered_states(
+    n: int, d: int, clusters: int = 300, seed: int = 0
+) -> Iterable[Tensor]:
     """Yield blocks of states in clusters: each instance flips 10 % of its center's bits."""
     generator = torch.Generator().manual_seed(seed)
     centers = torch.rand(clusters, d, generator=generator) < 0.4
@@ -103,7 +105,14 @@ def networks() -> dict[str, tuple[nn.Module, nn.Module, nn.Module, int, int, int
     return {
         "VGG-19 features.28, 84 px": (vgg, vgg.features[28], to_conv, 84, 512, 32),
         "VGG-19 features.28, 224 px": (vgg, vgg.features[28], to_conv, 224, 96, 16),
-        "ResNet-50 layer4, 224 px": (resnet, resnet.layer4, nn.Sequential(*parts), 224, 256, 32),
+        "ResNet-50 layer4, 224 px": (
+            resnet,
+            resnet.layer4,
+            nn.Sequential(*parts),
+            224,
+            256,
+            32,
+        ),
     }
 
 
@@ -129,7 +138,9 @@ def indexing(rounds: int) -> None:
             rdr.fit(loader, show_progress=False)
             ratios.append((time.perf_counter() - middle) / (middle - start))
         low, high = min(ratios), max(ratios)
-        print(f"  {name}: {np.median(ratios):.3f} ({low:.3f} to {high:.3f}, {n_images} images)")
+        print(
+            f"  {name}: {np.median(ratios):.3f} ({low:.3f} to {high:.3f}, {n_images} images)"
+        )
 
 
 def peak_memory(task: str) -> None:
@@ -137,7 +148,7 @@ def peak_memory(task: str) -> None:
     torch.manual_seed(0)
     model = vgg19().eval()
     bare, layer = model.features[:29], model.features[28]
-    batches = (torch.randn(32, 3, 84, 84) for _ in range(256))
+    batches = (torch.randn(32, 3, 84, 84) for _ in range(96))
     if task == "forward":
         with torch.no_grad():
             for batch in batches:
@@ -160,9 +171,9 @@ def memory() -> None:
         )
         for task in ("forward", "fit")
     }
-    bank = 8192 * D / 8 / MIB
+    bank = 3072 * D / 8 / MIB
     extra = peaks["fit"] - peaks["forward"] - bank
-    print("Memory: 8,192 images of 84 px through VGG-19 to features.28, length unknown")
+    print("Memory: 3,072 images of 84 px through VGG-19 to features.28, length unknown")
     print(f"  peak of the bare forward pass:   {peaks['forward']:.0f} MiB")
     print(f"  peak of fit:                     {peaks['fit']:.0f} MiB")
     print(f"  more than forward pass and bank: {extra:.0f} MiB (bank {bank:.0f} MiB)")

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
+from captum_rdr.bank import ConfigurationBank
+
 
 def check_layer(forward_func: Callable[..., Any], layer: Module | list[Module]) -> None:
     """Refuse what cannot run or be recorded.
@@ -44,6 +46,26 @@ def for_each(value: Any, count: int, name: str) -> list[Any]:
             f"{name} has {len(value)} items for {count} layers; give one each"
         )
     return value
+
+
+def check_banks(
+    bank: ConfigurationBank | list[ConfigurationBank], layer: Module | list[Module]
+) -> list[ConfigurationBank]:
+    """One bank a layer.
+
+    Raises:
+        TypeError: something is no bank, or a list does not meet a list.
+        ValueError: the lists differ in length.
+    """
+    several = isinstance(layer, list)
+    banks = bank if isinstance(bank, list) else [bank]
+    all_banks = all(isinstance(one, ConfigurationBank) for one in banks)
+    if several != isinstance(bank, list) or not all_banks:
+        raise TypeError(
+            f"bank={bank!r} does not fit layer; give a ConfigurationBank for a module, "
+            "a list of them for a list of modules"
+        )
+    return for_each(banks, len(layer) if isinstance(layer, list) else 1, "bank")
 
 
 def checked_rows(indices: Sequence[int] | Tensor, n_rows: int) -> Tensor:

@@ -1,7 +1,7 @@
 """Relaxed Decision Regions as a Captum layer attribution."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from captum.attr import LayerAttribution
@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.nn import Module
 
 from captum_rdr import bits
-from captum_rdr.arguments import check_layer, checked_rows, for_each
+from captum_rdr.arguments import check_banks, check_layer, checked_rows, for_each
 from captum_rdr.bank import ConfigurationBank
 from captum_rdr.batches import ForwardArguments, input_arguments
 from captum_rdr.concept import concept_score
 from captum_rdr.construction import regions
-from captum_rdr.fingerprint import fingerprint, versions, weights_digest
+from captum_rdr.fingerprint import Fingerprints
 from captum_rdr.indexing import LayerIndex, index_data
 from captum_rdr.neighborhood import Queries
 from captum_rdr.neurons import as_threshold, binarize, storable
@@ -92,9 +92,9 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         ]
         self._banks: list[ConfigurationBank] | None = None
         if bank is not None:
-            self._banks = for_each(bank, len(layers), "bank")
+            self._banks = check_banks(bank, layer)
         self._fitted_to_input: bool | None = None
-        self._versions: object = None
+        self._fingerprints = Fingerprints(self._reader)
 
     @property
     def bank(self) -> Any:
@@ -109,7 +109,7 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         *,
         keep_features: bool = False,
         show_progress: bool = True,
-    ) -> "RelaxedDecisionRegion":
+    ) -> Self:
         """Index the reference data in one pass, one bit a neuron.
 
         Row i of the bank is the i-th instance of the data. The model is left as found,
@@ -139,7 +139,7 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
                 several times, or gave NaN or shapes that vary.
         """
         names = self._reader.names
-        prints = self._fingerprints(attribute_to_layer_input)
+        prints = self._fingerprints.now(attribute_to_layer_input)
         self._banks = index_data(
             self._reader,
             data,
@@ -154,7 +154,6 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
             show_progress=show_progress,
         )
         self._fitted_to_input = attribute_to_layer_input
-        self._versions = versions(self._reader.modules)
         return self
 
     # NoiseTunnel looks for the function that this wraps.
@@ -368,42 +367,14 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
 
     def _current_banks(self, attribute_to_layer_input: bool) -> list[ConfigurationBank]:
         """The banks, if they belong to the model as it is now."""
-        banks = self._fitted_banks()
-        fitted = self._fitted_to_input
+        banks, fitted = self._fitted_banks(), self._fitted_to_input
         if fitted is not None and fitted != attribute_to_layer_input:
             raise ValueError(
-                f"attribute_to_layer_input={attribute_to_layer_input}, but the bank was "
-                f"fitted with {fitted}; pass {fitted} or fit again"
+                f"attribute_to_layer_input={attribute_to_layer_input}, but the bank was"
+                f" fitted with {fitted}; pass {fitted} or fit again"
             )
-        now = versions(self._reader.modules)
-        if now != self._versions:
-            self._check_fingerprints(banks, attribute_to_layer_input)
-            self._versions = now
+        self._fingerprints.check(banks, attribute_to_layer_input)
         return banks
-
-    def _check_fingerprints(
-        self, banks: list[ConfigurationBank], attribute_to_layer_input: bool
-    ) -> None:
-        prints = self._fingerprints(attribute_to_layer_input)
-        for name, bank, now in zip(self._reader.names, banks, prints, strict=True):
-            if bank.fingerprint not in ("", now):
-                raise ValueError(
-                    f"the bank of layer {name!r} has fingerprint "
-                    f"{bank.fingerprint[:12]}..., but model and layer now have "
-                    f"{now[:12]}...: weights, layer, pool, call_index or "
-                    "attribute_to_layer_input differ; fit again, or load the weights "
-                    "that the bank was made with"
-                )
-
-    def _fingerprints(self, attribute_to_layer_input: bool) -> list[str]:
-        reader = self._reader
-        content = weights_digest(reader.modules)
-        return [
-            fingerprint(
-                content, name, pool, reader.call_index, attribute_to_layer_input
-            )
-            for name, pool in zip(reader.names, reader.pools, strict=True)
-        ]
 
     def _as_given(self, values: list[Any]) -> Any:
         """A list for a list of layers, else its only item."""

@@ -11,9 +11,9 @@ from torch import Tensor
 from captum_rdr import bits, storage
 from captum_rdr.neurons import as_threshold
 from captum_rdr.ranking import smallest
+from captum_rdr.rows import GrowingRows
 from captum_rdr.states import is_single, packed_rows, row_width
 
-_FIRST_ROWS = 256
 _BLOCK_BYTES = 1 << 26  # working memory of one step over the bank
 
 
@@ -78,11 +78,9 @@ class ConfigurationBank:
                 "number or a tensor of that shape"
             )
         self.fingerprint = fingerprint
-        self._rows = np.zeros((reserve, row_width(self.n_neurons)), np.uint8)
-        self._on_disk = False
+        self._rows = GrowingRows(row_width(self.n_neurons), torch.uint8, reserve)
         self._counts = np.zeros(self.n_neurons, np.int64)
-        self._features: Tensor | None = None
-        self._length = 0
+        self._features: GrowingRows | None = None
 
     @property
     def n_neurons(self) -> int:
@@ -98,7 +96,7 @@ class ConfigurationBank:
     @property
     def packed(self) -> bits.Bytes:
         """The rows as they lie in memory, each padded with zeros to 64 bits; a view."""
-        return self._rows[: self._length]
+        return self._rows.filled.numpy()
 
     @property
     def active_counts(self) -> Tensor:
@@ -108,7 +106,7 @@ class ConfigurationBank:
     @property
     def features(self) -> Tensor | None:
         """Float activations ``(N, D)`` where they were kept, else None."""
-        return None if self._features is None else self._features[: self._length]
+        return None if self._features is None else self._features.filled
 
     @property
     def nbytes(self) -> int:
@@ -117,7 +115,7 @@ class ConfigurationBank:
         return self.packed.nbytes + features
 
     def __len__(self) -> int:
-        return self._length
+        return len(self._rows.filled)
 
     def __repr__(self) -> str:
         features = "" if self.features is None else f", {self.features.dtype} features"
@@ -139,17 +137,18 @@ class ConfigurationBank:
             ValueError: a shape is wrong, or only some instances have features.
         """
         packed = self.as_packed(states)
-        start, stop = len(self), len(self) + len(packed)
         self._check_features(features, len(packed))
-        if stop > len(self._rows) or self._on_disk:
-            self._grow(max(stop, start + start // 2, _FIRST_ROWS))
-        self._rows[start:stop] = packed
+        if features is not None:
+            if self._features is None:
+                reserve = max(self._rows.capacity, len(packed))
+                self._features = GrowingRows(self.n_neurons, features.dtype, reserve)
+            self._features.append(features)
+        self._rows.append(torch.from_numpy(packed))
+        counts = self._counts.copy()
         for block in range(0, len(packed), 255):  # as many as a byte can count
             unpacked = bits.unpack(packed[block : block + 255], self.n_neurons)
-            self._counts += unpacked.view(np.uint8).sum(0, dtype=np.uint8)
-        if features is not None:
-            self._append_features(features, start, stop)
-        self._length = stop
+            counts += unpacked.view(np.uint8).sum(0, dtype=np.uint8)
+        self._counts = counts
 
     def _check_features(self, features: Tensor | None, n_new: int) -> None:
         had = self._features is not None
@@ -165,20 +164,6 @@ class ConfigurationBank:
                 f"{(n_new, self.n_neurons)}; give one row an instance"
             )
 
-    def _grow(self, capacity: int) -> None:
-        larger = np.zeros((capacity, self._rows.shape[1]), np.uint8)
-        larger[: len(self)] = self.packed
-        self._rows, self._counts = larger, self._counts.copy()
-        self._on_disk = False
-
-    def _append_features(self, features: Tensor, start: int, stop: int) -> None:
-        if self._features is None or len(self._features) < stop:
-            larger = torch.empty(len(self._rows), self.n_neurons, dtype=features.dtype)
-            if self._features is not None:
-                larger[:start] = self._features[:start]
-            self._features = larger
-        self._features[start:stop] = features
-
     def as_packed(self, states: Tensor) -> bits.Bytes:
         """Instances as they lie in the bank, see `captum_rdr.states.packed_rows`."""
         return packed_rows(states, self.layer_shape)
@@ -189,9 +174,9 @@ class ConfigurationBank:
         Raises:
             ValueError: the bank holds none.
         """
-        if self._features is None:
+        if self.features is None:
             raise ValueError("the bank holds no features; fit with keep_features=True")
-        return self._features[rows]
+        return self.features[rows]
 
     def unpacked(self, states: Tensor) -> Tensor:
         """Boolean states ``(M, D)`` of packed ones."""
@@ -349,7 +334,7 @@ class ConfigurationBank:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the bank to one file, atomically and with a checksum."""
         tensors = {
-            "rows": torch.from_numpy(self.packed),
+            "rows": self._rows.filled,
             "active_counts": self.active_counts,
             "threshold": self.threshold,
         }
@@ -378,13 +363,13 @@ class ConfigurationBank:
             fields["layer_shape"], tensors["threshold"], fields["fingerprint"]
         )
         rows, counts = tensors["rows"], tensors["active_counts"]
-        if rows.shape[1:] != bank._rows.shape[1:] or counts.shape != (bank.n_neurons,):
+        width = row_width(bank.n_neurons)
+        if rows.shape[1:] != (width,) or counts.shape != (bank.n_neurons,):
             raise ValueError(
                 f"{os.fspath(path)!r} has rows {tuple(rows.shape)} and counts "
                 f"{tuple(counts.shape)} for {bank.n_neurons} neurons; save it again"
             )
-        bank._rows, bank._on_disk = rows.numpy(), mmap
-        bank._counts = counts.numpy()
-        bank._features = tensors.get("features")
-        bank._length = len(rows)
+        bank._rows, bank._counts = GrowingRows.around(rows), counts.numpy()
+        if "features" in tensors:
+            bank._features = GrowingRows.around(tensors["features"])
         return bank

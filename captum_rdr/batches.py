@@ -17,6 +17,8 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
+from captum_rdr.undisturbed import same_random_state
+
 BATCH_SIZE = 64
 """Instances a batch when ``data`` is a tensor or a Dataset."""
 
@@ -182,7 +184,9 @@ def _refuse_shuffling(loader: DataLoader[Any]) -> None:
     if isinstance(loader.dataset, IterableDataset):
         return
     sampler = getattr(loader.batch_sampler, "sampler", loader.sampler)
-    if isinstance(sampler, _SHUFFLING) or not _starts_in_order(loader, sampler):
+    with same_random_state():  # a sampler of the user's may draw
+        in_order = _starts_in_order(loader, sampler)
+    if isinstance(sampler, _SHUFFLING) or not in_order:
         raise ValueError(
             f"data is read by a {type(sampler).__name__}, so row i of the bank would "
             "not be item i of the dataset; build the DataLoader with shuffle=False, "

@@ -54,8 +54,8 @@ def _pack_by_arithmetic(states: Tensor) -> Tensor:
     padded = torch.nn.functional.pad(
         states.to(torch.uint8), (0, 8 * n_bytes - states.shape[-1])
     )
-    weights = 2 ** torch.arange(8, dtype=torch.uint8, device=states.device)
-    grouped = padded.reshape(-1, n_bytes, 8) * weights
+    weights = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8)
+    grouped = padded.reshape(-1, n_bytes, 8) * weights.to(states.device)
     return torch.sum(grouped, -1, dtype=torch.uint8)
 
 

@@ -2,14 +2,16 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import chain
 
 import torch
 from torch import Tensor
 from torch.nn import Module
 
+from captum_rdr.bank import ConfigurationBank
 from captum_rdr.pooling import Pool
+from captum_rdr.reading import LayerReader
 
 
 def weights_digest(modules: Iterable[Module]) -> str:
@@ -36,30 +38,64 @@ def weights_digest(modules: Iterable[Module]) -> str:
     return digest.hexdigest()
 
 
-def fingerprint(
-    weights: str,
-    layer: str,
-    pool: Pool | None,
-    call_index: int | None,
-    attribute_to_layer_input: bool,
-) -> str:
-    """Digest of all that turns an input into a layer's activations.
+class Fingerprints:
+    """Tell whether banks belong to a model and its layers as they are now.
 
     Args:
-        weights: the model's `weights_digest`.
-        layer: the layer's qualified name.
-        pool: the pool, known by its qualified name.
-        call_index: which call of the layer.
-        attribute_to_layer_input: whether its input is read.
+        reader: what turns an input into the layers' activations.
 
-    Returns:
-        64 hexadecimal digits.
+    >>> net = torch.nn.Linear(2, 2)
+    >>> prints = Fingerprints(LayerReader(net, [net], None, [None], None))
+    >>> [len(one) for one in prints.now(attribute_to_layer_input=False)]
+    [64]
     """
-    reading = [weights, layer, _pool_name(pool), call_index, attribute_to_layer_input]
-    return hashlib.sha256(json.dumps(reading).encode()).hexdigest()
+
+    def __init__(self, reader: LayerReader) -> None:
+        self._reader = reader
+        self._seen: object = None
+
+    def now(self, attribute_to_layer_input: bool) -> list[str]:
+        """Digest, for each layer, all that turns an input into its activations.
+
+        That is the weights, the layer's name, its pool by name, ``call_index`` and
+        whether its input is read.
+        """
+        reader = self._reader
+        self._seen = _versions(reader.modules)
+        weights = weights_digest(reader.modules)
+        how = [reader.call_index, attribute_to_layer_input]
+        parts = [
+            [weights, name, _pool_name(pool), *how]
+            for name, pool in zip(reader.names, reader.pools, strict=True)
+        ]
+        return [hashlib.sha256(json.dumps(part).encode()).hexdigest() for part in parts]
+
+    def check(
+        self, banks: Sequence[ConfigurationBank], attribute_to_layer_input: bool
+    ) -> None:
+        """Refuse banks of another model, another layer or another way to read it.
+
+        Digests the weights only if one was written since they were last digested.
+
+        Raises:
+            ValueError: a bank has another fingerprint.
+        """
+        if self._seen == _versions(self._reader.modules):
+            return
+        prints = self.now(attribute_to_layer_input)
+        for name, bank, now in zip(self._reader.names, banks, prints, strict=True):
+            if bank.fingerprint not in ("", now):
+                self._seen = None
+                raise ValueError(
+                    f"the bank of layer {name!r} has fingerprint "
+                    f"{bank.fingerprint[:12]}..., but model and layer now have "
+                    f"{now[:12]}...: weights, layer, pool, call_index or "
+                    "attribute_to_layer_input differ; fit again, or load the weights "
+                    "that the bank was made with"
+                )
 
 
-def versions(modules: Iterable[Module]) -> tuple[tuple[int, int, int], ...]:
+def _versions(modules: Iterable[Module]) -> tuple[tuple[int, int, int], ...]:
     """A cheap token that changes when a parameter or buffer is written or replaced."""
     return tuple(
         (id(tensor), tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version)

@@ -119,12 +119,12 @@ class LayerReader:
             ) -> list[tuple[Tensor, ...]]:
                 # Every replica of a DataParallel model sees its share of the batch.
                 split = device_ids is not None and len(device_ids) > 1
+                moved = arguments.to(device)
                 current.update(
-                    named=arguments.named(self.forward_func),
-                    batch_size=None if split else arguments.batch_size,
+                    named=moved.named(self.forward_func),
+                    batch_size=None if split else moved.batch_size,
                     label=label,
                 )
-                moved = arguments.to(device)
                 return record.run(
                     self.forward_func,
                     *moved.args,

@@ -103,6 +103,14 @@ def test_bad_construction(net):
     for layer in ("layer4", [], [net[0], "x"], None):
         with pytest.raises(TypeError, match="neither a module nor a list of modules"):
             RelaxedDecisionRegion(net, layer)
+    bank = ConfigurationBank((3,))
+    for layer, banks in ((net[0], [bank]), ([net[0]], bank), (net[0], "bank")):
+        with pytest.raises(
+            TypeError, match="does not fit layer; give a ConfigurationBank"
+        ):
+            RelaxedDecisionRegion(net, layer, bank=banks)
+    with pytest.raises(ValueError, match="bank has 1 items for 2 layers"):
+        RelaxedDecisionRegion(net, [net[0], net[2]], bank=[bank])
     with pytest.raises(ValueError, match="threshold has 1 items for 2 layers"):
         RelaxedDecisionRegion(net, [net[0], net[2]], threshold=[0.0])
 

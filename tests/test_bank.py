@@ -62,7 +62,7 @@ def test_appending_does_not_copy_quadratically():
     capacities = set()
     for _ in range(3000):
         bank.append(torch.ones(1, 64, dtype=torch.bool))
-        capacities.add(len(bank._rows))
+        capacities.add(bank._rows.capacity)
     assert len(capacities) < 12
 
 
