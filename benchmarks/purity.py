@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from cifar_resnet import CifarResNet, normalize
 from safetensors.torch import load_file
 from torch import Tensor
 
 from captum_rdr import RelaxedDecisionRegion
-from captum_rdr.features import nearest_features
 
 N_QUERIES, AT = 300, 50
 METRICS = ("configuration", "euclidean", "cosine", "centered_cosine")
@@ -58,13 +58,14 @@ def nearest(indexed: Indexed, metric: str) -> list[Tensor]:
     """Rank all rows but the query by distance."""
     bank, queries = indexed.rdr.bank, indexed.queries
     if metric == "configuration":
-        ranked = bank.nearest(bank.rows[queries], len(bank)).rows
+        distances = bank.distances(bank.rows[queries])
+    elif metric == "euclidean":
+        distances = torch.cdist(bank.features[queries], bank.features)
     else:
-        found = nearest_features(
-            bank.features, bank.features[queries], len(bank), metric
-        )
-        ranked = torch.from_numpy(np.stack([one.rows for one in found]))
-    return without_query(indexed, ranked)
+        mean = bank.features.mean(0) if metric == "centered_cosine" else 0
+        unit = F.normalize(bank.features - mean)
+        distances = -(unit[queries] @ unit.T)
+    return without_query(indexed, distances.argsort(dim=1, stable=True))
 
 
 def by_evidence(indexed: Indexed, **choices: Any) -> list[Tensor]:
@@ -138,7 +139,7 @@ def main() -> None:
     zero = fitted[0.0]
     print(f"ResNet-20, layer3, {zero.rdr.bank}")
     print(f"{N_QUERIES} queries; label purity of the members without the query\n")
-    print("| rule | purity | median members |\n|---|---|---|")
+    print("| rule | purity | median members |\n|---|---|---|", flush=True)
     order = {metric: nearest(zero, metric) for metric in METRICS}
     paper(zero, order)
     for metric, ranked in order.items():
