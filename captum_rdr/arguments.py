@@ -1,5 +1,6 @@
 """Checks of the arguments that a user passes."""
 
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from captum_rdr.bank import ConfigurationBank
+from captum_rdr.region import Region
 
 
 def check_layer(forward_func: Callable[..., Any], layer: Module | list[Module]) -> None:
@@ -28,6 +30,60 @@ def check_layer(forward_func: Callable[..., Any], layer: Module | list[Module]) 
             f"layer={layer!r} is neither a module nor a list of modules; pass e.g. "
             "model.layer4"
         )
+
+
+def checked_call_index(call_index: int | None) -> int | None:
+    """A call's number as a plain int.
+
+    Raises:
+        TypeError: it is no whole number.
+    """
+    if call_index is None:
+        return None
+    if isinstance(call_index, bool) or not hasattr(call_index, "__index__"):
+        raise TypeError(
+            f"call_index={call_index!r} is a {type(call_index).__name__}; use a whole "
+            "number"
+        )
+    return operator.index(call_index)
+
+
+def checked_pools(pool: Any, count: int) -> list[Any]:
+    """One pool a layer.
+
+    Raises:
+        TypeError: one is neither callable nor None.
+        ValueError: a list has another length than the layers.
+    """
+    pools = for_each(pool, count, "pool")
+    for one in pools:
+        if one is not None and not callable(one):
+            raise TypeError(
+                f"pool={one!r} is a {type(one).__name__}; give a callable, e.g. "
+                "captum_rdr.pooling.spatial_mean"
+            )
+    return pools
+
+
+def checked_regions(region: Region | list[Region], count: int) -> list[Region]:
+    """One region a layer.
+
+    Raises:
+        TypeError: something is no region.
+        ValueError: there are more or fewer than layers.
+    """
+    regions = region if isinstance(region, list) else [region]
+    if not all(isinstance(one, Region) for one in regions):
+        raise TypeError(
+            f"region is a {type(region).__name__}; give a Region, e.g. the first that "
+            "attribute returned"
+        )
+    if len(regions) != count:
+        raise ValueError(
+            f"region has {len(regions)} items for {count} layers; give one Region for a "
+            "layer, e.g. regions[0], and for a list of layers one each"
+        )
+    return regions
 
 
 def for_each(value: Any, count: int, name: str) -> list[Any]:
@@ -78,7 +134,14 @@ def checked_rows(indices: Sequence[int] | Tensor, n_rows: int) -> Tensor:
     >>> checked_rows(range(3), 10)
     tensor([0, 1, 2])
     """
-    rows = torch.as_tensor(indices if isinstance(indices, Tensor) else list(indices))
+    try:
+        given = indices if isinstance(indices, Tensor) else list(indices)
+        rows = torch.as_tensor(given)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"indices={indices!r} is no sequence of whole numbers; give bank rows, e.g. "
+            "[3, 5] or range(10)"
+        ) from error
     if rows.dtype == torch.bool or (rows.is_floating_point() and rows.numel()):
         raise TypeError(
             f"indices has dtype {rows.dtype}; give whole numbers, or for a mask "

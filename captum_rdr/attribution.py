@@ -10,11 +10,19 @@ from torch import Tensor
 from torch.nn import Module
 
 from captum_rdr import bits
-from captum_rdr.arguments import check_banks, check_layer, checked_rows, for_each
+from captum_rdr.arguments import (
+    check_banks,
+    check_layer,
+    checked_call_index,
+    checked_pools,
+    checked_regions,
+    checked_rows,
+    for_each,
+)
 from captum_rdr.bank import ConfigurationBank
 from captum_rdr.batches import ForwardArguments, input_arguments
-from captum_rdr.concept import concept_score
-from captum_rdr.construction import regions
+from captum_rdr.concept import check_shape, concept_score
+from captum_rdr.construction import regions, warn_if_few
 from captum_rdr.fingerprint import Fingerprints
 from captum_rdr.indexing import LayerIndex, index_data
 from captum_rdr.neighborhood import Queries
@@ -82,8 +90,13 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         check_layer(forward_func, layer)
         super().__init__(forward_func, layer, device_ids)
         layers = layer if isinstance(layer, list) else [layer]
-        pools = for_each(pool, len(layers), "pool")
-        self._reader = LayerReader(forward_func, layers, device_ids, pools, call_index)
+        self._reader = LayerReader(
+            forward_func,
+            layers,
+            device_ids,
+            checked_pools(pool, len(layers)),
+            checked_call_index(call_index),
+        )
         self._thresholds = [
             None
             if isinstance(value, str) and value == "median"
@@ -93,7 +106,7 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         self._banks: list[ConfigurationBank] | None = None
         if bank is not None:
             self._banks = check_banks(bank, layer)
-        self._fitted_to_input: bool | None = None
+        self._fires_once = False
         self._fingerprints = Fingerprints(self._reader)
 
     @property
@@ -137,14 +150,21 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
             TypeError: the data, or the layer's output, is of an unusable type.
             ValueError: the data is empty or shuffled; the layer did not fire, fired
                 several times, or gave NaN or shapes that vary.
+
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU())
+        >>> rdr = RelaxedDecisionRegion(model, model[1])
+        >>> rdr.fit(torch.randn(64, 4), show_progress=False).bank
+        ConfigurationBank(64 instances x 6 neurons of shape (6,), 512 bytes)
         """
-        names = self._reader.names
+        names, versions = self._reader.names, self._fingerprints.versions()
         prints = self._fingerprints.now(attribute_to_layer_input)
         self._banks = index_data(
             self._reader,
             data,
             [
-                LayerIndex(name, threshold, print_, keep_features, 0)
+                LayerIndex(
+                    name, threshold, print_, attribute_to_layer_input, keep_features
+                )
                 for name, threshold, print_ in zip(
                     names, self._thresholds, prints, strict=True
                 )
@@ -153,7 +173,8 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
             attribute_to_layer_input=attribute_to_layer_input,
             show_progress=show_progress,
         )
-        self._fitted_to_input = attribute_to_layer_input
+        self._fingerprints.accept(versions)
+        self._fires_once = True
         return self
 
     # NoiseTunnel looks for the function that this wraps.
@@ -178,9 +199,9 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
             inputs: a tensor, a tuple of tensors or a dict of tensors, the batch
                 dimension first.
             n_neighbors: size k of S: the input and its k - 1 nearest reference
-                instances. An input that the bank holds already (the same configuration;
-                for feature metrics the same features) is that row, and counts among the
-                k.
+                instances. An input that looks like a row of the bank (the same
+                configuration; for feature metrics also the same features, but for
+                rounding) is taken to be that row, and counts among the k.
             n_neurons: number t of principal neurons.
             additional_forward_args: further arguments of the forward function: one, or
                 a tuple.
@@ -208,6 +229,15 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
             TypeError: an argument is of the wrong type.
             ValueError: there is no bank, it belongs to another state of the model, or
                 an argument is out of range.
+
+        >>> model = torch.nn.Identity()
+        >>> data = torch.tensor([[1.0, 1, -1], [1, 1, 1], [-1, -1, 1], [-1, 1, 1]])
+        >>> rdr = RelaxedDecisionRegion(model, model).fit(data, show_progress=False)
+        >>> mask, (region,) = rdr.attribute(data[:1], n_neighbors=2, n_neurons=1)
+        >>> mask
+        tensor([[0.5000, 0.0000, 0.0000]])
+        >>> region.members
+        tensor([0, 1])
         """
         rule = Rule(n_neighbors, n_neurons, tolerance, weighting, neighbors, rounds)
         arguments = input_arguments(inputs, additional_forward_args)
@@ -221,13 +251,17 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
             queries = Queries(
                 bank.as_packed(tensors[0]),
                 [None] * len(tensors[0]),
-                tensors[1] if with_features else None,
+                tensors[1].cpu() if with_features else None,
             )
             found.append(regions(bank, queries, rule, show_progress=False))
-            stacked = torch.stack([region.mask() for region in found[-1]])
-            masks.append(stacked.to(tensors[0].device))
-        mask = self._as_given(masks)
-        return (mask, self._as_given(found)) if return_regions else mask
+            warn_if_few(found[-1], rule, stacklevel=3)  # Captum's wrapper is one
+            stacked = [region.mask() for region in found[-1]]
+            mask = (
+                torch.stack(stacked) if stacked else torch.zeros(0, *bank.layer_shape)
+            )
+            masks.append(mask.to(tensors[0].device))
+        given = self._as_given(masks)
+        return (given, self._as_given(found)) if return_regions else given
 
     def attribute_members(
         self,
@@ -259,11 +293,19 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         Raises:
             TypeError: an argument is of the wrong type.
             ValueError: there is no bank, or an argument is out of range.
+
+        >>> model = torch.nn.Identity()
+        >>> data = torch.tensor([[1.0, 1, -1], [1, 1, 1], [-1, -1, 1], [-1, 1, 1]])
+        >>> rdr = RelaxedDecisionRegion(model, model).fit(data, show_progress=False)
+        >>> rdr.attribute_members([2], n_neighbors=2, n_neurons=2)
+        [Region(bank row 2: 2 of 3 neurons (1 active, 1 inactive), 2 members, 2 neighbors,
+         tolerance=0)]
         """
         rule = Rule(n_neighbors, n_neurons, tolerance, weighting, neighbors, rounds)
         found = []
-        for bank in self._fitted_banks():
-            rows = checked_rows(indices, len(bank))
+        banks = self._fitted_banks()
+        rows = checked_rows(indices, min(len(bank) for bank in banks))
+        for bank in banks:
             rule.check(bank, len(rows))
             queries = Queries(
                 bank.packed[rows.numpy()],
@@ -271,6 +313,7 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
                 bank.features_of(rows) if rule.needs_features else None,
             )
             found.append(regions(bank, queries, rule, show_progress=show_progress))
+            warn_if_few(found[-1], rule, stacklevel=2)
         return self._as_given(found)
 
     def contains(
@@ -290,17 +333,26 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
             bool tensor ``(B,)``; for a list of layers, a list of them.
 
         Raises:
+            TypeError: ``region`` is no region.
             ValueError: there is no bank, or the region is that of another layer.
+
+        >>> model = torch.nn.Identity()
+        >>> data = torch.tensor([[1.0, 1, -1], [1, 1, 1], [-1, -1, 1], [-1, 1, 1]])
+        >>> rdr = RelaxedDecisionRegion(model, model).fit(data, show_progress=False)
+        >>> (region,) = rdr.attribute_members([0], n_neighbors=2, n_neurons=1)
+        >>> rdr.contains(region, torch.tensor([[0.5, -1, 1], [-0.5, 1, 1]]))
+        tensor([ True, False])
         """
-        wanted = for_each(region, len(self._reader.layers), "region")
+        banks = self._fitted_banks()
+        wanted = checked_regions(region, len(banks))
+        for one, bank in zip(wanted, banks, strict=True):
+            one.check_layer(bank.layer_shape, bank.fingerprint)
         arguments = input_arguments(inputs, additional_forward_args)
-        kept = self._read_states(arguments, bool(self._fitted_to_input))
+        kept = self._read_states(arguments, banks[0].attribute_to_layer_input)
         return self._as_given(
             [
                 one.contains(bank.unpacked(tensors[0]))
-                for one, bank, tensors in zip(
-                    wanted, self._fitted_banks(), kept, strict=True
-                )
+                for one, bank, tensors in zip(wanted, banks, kept, strict=True)
             ]
         )
 
@@ -309,8 +361,9 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
 
         The score is the mean over the principal neurons of the signed margin: activation
         minus threshold where the neuron must be active, threshold minus activation where
-        it must not, in the layer's units. Any Captum attribution takes the function, and
-        then shows where in the input the concept is.
+        it must not, in the layer's units. A Captum attribution that takes a function, as
+        Integrated Gradients or Occlusion do, then shows where in the input the concept
+        is.
 
         Args:
             region: the region; for a list of layers, one for each.
@@ -320,17 +373,32 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
             of functions.
 
         Raises:
+            TypeError: ``region`` is no region.
             ValueError: there is no bank, or the region is that of another layer.
+
+        >>> from captum.attr import Saliency
+        >>> model = torch.nn.Identity()
+        >>> data = torch.tensor([[1.0, 1, -1], [1, 1, 1], [-1, -1, 1], [-1, 1, 1]])
+        >>> rdr = RelaxedDecisionRegion(model, model).fit(data, show_progress=False)
+        >>> (region,) = rdr.attribute_members([2], n_neighbors=2, n_neurons=2)
+        >>> region.neurons, region.states
+        (tensor([0, 2]), tensor([False,  True]))
+        >>> score = rdr.concept_score(region)
+        >>> score(data)
+        tensor([-1.,  0.,  1.,  1.])
+        >>> Saliency(score).attribute(data[:1].requires_grad_(), abs=False)
+        tensor([[-0.5000,  0.0000,  0.5000]])
         """
-        wanted = for_each(region, len(self._reader.layers), "region")
+        banks = self._fitted_banks()
+        wanted = checked_regions(region, len(banks))
+
+        def check() -> None:
+            self._current_banks(banks[0].attribute_to_layer_input)
+
         return self._as_given(
             [
-                concept_score(
-                    self._reader.only(index), bank, one, bool(self._fitted_to_input)
-                )
-                for index, (bank, one) in enumerate(
-                    zip(self._fitted_banks(), wanted, strict=True)
-                )
+                concept_score(self._reader.only(index), bank, one, check)
+                for index, (bank, one) in enumerate(zip(banks, wanted, strict=True))
             ]
         )
 
@@ -345,20 +413,20 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
 
         def keep(index: int, activations: Tensor) -> tuple[Tensor, ...]:
             bank = banks[index]
-            if activations.shape[1:] != bank.layer_shape:
-                raise ValueError(
-                    f"layer {self._reader.names[index]!r} gave shape "
-                    f"{tuple(activations.shape[1:])} an instance, but the bank holds "
-                    f"{tuple(bank.layer_shape)}; give inputs of the size that was fitted"
-                )
+            name = self._reader.names[index]
+            check_shape(activations, bank, name)
             packed = bits.pack(binarize(activations, bank.threshold))
-            return (packed, storable(activations)) if with_features else (packed,)
+            if not with_features:
+                return (packed,)
+            return packed, storable(activations, f"layer {name!r}")
 
         with self._reader.reading(
             keep, attribute_to_layer_input=attribute_to_layer_input
         ) as read:
             # Only a pass that runs to its end shows that a layer fires again.
-            return read(arguments, "inputs", self._fitted_to_input is not None)
+            kept = read(arguments, "inputs", self._fires_once)
+        self._fires_once = True
+        return kept
 
     def _fitted_banks(self) -> list[ConfigurationBank]:
         if self._banks is None:
@@ -367,13 +435,15 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
 
     def _current_banks(self, attribute_to_layer_input: bool) -> list[ConfigurationBank]:
         """The banks, if they belong to the model as it is now."""
-        banks, fitted = self._fitted_banks(), self._fitted_to_input
-        if fitted is not None and fitted != attribute_to_layer_input:
-            raise ValueError(
-                f"attribute_to_layer_input={attribute_to_layer_input}, but the bank was"
-                f" fitted with {fitted}; pass {fitted} or fit again"
-            )
-        self._fingerprints.check(banks, attribute_to_layer_input)
+        banks = self._fitted_banks()
+        for bank in banks:
+            fitted = bank.attribute_to_layer_input
+            if fitted != attribute_to_layer_input:
+                raise ValueError(
+                    f"attribute_to_layer_input={attribute_to_layer_input}, but the bank"
+                    f" was fitted with {fitted}; pass {fitted} or fit again"
+                )
+        self._fingerprints.check(banks)
         return banks
 
     def _as_given(self, values: list[Any]) -> Any:

@@ -1,7 +1,8 @@
 """The reference bank: bit-packed configurations of the reference instances."""
 
+import operator
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,14 @@ from captum_rdr.ranking import smallest
 from captum_rdr.rows import GrowingRows
 from captum_rdr.states import is_single, packed_rows, row_width
 
+_SAVED = {
+    "rows",
+    "active_counts",
+    "threshold",
+    "layer_shape",
+    "fingerprint",
+    "attribute_to_layer_input",
+}
 _BLOCK_BYTES = 1 << 26  # working memory of one step over the bank
 
 
@@ -37,6 +46,7 @@ class ConfigurationBank:
         threshold: threshold of the states: a number or a tensor of ``layer_shape``.
         fingerprint: identifies the model and layer that gave the states; empty when
             unknown.
+        attribute_to_layer_input: whether the states are those of the layer's input.
         reserve: instances to make room for at once; more may be appended.
 
     Raises:
@@ -54,6 +64,19 @@ class ConfigurationBank:
     tensor([[0, 1]])
     >>> bank.members(torch.tensor([0, 3]), torch.tensor([True, True]))
     tensor([0, 1])
+    >>> bank.disagreements(torch.tensor([0, 3]), torch.tensor([True, True]))
+    tensor([0, 0, 2])
+    >>> bank.active_counts, bank.rows
+    (tensor([2, 1, 1, 2]), tensor([[ 9],
+            [15],
+            [ 0]], dtype=torch.uint8))
+    >>> len(ConfigurationBank.merge([bank, bank]))
+    6
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     bank.save(f"{folder}/bank")
+    ...     len(ConfigurationBank.load(f"{folder}/bank"))
+    3
     """
 
     def __init__(
@@ -61,23 +84,25 @@ class ConfigurationBank:
         layer_shape: Sequence[int],
         threshold: float | Tensor = 0.0,
         fingerprint: str = "",
+        attribute_to_layer_input: bool = False,
         *,
         reserve: int = 0,
     ) -> None:
         self.layer_shape = torch.Size(layer_shape)
-        if self.layer_shape.numel() < 1:
+        if any(size < 1 for size in self.layer_shape):
             raise ValueError(
                 f"layer_shape={tuple(layer_shape)} holds no neuron; give a shape with "
                 "positive sizes"
             )
-        self.threshold = as_threshold(threshold)
-        if self.threshold.dim() and len(self.threshold) != self.n_neurons:
+        value = as_threshold(threshold)
+        if value.shape not in ((), self.layer_shape, (self.n_neurons,)):
             raise ValueError(
-                f"threshold has {len(self.threshold)} values, but the layer's shape "
-                f"{tuple(self.layer_shape)} has {self.n_neurons} neurons; give a "
-                "number or a tensor of that shape"
+                f"threshold has shape {tuple(value.shape)}, but the layer has shape "
+                f"{tuple(self.layer_shape)}; give a number or a tensor of that shape"
             )
+        self.threshold = value.flatten() if value.dim() else value
         self.fingerprint = fingerprint
+        self.attribute_to_layer_input = attribute_to_layer_input
         self._rows = GrowingRows(row_width(self.n_neurons), torch.uint8, reserve)
         self._counts = np.zeros(self.n_neurons, np.int64)
         self._features: GrowingRows | None = None
@@ -212,7 +237,7 @@ class ConfigurationBank:
         Raises:
             ValueError: ``k`` is out of range.
         """
-        if not 1 <= k <= len(self):
+        if not 1 <= operator.index(k) <= len(self):
             raise ValueError(
                 f"k={k} is not between 1 and the bank's {len(self)} instances; change "
                 "k or append more"
@@ -303,12 +328,13 @@ class ConfigurationBank:
         return picked.numpy(), wanted.numpy()
 
     @staticmethod
-    def merge(banks: Sequence["ConfigurationBank"]) -> "ConfigurationBank":
+    def merge(banks: Iterable["ConfigurationBank"]) -> "ConfigurationBank":
         """Put banks of one layer behind each other.
 
         Raises:
             ValueError: there is none, or shape, threshold or fingerprint differ.
         """
+        banks = list(banks)
         if not banks:
             raise ValueError("banks is empty; give one bank or more")
         first = banks[0]
@@ -316,6 +342,7 @@ class ConfigurationBank:
             first.layer_shape,
             first.threshold,
             first.fingerprint,
+            first.attribute_to_layer_input,
             reserve=sum(len(bank) for bank in banks),
         )
         for bank in banks:
@@ -343,6 +370,7 @@ class ConfigurationBank:
         fields = {
             "layer_shape": list(self.layer_shape),
             "fingerprint": self.fingerprint,
+            "attribute_to_layer_input": self.attribute_to_layer_input,
         }
         storage.write(path, "configuration bank", tensors, fields)
 
@@ -358,9 +386,14 @@ class ConfigurationBank:
         Raises:
             ValueError: the file is damaged, or holds something else.
         """
-        tensors, fields = storage.read(path, "configuration bank", mmap=mmap)
+        contents = storage.read(path, "configuration bank", mmap=mmap)
+        storage.check_names(path, contents, _SAVED)
+        tensors, fields = contents
         bank = ConfigurationBank(
-            fields["layer_shape"], tensors["threshold"], fields["fingerprint"]
+            fields["layer_shape"],
+            tensors["threshold"],
+            fields["fingerprint"],
+            fields["attribute_to_layer_input"],
         )
         rows, counts = tensors["rows"], tensors["active_counts"]
         width = row_width(bank.n_neurons)

@@ -3,8 +3,9 @@
 import inspect
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import Module
@@ -13,6 +14,7 @@ from torch.utils.data import (
     Dataset,
     IterableDataset,
     RandomSampler,
+    SequentialSampler,
     SubsetRandomSampler,
     WeightedRandomSampler,
 )
@@ -22,8 +24,9 @@ from captum_rdr.undisturbed import same_random_state
 BATCH_SIZE = 64
 """Instances a batch when ``data`` is a tensor or a Dataset."""
 
+# Iterables that do not hold batches.
+_NO_BATCHES = (str, bytes, Mapping, np.ndarray)
 _SHUFFLING = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
-_ORDER_CHECKED = 10_000  # indices of an unknown sampler that are looked at
 
 
 class ForwardArguments(NamedTuple):
@@ -43,9 +46,10 @@ class ForwardArguments(NamedTuple):
         for value in (*self.args, *self.kwargs.values()):
             if isinstance(value, Tensor) and value.dim() > 0:
                 return value.shape[0]
+        kinds = [type(value).__name__ for value in (*self.args, *self.kwargs.values())]
         raise TypeError(
-            "inputs hold no tensor with a batch dimension; pass a tensor, a tuple of "
-            "tensors or a dict of tensors"
+            f"inputs hold no tensor with a batch dimension, but {kinds}; pass a tensor, "
+            "a tuple of tensors or a dict of tensors"
         )
 
     def to(self, device: torch.device | None) -> "ForwardArguments":
@@ -86,8 +90,8 @@ def input_arguments(inputs: Any, additional_forward_args: Any) -> ForwardArgumen
         inputs = tuple(inputs)
     if not isinstance(inputs, (Tensor, tuple)):
         raise TypeError(
-            f"inputs is a {type(inputs).__name__}; pass a tensor, a tuple of tensors "
-            "or a dict of tensors"
+            f"inputs is a {type(inputs).__name__}; pass a tensor (torch.from_numpy of an "
+            "array), a tuple of tensors or a dict of tensors"
         )
     return ForwardArguments((*_as_tuple(inputs), *extra), {})
 
@@ -122,6 +126,12 @@ class Batches:
     """
 
     def __init__(self, data: Any) -> None:
+        if _is_labelled_pair(data):
+            raise TypeError(
+                f"data is a {type(data).__name__} of two tensors of one length, which "
+                "looks like (inputs, labels) rather than two batches; pass the inputs, "
+                "or torch.utils.data.TensorDataset(inputs, labels)"
+            )
         if isinstance(data, Tensor):
             self._batches: Iterable[Any] = _TensorBatches(data)
         elif isinstance(data, DataLoader):
@@ -129,12 +139,12 @@ class Batches:
             self._batches = data
         elif isinstance(data, Dataset):
             self._batches = DataLoader(data, batch_size=BATCH_SIZE)
-        elif isinstance(data, Iterable) and not isinstance(data, (str, bytes, Mapping)):
+        elif isinstance(data, Iterable) and not isinstance(data, _NO_BATCHES):
             self._batches = data
         else:
             raise TypeError(
                 f"data is a {type(data).__name__}; pass a DataLoader, a Dataset or a "
-                "tensor of inputs"
+                "tensor of inputs (torch.from_numpy of an array)"
             )
 
     def __iter__(self) -> Iterator[Any]:
@@ -154,9 +164,7 @@ class Batches:
             return len(self._batches.data)
         if not isinstance(self._batches, DataLoader):
             return 0
-        dataset = self._batches.dataset
-        known = isinstance(dataset, Sized) and not isinstance(dataset, IterableDataset)
-        return len(cast(Sized, dataset)) if known else 0
+        return len(self) * (self._batches.batch_size or 0)
 
     @property
     def can_repeat(self) -> bool:
@@ -179,23 +187,36 @@ class _TensorBatches:
         return -(-len(self.data) // BATCH_SIZE)
 
 
+def _is_labelled_pair(data: Any) -> bool:
+    if not isinstance(data, (tuple, list)) or len(data) != 2:
+        return False
+    if not all(isinstance(one, Tensor) and one.dim() for one in data):
+        return False
+    inputs, labels = data
+    return len(inputs) == len(labels) and inputs.shape[1:] != labels.shape[1:]
+
+
 def _refuse_shuffling(loader: DataLoader[Any]) -> None:
     """Refuse a loader whose order is not that of its dataset."""
     if isinstance(loader.dataset, IterableDataset):
         return
     sampler = getattr(loader.batch_sampler, "sampler", loader.sampler)
-    with same_random_state():  # a sampler of the user's may draw
-        in_order = _starts_in_order(loader, sampler)
-    if isinstance(sampler, _SHUFFLING) or not in_order:
-        raise ValueError(
-            f"data is read by a {type(sampler).__name__}, so row i of the bank would "
-            "not be item i of the dataset; build the DataLoader with shuffle=False, "
-            "or put the order into the dataset with torch.utils.data.Subset"
-        )
+    if not isinstance(sampler, _SHUFFLING):
+        with same_random_state():  # a sampler of the user's may draw
+            if _is_in_order(loader, sampler):
+                return
+    reader = sampler if loader.batch_size else loader.batch_sampler or sampler
+    raise ValueError(
+        f"data is read in the order of a {type(reader).__name__}, so row i of the bank "
+        "would not be item i of the dataset; build the DataLoader with shuffle=False and "
+        "no sampler, or put the order into the dataset with torch.utils.data.Subset"
+    )
 
 
-def _starts_in_order(loader: DataLoader[Any], sampler: Any) -> bool:
-    """Whether the first indices that the loader reads are 0, 1, 2, ..."""
+def _is_in_order(loader: DataLoader[Any], sampler: Any) -> bool:
+    """Whether the indices that the loader reads are 0, 1, 2, ..."""
+    if type(sampler) is SequentialSampler and loader.batch_size:
+        return True
     if loader.batch_sampler is not None:
         if iter(loader.batch_sampler) is loader.batch_sampler:
             return True  # a one-shot iterator, which a look would use up
@@ -204,8 +225,7 @@ def _starts_in_order(loader: DataLoader[Any], sampler: Any) -> bool:
         if iter(sampler) is sampler:
             return True
         indices = iter(sampler)
-    first = itertools.islice(indices, _ORDER_CHECKED)
-    return all(index == position for position, index in enumerate(first))
+    return all(index == position for position, index in enumerate(indices))
 
 
 def _as_tuple(value: Any) -> tuple[Any, ...]:

@@ -109,8 +109,9 @@ class Record:
         if calls == 0:
             raise ValueError(
                 f"layer {name!r} did not fire in the forward pass; choose a layer "
-                "that the model calls as a module with these inputs, and for a "
-                "compiled model pass the original one (model._orig_mod)"
+                "that the model calls as a module with these inputs (not one whose "
+                "weights a function uses), and for a compiled model pass the original "
+                "one (model._orig_mod)"
             )
         if self._call_index is None and calls > 1:
             raise ValueError(
@@ -177,6 +178,7 @@ def recording(
     record = Record(names, keep, call_index, device_ids)
     with contextlib.ExitStack() as stack:
         stack.enter_context(same_random_state())
+        stack.enter_context(_no_fused_attention())
         stack.enter_context(_evaluation(layers, names, model))
         if not gradients:
             stack.enter_context(torch.no_grad())
@@ -208,6 +210,17 @@ def _evaluation(
                 "call .eval() on its model first, or pass the model itself"
             )
     return contextlib.nullcontext()
+
+
+@contextmanager
+def _no_fused_attention() -> Iterator[None]:
+    """Turn PyTorch's fused transformer layers off, which skip submodules and hooks."""
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    try:
+        torch.backends.mha.set_fastpath_enabled(False)
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
 
 
 def _hook(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from captum_rdr.bank import ConfigurationBank
-from captum_rdr.batches import input_arguments
+from captum_rdr.batches import ForwardArguments, input_arguments
 from captum_rdr.reading import LayerReader
 from captum_rdr.region import Region
 
@@ -16,9 +16,9 @@ def concept_score(
     reader: LayerReader,
     bank: ConfigurationBank,
     region: Region,
-    attribute_to_layer_input: bool,
+    check: Callable[[], object],
 ) -> Callable[..., Tensor]:
-    """A forward function that gives each input's mean signed margin.
+    """Make a forward function that gives each input's mean signed margin.
 
     See `captum_rdr.RelaxedDecisionRegion.concept_score`.
 
@@ -26,34 +26,58 @@ def concept_score(
         reader: reads the one layer of the region.
         bank: that layer's bank, which has the thresholds.
         region: the region.
-        attribute_to_layer_input: whether the layer's input is read.
+        check: called before each forward pass; raises if the bank is out of date.
 
     Raises:
         ValueError: region and bank are of different layers, or the region has no
             principal neuron.
     """
-    if region.layer_shape != bank.layer_shape:
-        raise ValueError(
-            f"region belongs to a layer of shape {tuple(region.layer_shape)}, the bank "
-            f"to {tuple(bank.layer_shape)}; pass a region of this layer"
-        )
+    region.check_layer(bank.layer_shape, bank.fingerprint)
     if not len(region.neurons):
         raise ValueError("region has no principal neuron; lower n_neighbors")
-    signs = torch.where(region.states, 1.0, -1.0)
-    all_thresholds = bank.threshold.expand(bank.n_neurons)
-    thresholds = all_thresholds[region.neurons]
 
-    def margins(index: int, activations: Tensor) -> tuple[Tensor, ...]:
-        picked = activations.flatten(1)[:, region.neurons.to(activations.device)]
-        return ((picked - thresholds.to(picked)) * signs.to(picked),)
+    def keep(index: int, activations: Tensor) -> tuple[Tensor, ...]:
+        check_shape(activations, bank, reader.names[index])
+        return (activations.clone(),)
 
-    def score(*inputs: Any) -> Tensor:
+    def score(*inputs: Any, **keywords: Any) -> Tensor:
         """Mean signed margin ``(B,)`` of the principal neurons."""
-        arguments = input_arguments(inputs, None)
+        check()
+        given = inputs[0] if len(inputs) == 1 else inputs
+        args, kwargs = input_arguments(given, None)
+        arguments = ForwardArguments(args, {**kwargs, **keywords})
         with reader.reading(
-            margins, attribute_to_layer_input=attribute_to_layer_input, gradients=True
+            keep,
+            attribute_to_layer_input=bank.attribute_to_layer_input,
+            gradients=True,
         ) as read:
-            ((found,),) = read(arguments, "inputs", leave_early=True)
-        return found.mean(1)
+            # To its end: attributions to later layers and checkpointing need that.
+            ((activations,),) = read(arguments, "inputs", leave_early=False)
+        return _mean_margin(activations, bank, region)
 
     return score
+
+
+def _mean_margin(
+    activations: Tensor, bank: ConfigurationBank, region: Region
+) -> Tensor:
+    # Copies, since tensors made in inference mode cannot take part in a backward pass.
+    neurons = region.neurons.clone().to(activations.device)
+    thresholds = bank.threshold.expand(bank.n_neurons)[region.neurons].clone()
+    signs = torch.where(region.states, 1.0, -1.0).clone()
+    picked = activations.flatten(1)[:, neurons]
+    return ((picked - thresholds.to(picked)) * signs.to(picked)).mean(1)
+
+
+def check_shape(activations: Tensor, bank: ConfigurationBank, name: str) -> None:
+    """Refuse activations of another shape than the bank's.
+
+    Raises:
+        ValueError: the shape differs.
+    """
+    if activations.shape[1:] != bank.layer_shape:
+        raise ValueError(
+            f"layer {name!r} gave shape {tuple(activations.shape[1:])} an instance, but "
+            f"the bank holds {tuple(bank.layer_shape)}; give inputs of the size that was "
+            "fitted"
+        )

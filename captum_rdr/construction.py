@@ -53,7 +53,6 @@ def regions(
                 part = replace(rule, neighbors=rule.neighbors[start:stop])
             found += _block(bank, queries[start:stop], part)
             progress.update(stop - start)
-    _warn_if_few(found, rule)
     return found
 
 
@@ -120,19 +119,21 @@ def _draft(
         neurons = heaviest_neurons(all_weights[0], rule.n_neurons)
         weights, offsets = (values[neurons] for values in all_weights)
         ranked_by, states = np.abs(weights), weights > 0
+    tolerance = (int if rule.weighting == "uniform" else float)(rule.tolerance)
     return Region(
         neurons=torch.from_numpy(neurons),
         states=torch.from_numpy(states),
         scores=torch.from_numpy(ranked_by),
         weights=torch.from_numpy(weights),
         offsets=torch.from_numpy(offsets),
-        tolerance=rule.tolerance,
+        tolerance=tolerance,
         evidence_cut=None,
         members=torch.empty(0, dtype=torch.int64),
         neighbors=torch.from_numpy(inside.rows),
         distances=torch.from_numpy(inside.distances),
         layer_shape=bank.layer_shape,
         query=inside.query,
+        fingerprint=bank.fingerprint,
     )
 
 
@@ -181,16 +182,19 @@ def _by_evidence(
     return replace(draft, evidence_cut=cut, members=members)
 
 
-def _warn_if_few(found: Sequence[Region], rule: Rule) -> None:
-    """Warn where fewer neurons are unanimous than were asked for."""
-    if rule.weighting != "uniform":
-        return
-    short = [len(r.neurons) for r in found if len(r.neurons) < rule.n_neurons]
+def warn_if_few(found: Sequence[Region], rule: Rule, stacklevel: int) -> None:
+    """Warn of regions that fewer neurons describe than were asked for.
+
+    With evidence only of those that no neuron describes.
+    """
+    enough = rule.n_neurons if rule.weighting == "uniform" else 1
+    short = [len(region.neurons) for region in found if len(region.neurons) < enough]
     if short:
+        kind = "unanimous neurons" if rule.weighting == "uniform" else "weighty neurons"
         warnings.warn(
-            f"{len(short)} of {len(found)} regions have fewer unanimous neurons than "
+            f"{len(short)} of {len(found)} regions have fewer {kind} than "
             f"n_neurons={rule.n_neurons} (the fewest: {min(short)}), and are described "
             "by those; lower n_neurons or n_neighbors",
             UserWarning,
-            stacklevel=4,
+            stacklevel=stacklevel + 1,
         )

@@ -19,12 +19,10 @@ class FeatureNeighbors(NamedTuple):
     Attributes:
         rows: bank rows, int64, nearest first, ties by the lower row.
         distances: their distances, float64.
-        same: whether the nearest row has exactly the query's features.
     """
 
     rows: npt.NDArray[np.int64]
     distances: Floats
-    same: bool
 
 
 def nearest_features(
@@ -58,14 +56,28 @@ def nearest_features(
         block = _prepared(features[start:stop], mean, metric)
         approximate[:, start:stop] = _approximate(targets, block, metric)
     found = []
-    for query, target, distances in zip(queries, targets, approximate, strict=True):
+    for target, distances in zip(targets, approximate, strict=True):
         kth = np.partition(distances, count - 1)[count - 1]
         near = np.flatnonzero(distances <= kth + _slack(target, distances, metric))
         exact = _exact(target, _prepared(features[near], mean, metric), metric)
         order = np.lexsort((near, exact))[:count]
-        same = bool(torch.equal(features[near[order[0]]], query.to(features.dtype)))
-        found.append(FeatureNeighbors(near[order], exact[order], same))
+        found.append(FeatureNeighbors(near[order], exact[order]))
     return found
+
+
+def same_features(features: Tensor, query: Tensor) -> npt.NDArray[np.bool_]:
+    """Which rows have a query's features, but for rounding.
+
+    A forward pass in another batch size rounds differently, so half of the dtype's
+    digits must agree.
+
+    >>> same_features(torch.tensor([[1.0, 2.0], [1.0, 2.1]]), torch.tensor([1.0, 2.0]))
+    array([ True, False])
+    """
+    bound = float(torch.finfo(features.dtype).eps ** 0.5) * float(query.abs().max())
+    away = (features.double() - query.double()).abs().amax(1)
+    same: npt.NDArray[np.bool_] = (away <= bound).numpy()
+    return same
 
 
 def _blocks(features: Tensor) -> list[tuple[int, int]]:
@@ -118,5 +130,6 @@ def _exact(query: Floats, rows: Floats, metric: str) -> Floats:
     if metric == "euclidean":
         distances = np.sqrt(np.square(rows - query).sum(1))
     else:
-        distances = np.maximum(1.0 - (rows * query).sum(1), 0.0)
+        # To twelve decimals, so that equal directions tie whatever their lengths.
+        distances = np.round(np.maximum(1.0 - (rows * query).sum(1), 0.0), 12)
     return distances

@@ -1,5 +1,6 @@
 """Tell whether a bank belongs to a model and layer."""
 
+import functools
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
@@ -11,6 +12,7 @@ from torch.nn import Module
 
 from captum_rdr.bank import ConfigurationBank
 from captum_rdr.pooling import Pool
+from captum_rdr.raw import raw_bytes
 from captum_rdr.reading import LayerReader
 
 
@@ -32,9 +34,8 @@ def weights_digest(modules: Iterable[Module]) -> str:
     """
     digest = hashlib.sha256()
     for name, tensor in _named_tensors(modules):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        flat = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
-        digest.update(flat.cpu().numpy().data)
+        digest.update(f"{_plain(name)} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(raw_bytes(tensor).cpu().numpy().data)
     return digest.hexdigest()
 
 
@@ -52,55 +53,77 @@ class Fingerprints:
 
     def __init__(self, reader: LayerReader) -> None:
         self._reader = reader
-        self._seen: object = None
+        self._accepted: Versions | None = None
+
+    def versions(self) -> "Versions":
+        """A cheap token that changes when a parameter or buffer is written.
+
+        A write through ``parameter.data`` does not change it.
+        """
+        return tuple(
+            (id(tensor), _address(tensor), _version(tensor))
+            for _, tensor in _named_tensors(self._reader.modules)
+        )
 
     def now(self, attribute_to_layer_input: bool) -> list[str]:
         """Digest, for each layer, all that turns an input into its activations.
 
-        That is the weights, the layer's name, its pool by name, ``call_index`` and
-        whether its input is read.
+        That is the weights, the layer's name, its pool, ``call_index`` and whether its
+        input is read.
         """
         reader = self._reader
-        self._seen = _versions(reader.modules)
         weights = weights_digest(reader.modules)
         how = [reader.call_index, attribute_to_layer_input]
         parts = [
-            [weights, name, _pool_name(pool), *how]
+            [weights, _plain(name), _pool_name(pool), *how]
             for name, pool in zip(reader.names, reader.pools, strict=True)
         ]
         return [hashlib.sha256(json.dumps(part).encode()).hexdigest() for part in parts]
 
-    def check(
-        self, banks: Sequence[ConfigurationBank], attribute_to_layer_input: bool
-    ) -> None:
+    def accept(self, versions: "Versions") -> None:
+        """Take it that the banks belong to the model of these versions."""
+        self._accepted = versions
+
+    def check(self, banks: Sequence[ConfigurationBank]) -> None:
         """Refuse banks of another model, another layer or another way to read it.
 
-        Digests the weights only if one was written since they were last digested.
+        Digests the weights only if one was written since banks were last accepted.
 
         Raises:
             ValueError: a bank has another fingerprint.
         """
-        if self._seen == _versions(self._reader.modules):
+        versions = self.versions()
+        if versions == self._accepted:
             return
-        prints = self.now(attribute_to_layer_input)
+        prints = self.now(banks[0].attribute_to_layer_input)
         for name, bank, now in zip(self._reader.names, banks, prints, strict=True):
             if bank.fingerprint not in ("", now):
-                self._seen = None
                 raise ValueError(
                     f"the bank of layer {name!r} has fingerprint "
                     f"{bank.fingerprint[:12]}..., but model and layer now have "
-                    f"{now[:12]}...: weights, layer, pool, call_index or "
-                    "attribute_to_layer_input differ; fit again, or load the weights "
-                    "that the bank was made with"
+                    f"{now[:12]}...: weights, layer, pool or call_index differ; fit "
+                    "again, or load the weights that the bank was made with"
                 )
+        self.accept(versions)
 
 
-def _versions(modules: Iterable[Module]) -> tuple[tuple[int, int, int], ...]:
-    """A cheap token that changes when a parameter or buffer is written or replaced."""
-    return tuple(
-        (id(tensor), tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version)
-        for _, tensor in _named_tensors(modules)
-    )
+Versions = tuple[tuple[int, int, int], ...]
+
+
+def _address(tensor: Tensor) -> int:
+    return tensor.data_ptr() if tensor.layout == torch.strided else 0
+
+
+def _version(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def _plain(name: str) -> str:
+    """A qualified name without what DataParallel and torch.compile put before it."""
+    parts = name.split(".")
+    while parts and parts[0] in ("module", "_orig_mod"):
+        parts = parts[1:]
+    return ".".join(parts)
 
 
 def _named_tensors(modules: Iterable[Module]) -> Iterable[tuple[str, Tensor]]:
@@ -111,5 +134,9 @@ def _named_tensors(modules: Iterable[Module]) -> Iterable[tuple[str, Tensor]]:
 def _pool_name(pool: Pool | None) -> str:
     if pool is None:
         return ""
+    if isinstance(pool, functools.partial):
+        return (
+            f"{_pool_name(pool.func)}({pool.args!r}, {sorted(pool.keywords.items())!r})"
+        )
     named = pool if hasattr(pool, "__qualname__") else type(pool)
     return f"{named.__module__}.{named.__qualname__}"

@@ -15,6 +15,7 @@ from captum_rdr.batches import Batches, batch_arguments
 from captum_rdr.neurons import (
     MedianSample,
     binarize,
+    feature_dtype,
     sampled_median_error,
     storable,
 )
@@ -34,6 +35,7 @@ class LayerIndex:
         name: the layer's qualified name, for messages.
         threshold: its threshold; None while the median is not known yet.
         fingerprint: that of the bank.
+        attribute_to_layer_input: whether the layer's input is read.
         keep_features: whether the bank keeps the float activations.
         expected: number of instances expected, 0 where unknown.
         bank: the bank, once the first batch has shown the layer's shape.
@@ -42,8 +44,9 @@ class LayerIndex:
     name: str
     threshold: Tensor | None
     fingerprint: str
+    attribute_to_layer_input: bool
     keep_features: bool
-    expected: int
+    expected: int = 0
     bank: ConfigurationBank | None = None
     _shape: torch.Size | None = None
     _sample: MedianSample = field(
@@ -67,9 +70,13 @@ class LayerIndex:
         rows = activations.flatten(1)
         if self.threshold is None:
             return (rows.clone(),)
-        self._open_bank(rows)
-        packed = bits.pack(binarize(activations, self.threshold))
-        return (packed, storable(rows)) if self.keep_features else (packed,)
+        return self._kept(rows)
+
+    def _kept(self, rows: Tensor) -> tuple[Tensor, ...]:
+        packed = bits.pack(binarize(rows, self._open_bank(rows).threshold))
+        if not self.keep_features:
+            return (packed,)
+        return packed, storable(rows, f"layer {self.name!r}")
 
     def add(self, kept: tuple[Tensor, ...]) -> None:
         """Take in what `keep` made of a batch."""
@@ -82,24 +89,33 @@ class LayerIndex:
         """Read the median off the activations seen; True if the bank is complete."""
         rows = self._sample.rows
         self.threshold = self._sample.median()
+        if not bool(self.threshold.isfinite().all()):
+            raise ValueError(
+                f"the median of layer {self.name!r} is infinite for some neurons; bound "
+                "its activations with pool, e.g. pool=torch.nan_to_num"
+            )
         if not self._sample.is_complete:
             self._warn_of_sample(len(rows), len(self.threshold))
             self._sample = MedianSample(0)
             return False
-        self._open_bank(rows[0].unsqueeze(0))
         for start in range(0, len(rows), _SAMPLED_ROWS):
             block = torch.stack(rows[start : start + _SAMPLED_ROWS])
-            packed = bits.pack(binarize(block, self.threshold))
-            self.add((packed, storable(block)))
+            self.add(self._kept(block))
         return True
 
-    def _open_bank(self, rows: Tensor) -> None:
-        if self.bank is not None or self.threshold is None or self._shape is None:
-            return
+    def _open_bank(self, rows: Tensor) -> ConfigurationBank:
+        if self.bank is not None:
+            return self.bank
+        if self.threshold is None or self._shape is None:
+            raise RuntimeError("the layer's shape or threshold is not known yet")
         self.bank = ConfigurationBank(
-            self._shape, self.threshold, self.fingerprint, reserve=self.expected
+            self._shape,
+            self.threshold,
+            self.fingerprint,
+            self.attribute_to_layer_input,
+            reserve=self.expected,
         )
-        n_bytes = self.expected * rows.shape[1] * storable(rows[:1]).element_size()
+        n_bytes = self.expected * rows.shape[1] * feature_dtype(rows.dtype).itemsize
         if self.keep_features and n_bytes > FEATURES_WARNED:
             warnings.warn(
                 f"keep_features=True will hold {n_bytes / 2**30:.1f} GiB of features "
@@ -109,6 +125,7 @@ class LayerIndex:
                 UserWarning,
                 stacklevel=2,
             )
+        return self.bank
 
     def _warn_of_sample(self, size: int, n_neurons: int) -> None:
         error = 100 * sampled_median_error(size, n_neurons)

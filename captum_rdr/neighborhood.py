@@ -1,14 +1,15 @@
 """S: a query and the instances nearest to it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from captum_rdr import bits
 from captum_rdr.bank import ConfigurationBank
-from captum_rdr.features import nearest_features
+from captum_rdr.features import nearest_features, same_features
 from captum_rdr.ranking import smallest
 from captum_rdr.rule import Rule
 
@@ -60,9 +61,9 @@ def neighborhoods(
 ) -> list[Neighborhood]:
     """S of each query: the query itself and its nearest others.
 
-    A query that the bank holds is one of the k, at distance 0. An input whose
-    configuration (for cosine and Euclidean neighbors: whose features) the bank holds
-    is taken to be that row.
+    A query that the bank holds is one of the k, at distance 0. An input is taken to be
+    the lowest row (of those given, if rows are given) that has its configuration; for
+    cosine and Euclidean neighbors also its features, but for rounding.
 
     Args:
         bank: the reference bank.
@@ -97,19 +98,27 @@ def _by_features(
         raise ValueError("neighbors by features need features; keep them when fitting")
     found = []
     nearest = nearest_features(bank.features, queries.features, k, metric)
-    for index, (rows, distances, same) in enumerate(nearest):
+    for index, (rows, distances) in enumerate(nearest):
         own = queries.rows[index]
-        if own is None and same:
-            own = int(rows[0])
+        if own is None:
+            own = _same_row(bank, queries, index)
         kept = _with_own(rows, own, k)
         # Only an own row that k equal ones pushed out is not among the rows found.
         known = dict(zip(rows.tolist(), distances.tolist(), strict=True))
-        found.append(
-            Neighborhood(
-                own, kept, np.array([known.get(r, 0.0) for r in kept.tolist()])
-            )
-        )
+        of_kept = np.array([known.get(row, 0.0) for row in kept.tolist()])
+        found.append(Neighborhood(own, kept, of_kept))
     return found
+
+
+def _same_row(bank: ConfigurationBank, queries: Queries, index: int) -> int | None:
+    """The lowest bank row with an input's configuration and features, if any."""
+    distances = bits.hamming(queries.packed[index : index + 1], bank.packed)[0]
+    rows = np.flatnonzero(distances == 0)
+    if queries.features is None or not len(rows):
+        return None
+    features = bank.features_of(torch.from_numpy(rows))
+    rows = rows[same_features(features, queries.features[index])]
+    return int(rows[0]) if len(rows) else None
 
 
 def _given(
@@ -121,7 +130,10 @@ def _given(
         own = queries.rows[index]
         if own is not None and own not in rows:
             rows = np.concatenate([[own], rows])
-        found.append(at_rows(bank, queries.packed[index], own, rows))
+        inside = at_rows(bank, queries.packed[index], own, rows)
+        if own is None and len(rows) and inside.distances[0] == 0:
+            inside = replace(inside, query=int(inside.rows[0]))
+        found.append(inside)
     return found
 
 

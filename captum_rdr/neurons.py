@@ -3,6 +3,7 @@
 import hashlib
 import heapq
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -55,10 +56,12 @@ def layer_activations(
             f"{where} gave a {type(value).__name__}, not a tensor; choose a tensor in "
             "it with pool, e.g. pool=lambda output: output[0]"
         )
-    if value.is_quantized or value.is_complex() or value.layout != torch.strided:
+    dense = value.layout == torch.strided and not value.is_nested
+    if value.is_quantized or value.is_complex() or not dense:
         raise TypeError(
-            f"{where} gave a {value.layout} tensor of {value.dtype}; make it dense "
-            "and real with pool, e.g. pool=lambda output: output.dequantize()"
+            f"{where} gave a {'nested' if value.is_nested else value.layout} tensor of "
+            f"{value.dtype}; make it dense and real with pool, e.g. pool=lambda output: "
+            "output.dequantize() or torch.nested.to_padded_tensor(output, 0)"
         )
     if value.dim() == 1:  # one number an instance
         value = value.unsqueeze(1)
@@ -99,21 +102,38 @@ def binarize(activations: Tensor, threshold: Tensor) -> Tensor:
     return activations.flatten(1) > threshold.to(activations.device)
 
 
-def storable(activations: Tensor) -> Tensor:
+def feature_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which activations of ``dtype`` are kept as features.
+
+    It is their own, or float32 for bfloat16 and whole numbers.
+
+    >>> feature_dtype(torch.bfloat16), feature_dtype(torch.float16)
+    (torch.float32, torch.float16)
+    """
+    own = dtype.is_floating_point and dtype != torch.bfloat16
+    return dtype if own else torch.float32
+
+
+def storable(activations: Tensor, where: str) -> Tensor:
     """A flat copy ``(B, D)`` of activations in the dtype in which features are kept.
 
-    That is their own dtype, or float32 for bfloat16 and whole numbers.
+    Raises:
+        ValueError: an activation is infinite, which has no distance; ``where`` names the
+            layer in the message.
 
-    >>> storable(torch.ones(1, 2, 2, dtype=torch.bfloat16)).dtype
+    >>> storable(torch.ones(1, 2, 2, dtype=torch.bfloat16), "layer").dtype
     torch.float32
     """
-    own = activations.is_floating_point() and activations.dtype != torch.bfloat16
-    dtype = activations.dtype if own else torch.float32
-    return activations.flatten(1).to(dtype, copy=True)
+    if not bool(activations.isfinite().all()):
+        raise ValueError(
+            f"{where} gave infinity, which has no cosine or Euclidean distance; bound it "
+            'with pool, e.g. pool=torch.nan_to_num, or use neighbors="configuration"'
+        )
+    return activations.flatten(1).to(feature_dtype(activations.dtype), copy=True)
 
 
 def as_threshold(threshold: float | Tensor) -> Tensor:
-    """A threshold as a CPU tensor, without dimensions or flat, one value a neuron.
+    """A threshold as a finite floating-point tensor on the CPU.
 
     Raises:
         TypeError: it is neither a number nor a real tensor.
@@ -122,13 +142,13 @@ def as_threshold(threshold: float | Tensor) -> Tensor:
     >>> as_threshold(0.5)
     tensor(0.5000, dtype=torch.float64)
     """
-    if isinstance(threshold, bool) or not isinstance(threshold, (int, float, Tensor)):
+    if isinstance(threshold, bool) or not isinstance(threshold, (Real, Tensor)):
         raise TypeError(
             f"threshold={threshold!r} is a {type(threshold).__name__}; give a number, "
             'a tensor of the layer\'s shape, or "median"'
         )
     if not isinstance(threshold, Tensor):
-        threshold = torch.tensor(threshold, dtype=torch.float64)
+        threshold = torch.tensor(float(threshold), dtype=torch.float64)
     value = threshold.detach().cpu()
     if value.is_complex() or value.dtype == torch.bool:
         raise TypeError(
@@ -138,7 +158,7 @@ def as_threshold(threshold: float | Tensor) -> Tensor:
         value = value.to(torch.float32)
     if not bool(value.isfinite().all()):
         raise ValueError("threshold holds NaN or infinity; give finite values")
-    return value.reshape(-1) if value.dim() else value
+    return value
 
 
 class MedianSample:

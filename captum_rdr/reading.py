@@ -1,5 +1,7 @@
 """Run forward passes and read the activations of layers."""
 
+import functools
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -38,11 +40,12 @@ class LayerReader:
 
     @property
     def model(self) -> Module | None:
-        """The module that runs, None where ``forward_func`` is another function."""
-        if isinstance(self.forward_func, Module):
-            return self.forward_func
-        owner = getattr(self.forward_func, "__self__", None)
-        return owner if isinstance(owner, Module) else None
+        """The module that runs.
+
+        For a function the module that holds the layers, if the function, what it is
+        bound to or what it encloses refers to one; else None.
+        """
+        return next(_models(self.forward_func, self.layers), None)
 
     @property
     def modules(self) -> Sequence[Module]:
@@ -93,6 +96,7 @@ class LayerReader:
         """
         names, device, device_ids = self.names, self.device, self._device_ids()
         current: dict[str, Any] = {}
+        what = "the input of layer" if attribute_to_layer_input else "layer"
 
         def pooled(index: int, output: Any) -> tuple[Tensor, ...]:
             activations = layer_activations(
@@ -100,7 +104,7 @@ class LayerReader:
                 self.pools[index],
                 current["named"],
                 batch_size=current["batch_size"],
-                where=f"layer {names[index]!r} in {current['label']}",
+                where=f"{what} {names[index]!r} in {current['label']}",
             )
             return keep(index, activations)
 
@@ -139,3 +143,32 @@ class LayerReader:
             return self.device_ids
         found = getattr(self.forward_func, "device_ids", None)
         return cast("Sequence[int] | None", found or None)
+
+
+def _models(
+    forward_func: Callable[..., Any], layers: Sequence[Module]
+) -> Iterator[Module]:
+    """Modules that a forward function is or refers to and that hold the layers."""
+    if isinstance(forward_func, Module):
+        yield forward_func
+        return
+    for value in _references(forward_func):
+        if isinstance(value, Module):
+            held = {id(module) for module in value.modules()}
+            if all(id(layer) in held for layer in layers):
+                yield value
+
+
+def _references(function: Any) -> Iterator[Any]:
+    if isinstance(function, functools.partial):
+        yield from (*function.args, *function.keywords.values())
+        yield from (function.func, *_references(function.func))
+        return
+    owner = getattr(function, "__self__", None)
+    if owner is not None:
+        yield from (owner, *getattr(owner, "__dict__", {}).values())
+    if inspect.isfunction(inspect.unwrap(getattr(function, "__func__", function))):
+        enclosed = inspect.getclosurevars(getattr(function, "__func__", function))
+        yield from (*enclosed.nonlocals.values(), *enclosed.globals.values())
+    else:
+        yield from getattr(function, "__dict__", {}).values()

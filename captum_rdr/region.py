@@ -3,7 +3,8 @@
 import os
 from collections.abc import Sized
 from dataclasses import dataclass
-from typing import Any, cast
+from dataclasses import fields as fields_of
+from typing import Any
 
 import torch
 from captum.concept import Concept
@@ -35,6 +36,31 @@ class Region:
     Source: Chang, Kwon and Choi (AAAI 2024), Section 3; evidence is this package's
     extension.
 
+    >>> from captum_rdr import RelaxedDecisionRegion
+    >>> model = torch.nn.Identity()
+    >>> data = torch.tensor([[1.0, 1, -1], [1, 1, 1], [-1, -1, 1], [-1, 1, 1]])
+    >>> rdr = RelaxedDecisionRegion(model, model).fit(data, show_progress=False)
+    >>> (region,) = rdr.attribute_members([2], n_neighbors=2, n_neurons=2)
+    >>> region
+    Region(bank row 2: 2 of 3 neurons (1 active, 1 inactive), 2 members, 2 neighbors,
+     tolerance=0)
+    >>> region.mask()
+    tensor([-0.5000,  0.0000,  0.2500])
+    >>> region.unravel()
+    [(0,), (2,)]
+    >>> region.contains(torch.tensor([[False, False, True], [True, True, True]]))
+    tensor([ True, False])
+    >>> region.evidence(data > 0).round(decimals=2)
+    tensor([-1.5000, -0.9900,  0.6200,  0.6200], dtype=torch.float64)
+    >>> list(region.to_concept(torch.utils.data.TensorDataset(data), 0, "c").data_iter)
+    [tensor([[-1., -1.,  1.],
+            [-1.,  1.,  1.]])]
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     region.save(f"{folder}/region")
+    ...     Region.load(f"{folder}/region").members
+    tensor([2, 3])
+
     Attributes:
         neurons: int64 ``(t,)``, flat indices of the principal neurons, ascending.
         states: bool ``(t,)``, the state that each of them has in the region.
@@ -51,9 +77,12 @@ class Region:
         neighbors: int64, rows of the bank in S, nearest first. A query that the bank
             does not hold belongs to S too, but has no row.
         distances: their distances from the query: int64 neurons for configurations,
-            float64 for cosine and Euclidean distance.
+            float64 for cosine and Euclidean distance (neurons where the rows were given,
+            or chosen by evidence in a later round).
         layer_shape: shape ``(D1, ..., Dm)`` of the layer's output, per instance.
-        query: the query's own row of the bank, or None if the bank does not hold it.
+        query: the bank row that the query is, or None if the bank does not hold it. An
+            input is taken to be a row that looks the same, see `attribute`.
+        fingerprint: that of the bank, empty when unknown.
     """
 
     neurons: Tensor
@@ -68,6 +97,7 @@ class Region:
     distances: Tensor
     layer_shape: torch.Size
     query: int | None = None
+    fingerprint: str = ""
 
     def __repr__(self) -> str:
         active = int(self.states.sum())
@@ -133,18 +163,39 @@ class Region:
 
     def _picked(self, states: Tensor) -> Tensor:
         n_neurons = self.layer_shape.numel()
+        states = torch.as_tensor(states)
         if states.dtype != torch.bool:
             raise TypeError(
                 f"states has dtype {states.dtype}; give torch.bool, e.g. activations > "
                 "threshold"
             )
-        if states.dim() < 2 or states[0:1].numel() not in (0, n_neurons):
+        if states.shape[1:] not in (self.layer_shape, (n_neurons,)):
             raise ValueError(
                 f"states has shape {tuple(states.shape)}, but the region's layer needs "
                 f"(M, {n_neurons}) or (M, *{tuple(self.layer_shape)}); take them from "
                 "the same layer"
             )
         return states.cpu().reshape(-1, n_neurons)[:, self.neurons]
+
+    def check_layer(self, layer_shape: torch.Size, fingerprint: str) -> None:
+        """Refuse to be used with another layer or model.
+
+        Raises:
+            ValueError: the shape differs, or both fingerprints are known and differ.
+        """
+        if self.layer_shape != layer_shape:
+            raise ValueError(
+                f"region belongs to a layer of shape {tuple(self.layer_shape)}, the bank "
+                f"to {tuple(layer_shape)}; pass a region of this layer"
+            )
+        if (
+            "" not in (self.fingerprint, fingerprint)
+            and self.fingerprint != fingerprint
+        ):
+            raise ValueError(
+                f"region has fingerprint {self.fingerprint[:12]}..., the bank "
+                f"{fingerprint[:12]}...; pass a region made with this model and layer"
+            )
 
     def unravel(self) -> list[tuple[int, ...]]:
         """Coordinates of each principal neuron in the layer's output.
@@ -169,7 +220,14 @@ class Region:
         Raises:
             ValueError: the dataset is smaller than the members need.
         """
-        size = len(cast(Sized, dataset))
+        if not isinstance(dataset, Sized):
+            raise TypeError(
+                f"dataset is a {type(dataset).__name__} without a length; give the "
+                "map-style dataset that fit read"
+            )
+        if not len(self.members):
+            raise ValueError("the region has no member in the bank; raise tolerance")
+        size = len(dataset)
         if len(self.members) and int(self.members[-1]) >= size:
             raise ValueError(
                 f"dataset has {size} items, but the region has member "
@@ -186,6 +244,7 @@ class Region:
             "evidence_cut": self.evidence_cut,
             "layer_shape": list(self.layer_shape),
             "query": self.query,
+            "fingerprint": self.fingerprint,
         }
         storage.write(path, "region", tensors, fields)
 
@@ -196,7 +255,9 @@ class Region:
         Raises:
             ValueError: the file is damaged, or holds something else.
         """
-        tensors, fields = storage.read(path, "region")
+        contents = storage.read(path, "region")
+        storage.check_names(path, contents, {field.name for field in fields_of(Region)})
+        tensors, fields = contents
         fields["layer_shape"] = torch.Size(fields["layer_shape"])
         values: dict[str, Any] = {**tensors, **fields}
         return Region(**values)

@@ -35,6 +35,10 @@ class GrowingRows:
         rows._room, rows._length = filled, len(filled)
         return rows
 
+    def __getstate__(self) -> dict[str, object]:
+        """Leave the room that is not used out of copies and pickles."""
+        return {"_room": self.filled.clone(), "_length": self._length}
+
     @property
     def capacity(self) -> int:
         """Number of rows for which there is room."""

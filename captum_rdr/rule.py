@@ -2,8 +2,10 @@
 
 import operator
 from dataclasses import dataclass
+from numbers import Real
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -51,7 +53,8 @@ class Rule:
         _check_whole("n_neighbors", self.n_neighbors)
         _check_whole("n_neurons", self.n_neurons)
         _check_whole("rounds", self.rounds)
-        if self.n_neighbors > len(bank):
+        given = isinstance(self.neighbors, Tensor)
+        if self.n_neighbors > len(bank) and not given:
             raise ValueError(
                 f"n_neighbors={self.n_neighbors} is more than the bank's {len(bank)} "
                 "instances; lower it or fit more data"
@@ -78,6 +81,11 @@ class Rule:
 
     def _check_tolerance(self) -> None:
         if self.weighting == "evidence":
+            if not isinstance(self.tolerance, (Real, np.number)):
+                raise TypeError(
+                    f"tolerance={self.tolerance!r} is a "
+                    f"{type(self.tolerance).__name__}; give a number of nats"
+                )
             if not 0 <= self.tolerance < float("inf"):
                 raise ValueError(
                     f"tolerance={self.tolerance} is no finite number of nats; use 0 or "
@@ -105,7 +113,12 @@ def _check_whole(name: str, value: object, least: int = 1) -> None:
         raise ValueError(f"{name}={number} is too small; use {least} or more")
 
 
-def _check_metric(metric: str, bank: ConfigurationBank) -> None:
+def _check_metric(metric: object, bank: ConfigurationBank) -> None:
+    if not isinstance(metric, str):
+        raise TypeError(
+            f"neighbors is a {type(metric).__name__}; give a metric's name or bank rows "
+            "as a torch.int64 tensor, e.g. torch.as_tensor(rows)"
+        )
     if metric == "configuration":
         return
     if metric not in METRICS:

@@ -66,11 +66,16 @@ def packed_rows(states: Tensor, layer_shape: torch.Size) -> bits.Bytes:
 def is_single(states: Tensor, layer_shape: torch.Size) -> bool:
     """Whether states are those of one instance, without a first dimension.
 
+    What could be a batch of one is taken as that.
+
     >>> is_single(torch.zeros(4, dtype=torch.bool), torch.Size([2, 2]))
     True
     """
-    shape = torch.as_tensor(states).shape
-    return len(shape) == 1 or (len(layer_shape) > 1 and shape == layer_shape)
+    states = torch.as_tensor(states)
+    if states.dtype == torch.uint8 or states.dim() == 1:
+        return states.dim() == 1
+    row_of_one = (1, layer_shape.numel())
+    return states.shape == layer_shape and states.shape not in (row_of_one, (1,))
 
 
 def _fits(states: Tensor, layer_shape: torch.Size) -> bool:

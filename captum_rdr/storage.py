@@ -12,10 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from captum_rdr.raw import raw_bytes
 
 FORMAT_VERSION = 1
 
@@ -57,7 +58,7 @@ def write(
     checksum = _started(metadata)
     for name in sorted(dense):
         checksum.update(name.encode())
-        data = dense[name].reshape(-1).view(torch.uint8).numpy()
+        data = raw_bytes(dense[name]).numpy()
         for start in range(0, len(data), _CHUNK_BYTES):
             checksum.update(data[start : start + _CHUNK_BYTES].data)
     metadata["sha256"] = checksum.hexdigest()
@@ -73,6 +74,19 @@ def write(
         _flush(target.parent)
 
 
+def check_names(path: PathLike, contents: Contents, names: set[str]) -> None:
+    """Refuse a file that lacks a tensor or field.
+
+    Raises:
+        ValueError: one of ``names`` is missing.
+    """
+    missing = names - contents.tensors.keys() - contents.fields.keys()
+    if missing:
+        raise ValueError(
+            f"{os.fspath(path)!r} lacks {sorted(missing)}; save it again with this version"
+        )
+
+
 def read(path: PathLike, kind: str, *, mmap: bool = False) -> Contents:
     """Read what `write` wrote, after checking all of it.
 
@@ -84,7 +98,7 @@ def read(path: PathLike, kind: str, *, mmap: bool = False) -> Contents:
     Raises:
         ValueError: the file is damaged, of another kind or of another version.
 
-    >>> import tempfile
+    >>> import tempfile, torch
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     write(f"{folder}/a", "demo", {"x": torch.ones(2)}, {"y": 3})
     ...     read(f"{folder}/a", "demo")

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
+from captum_rdr.raw import raw_bytes
+
 
 @contextmanager
 def evaluating(model: Module) -> Iterator[None]:
@@ -45,14 +47,9 @@ def evaluating(model: Module) -> Iterator[None]:
 
 def _restore_buffer(module: Module, name: str, buffer: Tensor, values: Tensor) -> None:
     module._buffers[name] = buffer
-    if not torch.equal(_bytes(buffer), _bytes(values)):
+    if not torch.equal(raw_bytes(buffer), raw_bytes(values)):
         with torch.no_grad():
             buffer.copy_(values)
-
-
-def _bytes(tensor: Tensor) -> Tensor:
-    """The tensor's bytes, which compare equal where NaN values do not."""
-    return tensor.detach().contiguous().reshape(-1).view(torch.uint8)
 
 
 @contextmanager

@@ -150,7 +150,7 @@ def test_bad_arguments():
         (
             lambda: ConfigurationBank((3,), torch.zeros(2)),
             ValueError,
-            "threshold has 2 values",
+            r"threshold has shape \(2,\)",
         ),
         (lambda: ConfigurationBank.merge([]), ValueError, "banks is empty"),
         (
@@ -288,6 +288,10 @@ def test_other_files_are_refused(saved, tmp_path):
     }
     tensors["active_counts"] = torch.zeros(4, dtype=torch.int64)
     fields = {"layer_shape": [5], "fingerprint": ""}
+    storage.write(other, "configuration bank", tensors, fields)
+    with pytest.raises(ValueError, match=r"lacks \['attribute_to_layer_input'\]"):
+        ConfigurationBank.load(other)
+    fields["attribute_to_layer_input"] = False
     storage.write(other, "configuration bank", tensors, fields)
     with pytest.raises(
         ValueError, match=r"rows \(3, 16\) and counts \(4,\) for 5 neurons"

@@ -1,5 +1,6 @@
 """Recording layers, and leaving everything as it was."""
 
+import functools
 import random
 import threading
 
@@ -300,18 +301,52 @@ def test_layer_input_given_as_keyword():
     assert rdr.bank.states().equal(x > 0)
 
 
-def test_function_in_place_of_a_model(net, images):
-    rdr = RelaxedDecisionRegion(lambda x: net(x).softmax(1), net[1])
+class Wrapper:
+    """Something callable that holds a model, or hides it."""
+
+    def __init__(self, model, hidden=False) -> None:
+        self.model = [model] if hidden else model
+
+    def __call__(self, x):
+        model = self.model[0] if isinstance(self.model, list) else self.model
+        return model(x).softmax(1)
+
+    def method(self, x):
+        return self(x)
+
+
+def test_functions_that_refer_to_a_model(used_net, images):
+    expected = RelaxedDecisionRegion(used_net, used_net[1]).fit(
+        images, show_progress=False
+    )
+    before = picture(used_net)
+    wrapper = Wrapper(used_net)
+    for function in (
+        lambda x: used_net(x).softmax(1),
+        used_net.forward,
+        functools.partial(lambda model, x: model(x), used_net),
+        functools.partial(used_net.forward),
+        wrapper,
+        wrapper.method,
+    ):
+        rdr = RelaxedDecisionRegion(function, used_net[1]).fit(
+            images, show_progress=False
+        )
+        assert rdr.bank.rows.equal(expected.bank.rows)
+        assert rdr.bank.fingerprint == expected.bank.fingerprint
+        assert_same(before, picture(used_net))
+
+
+def test_a_function_that_hides_its_model(net, images):
+    rdr = RelaxedDecisionRegion(Wrapper(net, hidden=True), net[1])
     with pytest.raises(
         ValueError, match=r"'BatchNorm2d' is in training mode; call .eval\(\)"
     ):
         rdr.fit(images, show_progress=False)
     net.eval()
     rdr.fit(images, show_progress=False)
-    method = RelaxedDecisionRegion(net.train().forward, net[1]).fit(
-        images, show_progress=False
-    )
-    assert rdr.bank.rows.equal(method.bank.rows)
+    plain = RelaxedDecisionRegion(net, net[1]).fit(images, show_progress=False)
+    assert rdr.bank.rows.equal(plain.bank.rows)
 
 
 def test_parts_of_a_data_parallel_batch_are_put_in_order(net, images):

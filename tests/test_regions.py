@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from captum_rdr import ConfigurationBank, Region, RelaxedDecisionRegion
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*fewer unanimous neurons")
+pytestmark = pytest.mark.filterwarnings("ignore:.*fewer (unanimous|weighty) neurons")
 
 
 def explainer(bank: ConfigurationBank) -> RelaxedDecisionRegion:
