@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sized
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from dataclasses import fields as fields_of
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from captum_rdr import storage
+from captum_rdr.significance import Significance
 
 # Evidence within this share of the summed weights is equal: the order in which a sum
 # is taken must not decide who is a member.
@@ -83,6 +84,7 @@ class Region:
         query: the bank row that the query is, or None if the bank does not hold it. An
             input is taken to be a row that looks the same, see `attribute`.
         fingerprint: that of the bank, empty when unknown.
+        significance: what a test of the region found, or None if it was not tested.
     """
 
     neurons: Tensor
@@ -98,6 +100,7 @@ class Region:
     layer_shape: torch.Size
     query: int | None = None
     fingerprint: str = ""
+    significance: Significance | None = None
 
     def __repr__(self) -> str:
         active = int(self.states.sum())
@@ -107,10 +110,12 @@ class Region:
             else f"evidence of at least {self.evidence_cut:.4g} nats"
         )
         query = "new input" if self.query is None else f"bank row {self.query}"
+        tested = "" if self.significance is None else f", {self.significance!s}"
         return (
             f"Region({query}: {len(self.neurons)} of {self.layer_shape.numel()} neurons"
             f" ({active} active, {len(self.neurons) - active} inactive), "
-            f"{len(self.members)} members, {len(self.neighbors)} neighbors, {rule})"
+            f"{len(self.members)} members, {len(self.neighbors)} neighbors, {rule}"
+            f"{tested})"
         )
 
     def mask(self) -> Tensor:
@@ -245,6 +250,7 @@ class Region:
             "layer_shape": list(self.layer_shape),
             "query": self.query,
             "fingerprint": self.fingerprint,
+            "significance": self.significance and asdict(self.significance),
         }
         storage.write(path, "region", tensors, fields)
 
@@ -259,6 +265,8 @@ class Region:
         storage.check_names(path, contents, {field.name for field in fields_of(Region)})
         tensors, fields = contents
         fields["layer_shape"] = torch.Size(fields["layer_shape"])
+        if fields["significance"] is not None:
+            fields["significance"] = Significance(**fields["significance"])
         values: dict[str, Any] = {**tensors, **fields}
         return Region(**values)
 

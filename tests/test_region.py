@@ -1,5 +1,7 @@
 """What a region offers, alone and inside Captum."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -17,6 +19,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from captum_rdr import Region, RelaxedDecisionRegion
+from captum_rdr.significance import Significance
 
 
 @pytest.fixture
@@ -40,6 +43,16 @@ def test_evidence_repr(fitted, images):
     _, (region,) = fitted.attribute(images[:1] + 3, weighting="evidence", tolerance=0.5)
     assert repr(region).startswith("Region(new input: 10 of 144 neurons (")
     assert "evidence of at least" in repr(region)
+
+
+def test_a_region_that_was_tested_says_so(region, tmp_path):
+    failed = replace(region, significance=Significance(0.3, 0.4, 12, level=0.01))
+    assert repr(failed).endswith("tolerance=0, not significant: p=0.3)")
+    passed = replace(region, significance=Significance(0.002, 4.0, 12, 0.008))
+    assert repr(passed).endswith("tolerance=0, adjusted p=0.008)")
+    for one in (region, failed, passed):
+        one.save(tmp_path / "region")
+        assert Region.load(tmp_path / "region").significance == one.significance
 
 
 def test_coordinates_point_at_the_neurons(region):
