@@ -1,7 +1,7 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: demo test bench purity clean
+.PHONY: demo test test-oldest docs bench purity clean
 
 demo: .venv/demo.stamp
 	$(PY) examples/quickstart.py
@@ -11,6 +11,12 @@ test: .venv/test.stamp
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 	$(PY) -m pytest
+
+test-oldest: .venv-oldest/test.stamp
+	.venv-oldest/bin/python -m pytest --no-cov
+
+docs: .venv/docs.stamp
+	$(PY) -m sphinx --fail-on-warning --keep-going --quiet docs build/docs
 
 bench: .venv/bench.stamp
 	$(PY) benchmarks/core.py
@@ -26,5 +32,10 @@ $(PY):
 	$(PY) -m pip install --quiet --editable '.[$*]'
 	touch $@
 
+.venv-oldest/test.stamp: pyproject.toml .ci/oldest.txt
+	test -d .venv-oldest || $(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --constraint .ci/oldest.txt --editable '.[test]'
+	touch $@
+
 clean:
-	rm -rf .venv demo .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-oldest build demo .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis
