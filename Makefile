@@ -1,7 +1,7 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: demo test test-oldest docs bench purity clean
+.PHONY: demo test test-oldest docs notebooks bench purity clean
 
 demo: .venv/demo.stamp
 	$(PY) examples/quickstart.py
@@ -17,6 +17,9 @@ test-oldest: .venv-oldest/test.stamp
 
 docs: .venv/docs.stamp
 	$(PY) -m sphinx --fail-on-warning --keep-going --quiet docs build/docs
+
+notebooks: .venv/test.stamp
+	$(PY) examples/notebooks.py
 
 bench: .venv/bench.stamp
 	$(PY) benchmarks/core.py

@@ -1,0 +1,86 @@
+"""Make a notebook of each tutorial, run it, and keep its figure for the documentation.
+
+Run with ``make notebooks``. The scripts are the source: nobody edits the notebooks.
+"""
+
+import argparse
+import base64
+from pathlib import Path
+from typing import Any
+
+import jupytext
+from nbclient import NotebookClient
+
+EXAMPLES = Path(__file__).parent
+FIGURES = EXAMPLES.parent / "docs" / "figures"
+TUTORIALS = ["tabular", "text", "time_series"]
+
+
+def notebook_of(script: Path) -> Any:
+    """The notebook that a script in the percent format describes, not yet run."""
+    notebook = jupytext.read(script)
+    notebook.metadata = {
+        "kernelspec": {
+            "display_name": "Python 3",
+            "language": "python",
+            "name": "python3",
+        }
+    }
+    for number, cell in enumerate(notebook.cells):
+        cell.id = f"cell-{number}"
+        cell.metadata = {}
+    return notebook
+
+
+def run(notebook: Any, folder: Path) -> None:
+    """Run a notebook in a folder and keep what its cells put out, but for warnings."""
+    NotebookClient(
+        notebook,
+        timeout=300,
+        record_timing=False,
+        resources={"metadata": {"path": str(folder)}},
+    ).execute()
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [
+                output for output in cell.outputs if output.get("name") != "stderr"
+            ]
+
+
+def printed(notebook: Any) -> str:
+    """All that a notebook's cells printed."""
+    return "".join(
+        output["text"]
+        for cell in notebook.cells
+        for output in cell.get("outputs", [])
+        if output.get("name") == "stdout"
+    )
+
+
+def figures(notebook: Any) -> list[bytes]:
+    """The PNG images that a notebook's cells show."""
+    return [
+        base64.b64decode(output["data"]["image/png"])
+        for cell in notebook.cells
+        for output in cell.get("outputs", [])
+        if "image/png" in output.get("data", {})
+    ]
+
+
+def main() -> None:
+    """Make, run and write the notebooks that are named, or all."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", default=TUTORIALS, help="of the tutorials")
+    FIGURES.mkdir(exist_ok=True)
+    for name in parser.parse_args().names:
+        print(f"{name} ...")
+        notebook = notebook_of(EXAMPLES / f"{name}.py")
+        run(notebook, EXAMPLES.parent)
+        jupytext.write(notebook, EXAMPLES / f"{name}.ipynb")
+        for number, figure in enumerate(figures(notebook)):
+            suffix = f"_{number}" if number else ""
+            (FIGURES / f"{name}{suffix}.png").write_bytes(figure)
+
+
+if __name__ == "__main__":
+    main()
