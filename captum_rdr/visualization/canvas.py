@@ -198,9 +198,12 @@ def shortened(string: str, width: float, size: float, weight: str = "normal") ->
 
 
 def text_width(string: str, size: float, weight: str = "normal") -> float:
-    """Width of a string in inches, for the font that matplotlib is set to."""
+    """Width of a string in inches, for the font that matplotlib is set to.
+
+    With some room: hinting makes letters wider on a screen.
+    """
     family = tuple(matplotlib.rcParams["font.family"])
-    return _text_width(string, size, weight, family)
+    return 1.05 * _text_width(string, size, weight, family)
 
 
 @lru_cache(maxsize=4096)

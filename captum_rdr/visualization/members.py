@@ -84,7 +84,11 @@ def member_tiles(
 ) -> tuple[Tile, ...]:
     """Tiles of bank rows with their classes and disagreement counts."""
     return tuple(
-        Tile(reference.picture(row, cmap), reference.classes(row), (f"{count} differ",))
+        Tile(
+            reference.picture(row, cmap),
+            reference.classes(row),
+            (f"{count} differ{'s' * (count == 1)}",),
+        )
         for row, count in zip(
             rows.tolist(), disagreements(region, bank, rows), strict=True
         )
@@ -94,11 +98,9 @@ def member_tiles(
 def described(region: Region) -> str:
     """A region's neurons and rule, in words."""
     active = int(region.states.sum())
-    rule = (
-        f"at most {region.tolerance:g} may differ"
-        if region.evidence_cut is None
-        else f"evidence of at least {region.evidence_cut:.3g} nats"
-    )
+    rule = f"{region.tolerance:g} may differ" if region.tolerance else "all must agree"
+    if region.evidence_cut is not None:
+        rule = f"evidence of at least {region.evidence_cut:.3g} nats"
     return (
         f"{len(region.neurons)} principal neurons of {region.layer_shape.numel()} "
         f"({active} active, {len(region.neurons) - active} inactive), {rule}"

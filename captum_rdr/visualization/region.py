@@ -77,8 +77,8 @@ def visualize_region(
     >>> region = rdr.fit(data, show_progress=False).attribute_members([3], 4, 5)[0]
     >>> fig, ax = visualize_region(rdr, region, data, use_pyplot=False)
     >>> [text.get_text() for text in ax.texts][:2]
-    ['5 principal neurons of 16 (3 active, 2 inactive), at most 0 may differ. 4 of 4
-     members shown.', 'Query and its 3 neighbors, nearest first']
+    ['5 principal neurons of 16 (3 active, 2 inactive), all must agree. 4 of 4 members
+     shown.', 'Query and its 3 neighbors, nearest first']
     """
     reference = as_reference(dataset)
     asked = find_query(
@@ -107,7 +107,7 @@ def region_rows(
     check_count("n_members", n_members)
     bank = bank_of(rdr, region)
     states = query.states[layer_index(rdr, region)]
-    neighbors = region.neighbors[region.neighbors != -1]
+    neighbors = region.neighbors
     if region.query is not None:
         neighbors = neighbors[neighbors != region.query]
     further = outside_neighbors(region)
