@@ -87,14 +87,14 @@ def visualize_bank(
     names = _class_of_each(bank, shown, labels, class_names)
     few = "All" if len(shown) == len(bank) else f"{len(shown)} of"
     plural = "" if len(regions) == 1 else "s"
-    counted = (
-        f"{few} {len(bank)} instances of the bank, {len(regions)} region{plural} outlined."
-    )
+    counted = f"{few} {len(bank)} instances of the bank, {len(regions)} region{plural} outlined."
 
     def content(width: float) -> list[Block]:
         return [
             paragraph(counted, width),
-            _map_block(points, shown, names, regions, axes_names, width, cmap or "tab10"),
+            _map_block(
+                points, shown, names, regions, axes_names, width, cmap or "tab10"
+            ),
         ]
 
     return draw_sheet(content, plt_fig_axis, use_pyplot, fig_size, title)
@@ -105,7 +105,10 @@ def _placed(
 ) -> tuple[tuple[str, str], Floats]:
     if embedding is None:
         points, shares = principal_components(bank, rows)
-        names = [f"component {i} ({share:.0%} of the variance)" for i, share in enumerate(shares, 1)]
+        names = [
+            f"component {i} ({share:.0%} of the variance)"
+            for i, share in enumerate(shares, 1)
+        ]
         return (names[0], names[1]), points
     given = np.asarray(torch.as_tensor(embedding).detach().cpu(), np.float64)
     if given.shape != (len(rows), 2) or not np.isfinite(given).all():
@@ -164,20 +167,24 @@ def _draw_points(
     """Draw the instances; returns what each color means."""
     area = float(np.clip(4000 / len(points), 2, 14)) * scale**2
     if names is None:
-        ax.scatter(*points.T, area, GRAY, alpha=0.6, linewidths=0)
+        ax.scatter(points[:, 0], points[:, 1], s=area, c=GRAY, alpha=0.6, linewidths=0)
         return []
     counted = {name: names.count(name) for name in sorted(set(names))}
     frequent = sorted(counted, key=lambda name: -counted[name])[:_MARKED]
     colors = matplotlib.colormaps.get_cmap(cmap)
-    key = []
+    key: list[tuple[str, Any]] = []
     for number, name in enumerate([one for one in counted if one in frequent]):
         color = colors(number if colors.N <= 20 else number / max(1, len(frequent) - 1))
         own = np.array([one == name for one in names])
-        ax.scatter(*points[own].T, area, [color], alpha=0.7, linewidths=0)
+        ax.scatter(
+            points[own, 0], points[own, 1], s=area, color=color, alpha=0.7, linewidths=0
+        )
         key.append((name, color))
     rest = np.array([one not in frequent for one in names])
     if rest.any():
-        ax.scatter(*points[rest].T, area, GRAY, alpha=0.4, linewidths=0)
+        ax.scatter(
+            points[rest, 0], points[rest, 1], s=area, c=GRAY, alpha=0.4, linewidths=0
+        )
         key.append((f"{len(counted) - len(frequent)} more", GRAY))
     return key
 
@@ -185,7 +192,7 @@ def _draw_points(
 def _draw_outlines(
     ax: Axes, points: Floats, rows: Tensor, regions: Sequence[Region], scale: float
 ) -> list[tuple[str, Any]]:
-    key = []
+    key: list[tuple[str, Any]] = []
     for number, region in enumerate(regions):
         color = _OUTLINES[number % len(_OUTLINES)]
         inside = torch.isin(rows, region.members).numpy()
@@ -194,7 +201,12 @@ def _draw_outlines(
             closed = np.concatenate([corners, corners[:1]])
             ax.plot(*closed.T, color=color, linewidth=1.4 * scale)
             ax.scatter(
-                *points[inside].T, 9 * scale**2, "none", edgecolors=color, linewidths=0.6
+                points[inside, 0],
+                points[inside, 1],
+                s=9 * scale**2,
+                facecolors="none",
+                edgecolors=color,
+                linewidths=0.6,
             )
         query = "input" if region.query is None else f"row {region.query}"
         failed = region.significance is not None and not region.significance.passed

@@ -151,7 +151,9 @@ def _draw(blocks: Sequence[Block], canvas: Canvas) -> None:
         y += block.height
 
 
-def left(block: Callable[[Canvas, float, float], None]) -> Callable[[Canvas, float], None]:
+def left(
+    block: Callable[[Canvas, float, float], None],
+) -> Callable[[Canvas, float], None]:
     """Give a drawing function the left margin as its second argument."""
     return lambda canvas, y: block(canvas, _MARGIN, y)
 
@@ -173,7 +175,9 @@ def paragraph(string: str, width: float, size: float = 8, **kwargs: Any) -> Bloc
     return Block(step * len(lines) + 0.03, left(draw))
 
 
-def wrapped(string: str, width: float, size: float, weight: str = "normal") -> list[str]:
+def wrapped(
+    string: str, width: float, size: float, weight: str = "normal"
+) -> list[str]:
     """Lines of a string, broken at words; a word that is too long is shortened."""
     lines: list[str] = []
     for word in string.split():
@@ -207,7 +211,9 @@ def text_width(string: str, size: float, weight: str = "normal") -> float:
 
 
 @lru_cache(maxsize=4096)
-def _text_width(string: str, size: float, weight: str, family: tuple[str, ...]) -> float:
+def _text_width(
+    string: str, size: float, weight: str, family: tuple[str, ...]
+) -> float:
     font = FontProperties(family=list(family), size=size, weight=weight)
     width, _, _ = TextToPath().get_text_width_height_descent(string, font, False)
     return float(width) / 72

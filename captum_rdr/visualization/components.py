@@ -38,9 +38,9 @@ def principal_components(
     >>> points.round(2)[:, 0], shares.round(2)
     (array([ 0.71,  0.71, -0.71, -0.71]), array([1., 0.]))
     """
-    blocks = rows.split(max(1, _BLOCK // bank.n_neurons))
-    mean = sum((bank.states(block).sum(0).double() for block in blocks), torch.zeros(1))
-    mean = mean.numpy() / len(rows)
+    blocks = torch.split(rows, max(1, _BLOCK // bank.n_neurons))
+    active = torch.stack([bank.states(block).sum(0) for block in blocks]).sum(0)
+    mean = active.double().numpy() / len(rows)
     size = min(count + _EXTRA, bank.n_neurons)
     start = np.random.default_rng(0).standard_normal((bank.n_neurons, size))
     basis, _ = np.linalg.qr(start)

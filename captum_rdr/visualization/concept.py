@@ -105,7 +105,9 @@ def visualize_concept(
     """
     check_count("n_members", n_members, 0)
     reference = as_reference(dataset)
-    asked = find_query(rdr, region.query, reference, query, query_label, query_prediction)
+    asked = find_query(
+        rdr, region.query, reference, query, query_label, query_prediction
+    )
     bank = bank_of(rdr, region)
     states = asked.states[layer_index(rdr, region)]
     others = region.members[region.members != (-1 if asked.row is None else asked.row)]

@@ -58,7 +58,9 @@ def columns_of(table: Any, feature_names: Sequence[str] | None) -> dict[str, Arr
     if isinstance(table, Mapping) or hasattr(table, "columns"):
         columns = {str(name): np.asarray(table[name]) for name in table}
         if len({len(column) for column in columns.values()}) != 1:
-            raise ValueError("table's columns differ in length; give one row an instance")
+            raise ValueError(
+                "table's columns differ in length; give one row an instance"
+            )
         return columns
     raise TypeError(
         f"table is a {type(table).__name__}; give an array or tensor (N, F), or a mapping "
@@ -98,7 +100,9 @@ def effects(columns: Mapping[str, Array], region: Region) -> list[Effect]:
     return sorted(found, key=lambda effect: -abs(effect.size))
 
 
-def _mean_effect(name: str, column: Array, inside: npt.NDArray[np.bool_]) -> list[Effect]:
+def _mean_effect(
+    name: str, column: Array, inside: npt.NDArray[np.bool_]
+) -> list[Effect]:
     known = np.isfinite(column)
     members, others = column[known & inside], column[known & ~inside]
     if len(members) < 2 or len(others) < 2:
@@ -109,7 +113,11 @@ def _mean_effect(name: str, column: Array, inside: npt.NDArray[np.bool_]) -> lis
     means = float(members.mean()), float(others.mean())
     if spread == 0:
         # Constant on either side: equal, or infinitely far apart.
-        return [] if means[0] == means[1] else [Effect(name, np.inf, False, *means)]
+        return (
+            []
+            if means[0] == means[1]
+            else [Effect(name, np.copysign(np.inf, means[0] - means[1]), False, *means)]
+        )
     return [Effect(name, (means[0] - means[1]) / spread, False, *means)]
 
 

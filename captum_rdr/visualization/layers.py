@@ -187,7 +187,12 @@ def _overlap_block(
             canvas.text(x + margin + (i + 0.5) * cell, y + 0.08, across, 7, ha="center")
             for j in range(count):
                 ax.text(
-                    j, i, f"{values[i, j]:.2f}", size=7 * canvas.scale, ha="center", va="center"
+                    j,
+                    i,
+                    f"{values[i, j]:.2f}",
+                    size=7 * canvas.scale,
+                    ha="center",
+                    va="center",
                 )
 
     return Block(_CELL * count + 0.3, left(draw))

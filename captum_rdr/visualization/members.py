@@ -49,7 +49,7 @@ def ranked(
 
 
 def _evidence(region: Region, bank: ConfigurationBank, rows: Tensor) -> Tensor:
-    blocks = [region.evidence(bank.states(block)) for block in rows.split(1024)]
+    blocks = [region.evidence(bank.states(block)) for block in torch.split(rows, 1024)]
     return torch.cat(blocks) if blocks else torch.zeros(0)
 
 
@@ -88,6 +88,7 @@ def member_tiles(
             reference.picture(row, cmap),
             reference.classes(row),
             (f"{count} differ{'s' * (count == 1)}",),
+            row=row,
         )
         for row, count in zip(
             rows.tolist(), disagreements(region, bank, rows), strict=True

@@ -73,9 +73,7 @@ def visualize_neighbors(
         raise ValueError(
             f"query={row} is not a row of the bank, 0 to {len(banks_of(rdr)[0]) - 1}"
         )
-    asked = find_query(
-        rdr, row, reference, given, query_label, query_prediction, cmap
-    )
+    asked = find_query(rdr, row, reference, given, query_label, query_prediction, cmap)
     rows = neighbor_rows(rdr, asked, given, reference, n_neighbors, metrics, cmap)
     return draw_sheet(
         lambda width: [block for one in rows for block in row_blocks(one, width)],
@@ -121,7 +119,12 @@ def neighbor_rows(
             shared = len(set(first) & set(found))
             heading += f": {shared} of {len(found)} as in the first row"
         tiles = tuple(
-            Tile(reference.picture(row, cmap), reference.classes(row), (distance,))
+            Tile(
+                reference.picture(row, cmap),
+                reference.classes(row),
+                (distance,),
+                row=row,
+            )
             for row, distance in zip(found, distances, strict=True)
         )
         rows.append(TileRow(heading, (asked.tile, *tiles)))
@@ -138,7 +141,9 @@ def _nearest(
         if query is None and row is not None:
             (region,) = rdr.attribute_members([row], count + 1, 1, neighbors=metric)
         else:
-            _, (region,) = rdr.attribute(as_batch(query), count + 1, 1, neighbors=metric)
+            _, (region,) = rdr.attribute(
+                as_batch(query), count + 1, 1, neighbors=metric
+            )
     near = [
         (int(neighbor), float(distance))
         for neighbor, distance in zip(region.neighbors, region.distances, strict=True)

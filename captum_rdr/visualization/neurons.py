@@ -222,7 +222,9 @@ def _draw_map(
     scores = torch.from_numpy(values)[None, None]
     if picture is not None:
         scores = LayerAttribution.interpolate(scores, picture.shape[:2])
-        show_picture(ax, 0.35 + 0.65 * picture.mean(2, keepdims=True).repeat(3, 2), GRAY)
+        show_picture(
+            ax, 0.35 + 0.65 * picture.mean(2, keepdims=True).repeat(3, 2), GRAY
+        )
     flat = scores[0, 0].numpy()
     overlay = colors(0.5 + 0.5 * flat / largest)
     if picture is not None:
@@ -257,9 +259,7 @@ def _draw_bars(
     _bars(ax, layout.channels, colors)
     ax.set_xlabel(layout.unit, size=7 * canvas.scale, labelpad=1)
     if n_prefix:
-        beside = canvas.plot(
-            x + width - room + 0.3, y + 0.2, room - 0.32, height - 0.5
-        )
+        beside = canvas.plot(x + width - room + 0.3, y + 0.2, room - 0.32, height - 0.5)
         _bars(beside, layout.prefix, colors)
         beside.set_xticks([])
         name = "class token" if n_prefix == 1 else "other tokens"

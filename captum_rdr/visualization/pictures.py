@@ -41,7 +41,7 @@ def as_picture(
     [[[1.0, 0.0, 1.0]]]
     """
     values = _in_range(_channels_last(image, name), name)
-    missing = np.isnan(values).any(2)
+    missing = np.asarray(np.isnan(values).any(2))
     values = np.where(missing[..., None], 0.0, values)
     if values.shape[2] == 1:
         colors = matplotlib.colormaps.get_cmap(cmap or "gray")(values[..., 0])

@@ -81,7 +81,11 @@ def plane_picture(
             "torch.stack([query, dataset[3], dataset[8]])"
         )
     modules, bank = affine_modules(affine), bank_of(rdr, region)
-    layer = rdr.layer if isinstance(rdr.layer, Module) else rdr.layer[layer_index(rdr, region)]
+    layer = (
+        rdr.layer
+        if isinstance(rdr.layer, Module)
+        else rdr.layer[layer_index(rdr, region)]
+    )
     inputs = anchors if others is None else torch.cat([anchors, others])
     features, margins = read_affine(rdr, layer, bank, modules, inputs)
     plane = plane_through(features[:3])
@@ -199,7 +203,9 @@ def _counted(picture: PlanePicture) -> str:
 
 def _crosses(line: Floats, picture: PlanePicture) -> bool:
     """Whether a neuron's zero line passes through the view."""
-    corners = np.array([[x, y, 1] for x in picture.xs[[0, -1]] for y in picture.ys[[0, -1]]])
+    corners = np.array(
+        [[x, y, 1] for x in picture.xs[[0, -1]] for y in picture.ys[[0, -1]]]
+    )
     values = corners @ line
     return bool(values.min() < 0 < values.max())
 
@@ -263,7 +269,9 @@ def _draw_lines(ax: Axes, picture: PlanePicture, region: Region, scale: float) -
             nearest = -c * np.array([a, b]) / (a * a + b * b)
             further = nearest + np.array([-b, a]) / np.hypot(a, b) * np.ptp(picture.xs)
             color = BLUE if active else ORANGE
-            ax.axline(tuple(nearest), tuple(further), color=color, linewidth=0.9 * scale)
+            ax.axline(
+                tuple(nearest), tuple(further), color=color, linewidth=0.9 * scale
+            )
 
 
 def _draw_instances(ax: Axes, picture: PlanePicture, scale: float) -> None:
@@ -274,7 +282,13 @@ def _draw_instances(ax: Axes, picture: PlanePicture, scale: float) -> None:
     for number, (x, y) in enumerate(picture.plane.anchors, 1):
         ax.scatter(x, y, 8 * area, "white", edgecolors=INK, linewidths=1, zorder=4)
         ax.text(
-            x, y, str(number), size=8 * scale, ha="center", va="center_baseline", zorder=5
+            x,
+            y,
+            str(number),
+            size=8 * scale,
+            ha="center",
+            va="center_baseline",
+            zorder=5,
         )
 
 

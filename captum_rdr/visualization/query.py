@@ -8,7 +8,7 @@ from torch import Tensor
 from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.bank import ConfigurationBank
 from captum_rdr.region import Region
-from captum_rdr.visualization.reference import Classes, Reference, as_batch
+from captum_rdr.visualization.reference import Reference, as_batch
 from captum_rdr.visualization.tiles import Tile
 
 
@@ -94,18 +94,16 @@ def find_query(
     if query is not None:
         found = rdr.states(as_batch(query))
         states = found if isinstance(found, list) else [found]
-        classes = Classes(
-            None if label is None else reference.name(label),
-            None if prediction is None else reference.name(prediction),
-        )
+        classes = reference.named(label, prediction)
         picture = reference.picture_of(query, cmap)
         flat = [one.flatten() for one in states]
-        return Query(Tile(picture, classes, is_query=True), flat, row)
+        return Query(Tile(picture, classes, is_query=True, row=row), flat, row)
     if row is None:
         raise ValueError(
             "the bank does not hold the region's query; pass it as query, the input "
             "without the batch dimension"
         )
     rows = torch.tensor([row])
-    tile = Tile(reference.picture(row, cmap), reference.classes(row), is_query=True)
+    picture, classes = reference.picture(row, cmap), reference.classes(row)
+    tile = Tile(picture, classes, is_query=True, row=row)
     return Query(tile, [bank.states(rows)[0] for bank in banks_of(rdr)], row)

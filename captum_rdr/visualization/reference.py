@@ -109,6 +109,11 @@ class Reference:
             return Classes(label, None)
         return Classes(label, self.name(_at(self.predictions, row, "predictions")))
 
+    def named(self, label: int | None, prediction: int | None) -> Classes:
+        """The classes of an instance that the bank need not hold."""
+        names = [None if one is None else self.name(one) for one in (label, prediction)]
+        return Classes(names[0], names[1])
+
     def name(self, label: Any) -> str:
         """The name of a class.
 

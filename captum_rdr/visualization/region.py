@@ -116,9 +116,7 @@ def region_rows(
     shown = torch.cat([near, far, torch.tensor([region.query or 0])])
     shown = shown if region.query is not None else shown[:-1]
     n_shown = int(torch.isin(region.members, shown).sum())
-    summary = (
-        f"{described(region)}. {n_shown} of {len(region.members)} members shown."
-    )
+    summary = f"{described(region)}. {n_shown} of {len(region.members)} members shown."
     tested = significance_row(region)
     inside = (query.tile, *member_tiles(region, near, bank, reference, cmap))
     return [

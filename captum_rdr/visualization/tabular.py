@@ -117,9 +117,7 @@ def _effects_block(shown: Sequence[Effect], width: float) -> Block:
             name = shortened(one.name, names - 0.1, 7)
             canvas.text(x + names - 0.06, middle, name, 7, ha="right", va="center")
             text = shortened(_both_sides(one), numbers, 7)
-            canvas.text(
-                x + width - numbers, middle, text, 7, va="center", color=GRAY
-            )
+            canvas.text(x + width - numbers, middle, text, 7, va="center", color=GRAY)
 
     return Block(height + 0.3, left(draw))
 
@@ -127,4 +125,4 @@ def _effects_block(shown: Sequence[Effect], width: float) -> Block:
 def _both_sides(effect: Effect) -> str:
     if effect.is_share:
         return f"{effect.inside:.0%} against {effect.outside:.0%}"
-    return f"{effect.inside:.3g} against {effect.outside:.3g}"
+    return f"{effect.inside:.4g} against {effect.outside:.4g}"

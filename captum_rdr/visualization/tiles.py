@@ -33,12 +33,14 @@ class Tile:
         classes: its class and the predicted one.
         notes: further lines of the caption.
         is_query: whether it is the query.
+        row: its bank row, where known.
     """
 
     picture: Picture
     classes: Classes
     notes: tuple[str, ...] = ()
     is_query: bool = False
+    row: int | None = None
 
     @property
     def lines(self) -> tuple[str, ...]:
