@@ -15,7 +15,7 @@
     document.getElementById("count").textContent =
       `${shown} of ${articles.length} queries shown`;
   };
-  form.addEventListener("input", apply);
+  form.addEventListener("change", apply);
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("reset", () => setTimeout(apply));
   apply(); // a browser may have kept what was chosen before a reload

@@ -1,5 +1,7 @@
 """Principal components of packed states, without unpacking the whole bank at once."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -11,7 +13,7 @@ Floats = npt.NDArray[np.float64]
 
 _BLOCK = 1 << 24  # states unpacked at a time
 _EXTRA = 8  # directions iterated beside those wanted
-_ROUNDS, _CLOSE = 60, 1e-6
+_ROUNDS, _CLOSE = 50, 1e-4
 
 
 def principal_components(
@@ -38,32 +40,36 @@ def principal_components(
     >>> points.round(2)[:, 0], shares.round(2)
     (array([ 0.71,  0.71, -0.71, -0.71]), array([1., 0.]))
     """
-    blocks = torch.split(rows, max(1, _BLOCK // bank.n_neurons))
-    active = torch.stack([bank.states(block).sum(0) for block in blocks]).sum(0)
-    mean = active.double().numpy() / len(rows)
-    size = min(count + _EXTRA, bank.n_neurons)
-    start = np.random.default_rng(0).standard_normal((bank.n_neurons, size))
-    basis, _ = np.linalg.qr(start)
-    values = np.zeros(size)
+    totals = torch.stack([block.sum(0) for block in _blocks(bank, rows)])
+    mean = totals.sum(0) / len(rows)
+    size = min(count + _EXTRA, bank.n_neurons, len(rows))
+    generator = torch.Generator().manual_seed(0)
+    basis = torch.randn(bank.n_neurons, size, generator=generator)
+    basis, values = torch.linalg.qr(basis).Q, torch.zeros(count)
     for _ in range(_ROUNDS):
-        product = np.zeros((bank.n_neurons, size))
-        for block in blocks:
-            centered = bank.states(block).double().numpy() - mean
-            product += centered.T @ (centered @ basis)
-        previous, values = values, np.sort(np.abs(np.linalg.eigvals(basis.T @ product)))
-        basis, _ = np.linalg.qr(product)
-        if np.allclose(values, previous, rtol=_CLOSE, atol=1e-9):
+        product = torch.zeros(bank.n_neurons, size)
+        for block in _blocks(bank, rows):
+            along = block @ basis - mean @ basis
+            product += block.T @ along - torch.outer(mean, along.sum(0))
+        # The covariance within the subspace has its components as eigenvectors.
+        previous, values = values, torch.linalg.svdvals(product)[:count]
+        basis = torch.linalg.qr(product).Q
+        if torch.allclose(values, previous, rtol=_CLOSE, atol=1e-6):
             break
-    scores = np.concatenate(
-        [(bank.states(block).double().numpy() - mean) @ basis for block in blocks]
-    )
-    _, lengths, turned = np.linalg.svd(scores, full_matrices=False)
-    points = _padded(scores @ turned.T, count)
+    scores = torch.cat([block @ basis - mean @ basis for block in _blocks(bank, rows)])
+    _, lengths, turned = np.linalg.svd(scores.double().numpy(), full_matrices=False)
+    points = _padded(scores.double().numpy() @ turned.T, count)
     largest = np.abs(points).argmax(0)
     signs = np.where(np.take_along_axis(points, largest[None], 0)[0] < 0, -1.0, 1.0)
     total = float((mean * (1 - mean)).sum()) * len(rows)
     shares = _padded(np.square(lengths)[None], count)[0] / (total or 1.0)
     return points * signs, shares
+
+
+def _blocks(bank: ConfigurationBank, rows: Tensor) -> Iterator[Tensor]:
+    """States as floats, a block of rows at a time."""
+    for block in torch.split(rows, max(1, _BLOCK // bank.n_neurons)):
+        yield bank.states(block).float()
 
 
 def _padded(columns: Floats, count: int) -> Floats:
