@@ -11,11 +11,13 @@ from torch.overrides import TorchFunctionMode
 # Functions with the sign of their argument, or zero where that is negative: "> 0" gives
 # the same states before and after them.
 _GATES = (
-    r"(?:leaky_?|hard_?|quick_?|new_?|fast_?|laplace_?|conv\dd_?|linear_?|add_?|r|p)?"
+    r"(?:leaky_?|hard_?|quick_?|new_?|fast_?|laplace_?|r|p)?"
     r"(?:relu6?|relu2|squared_?relu|gelu|silu|swish|mish|elu|selu|celu|tanh|softsign)"
 )
 _GATE = re.compile(_GATES)
-_GATE_MODULE = re.compile(rf"(?:quantized)?{_GATES}(?:\dd)?(?:activation|tanh)?")
+_GATE_MODULE = re.compile(rf"{_GATES}(?:activation|tanh)?")
+# Quantized functions that end in a ReLU; what they take is not what it cuts off.
+_FUSED = re.compile(r"(?:conv\dd|linear|add|batch_norm)_relu")
 # Functions whose result is never negative, so that no state is ever inactive.
 _POSITIVE = re.compile(r"(?:hard)?_?(?:sigmoid|softmax|softplus|gumbel_softmax)|exp")
 
@@ -126,6 +128,8 @@ class Flow(TorchFunctionMode):
         taken = args[:1]
         if _GATE.fullmatch(plain) or _POSITIVE.fullmatch(plain):
             self.pass_gate(plain, taken, result)
+        elif _FUSED.fullmatch(plain):
+            self.pass_gate("relu", None, result)
         elif plain in _MOVES:
             first = next(_tensors(taken), None)
             self._give(result, _UNKNOWN if first is None else self._value(first))

@@ -172,4 +172,5 @@ def _categories(network: Module, entry: Any) -> tuple[str, ...]:
     if entry is not None:
         return tuple(entry.meta.get("categories") or ())
     labels = getattr(getattr(network, "config", None), "id2label", None) or {}
-    return tuple(str(labels[index]) for index in sorted(labels))
+    names = tuple(str(labels[index]) for index in sorted(labels))
+    return () if all(name.startswith("LABEL_") for name in names) else names

@@ -1,6 +1,6 @@
 """Where a network's stages begin, and which layer of each shows neurons' states."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from captum_rdr.zoo.kinds import Kind, ancestors, is_learned, n_positions
@@ -104,7 +104,22 @@ class Architecture:
             and not self._is_score(name)
         ]
         mapped = [entry for entry in found if len(entry.shape or ()) > 2]
-        return mapped or found
+        return self._without_head(mapped) or found
+
+    def _without_head(self, layers: list[Traced]) -> list[Traced]:
+        """Leave out what follows a global pooling, if it all has one position."""
+        pools = [
+            entry.order
+            for entry in self._traced.values()
+            if entry.pools_all and not any(self._blocks_around(entry.name))
+        ]
+        after = [entry for entry in layers if entry.order > max(pools, default=-1)]
+        if not pools or any(self._positions[entry.name] > 1 for entry in after):
+            return layers
+        return [entry for entry in layers if entry not in after]
+
+    def _blocks_around(self, name: str) -> Iterator[str]:
+        return (one for one in ancestors(name) if self._kinds.get(one) == "block")
 
     def _recommended(self, layers: Sequence[Traced]) -> Traced:
         """The layer that stands for the last unit of a stage."""
@@ -136,9 +151,12 @@ class Architecture:
         A norm that a block begins with, as in pre-activation networks, belongs to what
         came before.
         """
-        for name in ancestors(entry.name):
-            if self._kinds.get(name) == "block" and name in self._positions:
-                enters = name in entry.enters and entry.feeds is not None
+        for name in ancestors(entry.name):  # an activation inside a norm goes with it
+            if self._kinds.get(name) == "normalization":
+                entry = self._traced[name]
+        for name in self._blocks_around(entry.name):
+            if name in self._positions:
+                enters = name in entry.enters and decides(entry)
                 if enters and self._kinds[entry.name] == "normalization":
                     return entry.name
                 return name
@@ -170,10 +188,9 @@ class Architecture:
         return late and output[1] in (shape[1], shape[-1])
 
     def _top(self, name: str) -> str | None:
-        """The root's child around a layer, or None where that is a single unit."""
+        """The root's child around a layer, or None where that is a single layer."""
         top = _child(name, self._prefix)
-        single = self._traced[top].is_leaf or self._kinds.get(top) == "block"
-        return None if single else top
+        return None if self._traced[top].is_leaf or top in self._kinds else top
 
     def _only_child(self) -> str:
         """The module around all others: the root, or its only child, and so on."""

@@ -210,8 +210,8 @@ def chosen(table: LayerTable, stage: int | str) -> LayerInfo:
     recommended.sort(key=lambda info: -1 if info.stage is None else info.stage)
     if not recommended:
         raise ValueError(
-            "no layer of the model makes or feeds a nonlinearity whose sign is a state; "
-            "choose one of layers(model) by its name"
+            "no usable layer of the model makes or feeds a nonlinearity whose sign is a "
+            "state; see layers(model) for the reasons, and choose one by its name"
         )
     if not -len(recommended) <= stage < len(recommended):
         raise ValueError(

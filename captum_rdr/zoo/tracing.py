@@ -30,6 +30,7 @@ class Traced:
         enters: names of the modules around it whose input it takes as it is.
         attends: whether attention is computed in it, and in no module within.
         is_leaf: whether it has no submodules.
+        pools_all: whether it makes one position of several.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Traced:
     enters: set[str] = field(default_factory=set)
     attends: bool = False
     is_leaf: bool = False
+    pools_all: bool = False
 
 
 def trace(model: Module, arguments: ForwardArguments) -> dict[str, Traced]:
@@ -131,6 +133,10 @@ class _Running:
             self._flow.pass_gate(class_name.lower(), first if own else None, output)
         entry.shape = tuple(output.shape)
         entry.is_quantized = output.is_quantized
+        taken_shape = tuple(first.shape) if isinstance(first, Tensor) else ()
+        entry.pools_all = len(taken_shape) == len(entry.shape) > 2 and set(
+            entry.shape[2:]
+        ) == {1} != set(taken_shape[2:])
         entry.gate = self._flow.gate(output)
 
         def taken(gate: Gate) -> None:
