@@ -47,6 +47,8 @@ def evaluating(model: Module) -> Iterator[None]:
 
 def _restore_buffer(module: Module, name: str, buffer: Tensor, values: Tensor) -> None:
     module._buffers[name] = buffer
+    if buffer.is_meta:  # no values to restore
+        return
     if not torch.equal(raw_bytes(buffer), raw_bytes(values)):
         with torch.no_grad():
             buffer.copy_(values)

@@ -417,3 +417,13 @@ def test_users_own_hooks_still_run(net, images):
     RelaxedDecisionRegion(net, net[2]).fit(images, show_progress=False)
     assert len(seen) == 2
     handle.remove()
+
+
+def test_a_model_on_the_meta_device_is_left_as_found(net):
+    net.to("meta")
+    buffers = dict(net.named_buffers())
+    with recording([net[2]], model=net) as record:
+        record.run(net, torch.empty(2, 1, 8, 8, device="meta"), leave_early=False)
+        assert record.values()[0][0].shape == (2, 4, 6, 6)
+    assert net[0].training
+    assert all(dict(net.named_buffers())[name] is one for name, one in buffers.items())

@@ -1,0 +1,173 @@
+"""What kind of layer a module is, told by its attributes, children and siblings."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Literal, cast
+
+from torch import Tensor
+from torch.nn import Module, ModuleDict, ModuleList, MultiheadAttention, Sequential
+
+from captum_rdr.zoo.flow import is_gate_module
+from captum_rdr.zoo.tracing import Traced
+
+Kind = Literal[
+    "convolution",
+    "normalization",
+    "activation",
+    "linear",
+    "attention",
+    "MLP",
+    "block",
+]
+
+_CONTAINERS = (Sequential, ModuleList, ModuleDict)
+_POSITIVE = ("Sigmoid", "Hardsigmoid", "Softmax", "Softplus")
+
+
+def kinds(traced: Mapping[str, Traced]) -> dict[str, Kind]:
+    """The kind of every module that is worth explaining, by name, in calling order.
+
+    A *block* is a module with children and parameters of its own class beside which,
+    under one parent, stands another of that class, or any such module beside blocks.
+    An *attention* is the innermost module in which attention is computed, an *MLP* a
+    module whose own children are linear layers around an activation. The root,
+    containers, pooling, dropout and embeddings are left out.
+
+    >>> import torch
+    >>> from captum_rdr.batches import ForwardArguments
+    >>> from captum_rdr.zoo.tracing import trace
+    >>> net = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU())
+    >>> kinds(trace(net, ForwardArguments((torch.ones(2, 4),), {})))
+    {'0': 'linear', '1': 'activation'}
+    """
+    children: dict[str, list[Traced]] = {}
+    for name, entry in traced.items():
+        if name:
+            children.setdefault(parent(name), []).append(entry)
+    blocks = set(_blocks(children))
+    found = {}
+    for entry in sorted(traced.values(), key=lambda entry: entry.order):
+        kind = _kind(entry, children.get(entry.name, []), blocks)
+        if entry.name and kind is not None:
+            found[entry.name] = kind
+    return found
+
+
+def parent(name: str) -> str:
+    """Qualified name of the module that holds ``name``.
+
+    >>> parent("layer1.0.conv1"), parent("fc")
+    ('layer1.0', '')
+    """
+    return name.rpartition(".")[0]
+
+
+def ancestors(name: str) -> Iterator[str]:
+    """The module's name and those of the modules around it, outermost first.
+
+    >>> list(ancestors("layer1.0.conv1"))
+    ['layer1', 'layer1.0', 'layer1.0.conv1']
+    """
+    parts = name.split(".")
+    return (".".join(parts[:count]) for count in range(1, len(parts) + 1))
+
+
+def n_positions(module: Module, shape: tuple[int, ...]) -> int:
+    """Spatial positions or tokens of an output of ``module``, a leaf with parameters.
+
+    Args:
+        module: tells the number of channels, and on which side they stand.
+        shape: an output's shape, batch included; it may be that of a module around.
+
+    Returns:
+        the number of values an instance divided by that of the channels.
+
+    >>> import torch
+    >>> n_positions(torch.nn.Conv2d(3, 8, 1), (2, 8, 7, 7))
+    49
+    >>> n_positions(torch.nn.Linear(3, 8), (2, 7, 7, 8))
+    49
+    """
+    width, dimension = _channels(module)
+    rest = [*shape[1:]]
+    if not rest:
+        return 1
+    # A block may permute what its last leaf gives, and so turn the channels around.
+    index = dimension if rest[dimension] == width else -1 - dimension
+    channels = rest[index] if rest[index] == width else rest[dimension]
+    total = 1
+    for size in rest:
+        total *= size
+    return total // max(channels, 1)
+
+
+def is_learned(module: Module) -> bool:
+    """Whether a leaf has channels of its own: a convolution, a linear layer, a norm."""
+    return _channels(module)[0] > 0
+
+
+def _channels(module: Module) -> tuple[int, int]:
+    """Number of channels of a leaf (0 where unknown), and their dimension, 0 or -1."""
+    for attribute in ("out_channels", "num_features", "num_channels"):
+        if isinstance(getattr(module, attribute, None), int):
+            return cast(int, getattr(module, attribute)), 0
+    for attribute in ("out_features", "nf"):  # nf: Hugging Face's Conv1D
+        if isinstance(getattr(module, attribute, None), int):
+            return cast(int, getattr(module, attribute)), -1
+    weight = getattr(module, "weight", None)
+    if "norm" in type(module).__name__.lower() and isinstance(weight, Tensor):
+        # Layer norms act on the last dimension, frozen batch norms on the first.
+        return weight.shape[-1], 0 if hasattr(module, "running_mean") else -1
+    return 0, 0
+
+
+def _blocks(children: Mapping[str, list[Traced]]) -> Iterator[str]:
+    repeated: set[type] = set()
+    holders = set()
+    for holder, entries in children.items():
+        counts = Counter(type(one.module) for one in entries if _may_repeat(one))
+        several = {kind for kind, count in counts.items() if count > 1}
+        repeated |= several
+        if several:
+            holders.add(holder)
+    for holder, entries in children.items():
+        for entry in filter(_may_repeat, entries):
+            beside = holder in holders and entry.shape is not None
+            if beside or type(entry.module) in repeated:
+                yield entry.name
+
+
+def _may_repeat(entry: Traced) -> bool:
+    if entry.is_leaf or type(entry.module) in _CONTAINERS:
+        return False
+    return any(is_learned(module) for module in entry.module.modules())
+
+
+def _kind(entry: Traced, children: list[Traced], blocks: set[str]) -> Kind | None:
+    module = entry.module
+    name = type(module).__name__
+    if entry.attends or isinstance(module, MultiheadAttention):
+        return "attention"
+    if _is_mlp(module, children):
+        return "MLP"
+    if entry.is_leaf and hasattr(module, "kernel_size") and is_learned(module):
+        return "convolution"
+    if hasattr(module, "num_features") or hasattr(module, "normalized_shape"):
+        return "normalization"
+    if entry.is_leaf and "norm" in name.lower() and is_learned(module):
+        return "normalization"
+    if entry.is_leaf and is_learned(module):
+        return "linear"
+    if entry.is_leaf and (is_gate_module(name) or name in _POSITIVE):
+        return "activation"
+    return "block" if entry.name in blocks else None
+
+
+def _is_mlp(module: Module, children: list[Traced]) -> bool:
+    if type(module) in _CONTAINERS or not all(child.is_leaf for child in children):
+        return False
+    linear = [child for child in children if _channels(child.module)[1] == -1]
+    linear = [one for one in linear if "norm" not in type(one.module).__name__.lower()]
+    acts = [one for one in children if is_gate_module(type(one.module).__name__)]
+    convolved = any(hasattr(child.module, "kernel_size") for child in children)
+    return len(linear) > 1 and len(acts) == 1 and not convolved

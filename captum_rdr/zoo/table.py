@@ -1,0 +1,272 @@
+"""The table of a model's layers, and the choice of one."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch.nn import Module
+
+from captum_rdr.zoo.inputs import example_arguments
+from captum_rdr.zoo.kinds import Kind, kinds
+from captum_rdr.zoo.stages import Architecture, decides
+from captum_rdr.zoo.torchvision_models import build_untrained, example_inputs
+from captum_rdr.zoo.tracing import Traced, trace
+
+# What a forward pass raises on inputs that do not suit the model.
+_FAILURES = (RuntimeError, TypeError, ValueError, IndexError, AssertionError)
+
+
+@dataclass(frozen=True)
+class LayerInfo:
+    """One layer of a model.
+
+    Attributes:
+        name: its qualified name.
+        stage: index of its stage; None for heads, side paths and stages without a layer
+            whose sign is a state.
+        kind: what it is.
+        shape: its output's shape without the batch; None where that is no tensor.
+        n_neurons: the number of values of that.
+        n_positions: spatial positions or tokens among them; None where unknown.
+        calls: how often it fired in one forward pass in evaluation mode.
+        usable: whether `captum_rdr.RelaxedDecisionRegion` takes it as it is (for a
+            quantized output, with ``pool=captum_rdr.zoo.dequantized``).
+        reason: why not, or what the sign of its output means.
+        recommended: whether it is the one that stands for its stage.
+        is_quantized: whether its output is a quantized tensor.
+    """
+
+    name: str
+    stage: int | None
+    kind: Kind
+    shape: tuple[int, ...] | None
+    n_neurons: int
+    n_positions: int | None
+    calls: int
+    usable: bool
+    reason: str
+    recommended: bool
+    is_quantized: bool = False
+
+    @property
+    def has_tokens(self) -> bool:
+        """Whether the output is a sequence of tokens, ``(T, E)``."""
+        return (
+            len(self.shape or ()) == 2 and self.n_positions == (self.shape or (0,))[0]
+        )
+
+
+class LayerTable(tuple[LayerInfo, ...]):
+    """Layers in the order in which they end; its repr is a table."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        """One line a layer, ``*`` before a recommended one."""
+        rows = [("", "name", "stage", "kind", "shape", "neurons", "calls", "reason")]
+        for info in self:
+            rows.append(
+                (
+                    "*" if info.recommended else "",
+                    info.name,
+                    "" if info.stage is None else str(info.stage),
+                    info.kind,
+                    "x".join(map(str, info.shape or ())),
+                    f"{info.n_neurons:,}",
+                    str(info.calls),
+                    info.reason,
+                )
+            )
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = [
+            "  ".join(
+                cell.ljust(width) for cell, width in zip(row, widths, strict=True)
+            )
+            for row in rows
+        ]
+        return "\n".join(line.rstrip() for line in lines)
+
+
+def layers(model: Module | str, inputs: Any = None) -> LayerTable:
+    """List the layers of a model that are worth explaining.
+
+    One forward pass in evaluation mode shows each layer's shape, how often it fires, and
+    which nonlinearity makes or takes its output. It works on the meta device too, where
+    it costs neither memory nor arithmetic. The model is left as found.
+
+    Args:
+        model: any module, or the name of one of torchvision's, which is then built
+            without weights, on the meta device where it can.
+        inputs: what the model takes: a tensor, a tuple of tensors or a dict of tensors
+            passed as keywords, batch first; or the shape of one instance. None for what
+            the model's own configuration tells (torchvision by name, timm, Hugging
+            Face), else ``(3, 224, 224)``.
+
+    Returns:
+        the layers in the order in which they end.
+
+    Raises:
+        TypeError: the inputs are of another kind.
+        ValueError: the model cannot run on them.
+
+    >>> import torch
+    >>> net = torch.nn.Sequential(
+    ...     torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Flatten(),
+    ...     torch.nn.Linear(288, 5),
+    ... )
+    >>> layers(net, (3, 8, 8))
+       name  stage  kind         shape  neurons  calls  reason
+    *  0     0      convolution  8x6x6  288      1      feeds relu: active where positive
+       1     0      activation   8x6x6  288      1      ends in relu: active where positive
+       3            linear       5      5        1      linear: nothing in the network
+                                                        switches at 0
+    """
+    if isinstance(model, str):
+        inputs = example_inputs(model) if inputs is None else inputs
+        model = build_untrained(model)
+    arguments = example_arguments(model, inputs)
+    try:
+        traced = trace(model, arguments)
+    except _FAILURES as error:
+        raise ValueError(
+            f"the model cannot run on {_describe(arguments)}: {error}; pass inputs that "
+            "it takes, e.g. inputs=(3, 299, 299)"
+        ) from error
+    return _table(traced, arguments.batch_size)
+
+
+def _table(traced: Mapping[str, Traced], batch_size: int) -> LayerTable:
+    found = kinds(traced)
+    refusals = {name: _refusal(traced[name], batch_size) for name in found}
+    architecture = Architecture(
+        traced, found, [name for name, why in refusals.items() if why is None]
+    )
+    stages = architecture.stages()
+    recommended = {stage.recommended for stage in stages}
+    table = []
+    for name, kind in found.items():
+        entry = traced[name]
+        shape = None if entry.shape is None else entry.shape[1:]
+        stage = architecture.stage_of(name, stages)
+        table.append(
+            LayerInfo(
+                name,
+                stage,
+                kind,
+                shape,
+                _count(shape),
+                architecture.positions(name),
+                entry.calls,
+                refusals[name] is None,
+                refusals[name] or _meaning(entry),
+                name in recommended,
+                entry.is_quantized,
+            )
+        )
+    return LayerTable(table)
+
+
+def layer(model: Module, stage: int | str = -1, inputs: Any = None) -> Module:
+    """Choose the layer that stands for a stage, the one whose sign is a neuron's state.
+
+    That is the last block's output where a ReLU makes it; else, in the stage's last
+    block, the widest layer that a nonlinearity takes; outside of blocks the last such
+    layer. `layers` says why.
+
+    Args:
+        model: any module.
+        stage: number of the stage, negative from the end; or a layer's qualified name.
+        inputs: as in `layers`.
+
+    Returns:
+        the module.
+
+    Raises:
+        ValueError: there is no such stage or layer, or it cannot be used.
+
+    >>> import torch
+    >>> net = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU())
+    >>> layer(net, -1, inputs=(4,))
+    Linear(in_features=4, out_features=3, bias=True)
+    """
+    return model.get_submodule(chosen(layers(model, inputs), stage).name)
+
+
+def chosen(table: LayerTable, stage: int | str) -> LayerInfo:
+    """The row of a table that stands for a stage, or that has a name.
+
+    Raises:
+        TypeError: the stage is neither a number nor a name.
+        ValueError: there is no such row, or its layer cannot be used.
+    """
+    if isinstance(stage, str):
+        return _named(table, stage)
+    if isinstance(stage, bool) or not isinstance(stage, int):
+        raise TypeError(
+            f"stage={stage!r} is a {type(stage).__name__}; give a stage's number or a "
+            "layer's name"
+        )
+    recommended = [info for info in table if info.recommended]
+    recommended.sort(key=lambda info: -1 if info.stage is None else info.stage)
+    if not recommended:
+        raise ValueError(
+            "no usable layer of the model makes or feeds a nonlinearity whose sign is a "
+            "state; see layers(model) for the reasons, and choose one by its name"
+        )
+    if not -len(recommended) <= stage < len(recommended):
+        raise ValueError(
+            f"stage={stage} but the model has {len(recommended)} stages; use "
+            f"{-len(recommended)} to {len(recommended) - 1}"
+        )
+    return recommended[stage]
+
+
+def _named(table: LayerTable, name: str) -> LayerInfo:
+    info = next((info for info in table if info.name == name), None)
+    if info is None:
+        raise ValueError(
+            f"layer {name!r} is not in the table; choose one that layers(model) lists, "
+            f"e.g. {next((one.name for one in table if one.usable), None)!r}"
+        )
+    if not info.usable:
+        raise ValueError(f"layer {name!r} cannot be used as it is: {info.reason}")
+    return info
+
+
+def _refusal(entry: Traced, batch_size: int) -> str | None:
+    """Why a layer cannot be used as it is, or None."""
+    if entry.calls == 0:
+        return "did not fire: trains only, or is used as a function"
+    if entry.calls > 1:
+        return f"fires {entry.calls} times: choose one call with call_index"
+    if entry.shape is None:
+        return f"gives a {entry.output}: pick a tensor in it with pool"
+    if not entry.shape or entry.shape[0] != batch_size:
+        size = entry.shape[0] if entry.shape else "none"
+        return f"first dimension {size} is not the batch of {batch_size}: use pool"
+    if not decides(entry) and entry.gate is not None:
+        return f"ends in {entry.gate.name}, never negative: use threshold='median'"
+    return None
+
+
+def _meaning(entry: Traced) -> str:
+    """What the sign of a usable layer's output means."""
+    suffix = "; quantized: use pool=dequantized" if entry.is_quantized else ""
+    if entry.gate is not None:
+        return f"ends in {entry.gate.name}: active where positive{suffix}"
+    if entry.feeds is not None and not entry.feeds.is_positive:
+        return f"feeds {entry.feeds.name}: active where positive{suffix}"
+    return f"linear: nothing in the network switches at 0{suffix}"
+
+
+def _count(shape: tuple[int, ...] | None) -> int:
+    total = 0 if shape is None else 1
+    for size in shape or ():
+        total *= size
+    return total
+
+
+def _describe(arguments: Any) -> str:
+    given = {**dict(enumerate(arguments.args)), **arguments.kwargs}
+    shapes = [f"{name}: {tuple(getattr(v, 'shape', ()))}" for name, v in given.items()]
+    return "{" + ", ".join(shapes) + "}"

@@ -1,0 +1,164 @@
+"""Torchvision's models by name: weights, input shapes, preprocessing, class names."""
+
+import inspect
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch.nn import Module
+from torch.overrides import TorchFunctionMode
+
+_FRAMES = 16
+_DETECTION_SIDE = 128
+
+
+def weights_of(name: str, weights: str | None) -> Any:
+    """The entry of torchvision's weights that a name and a member's name choose.
+
+    Args:
+        name: a model that ``torchvision.models.list_models()`` lists.
+        weights: ``"DEFAULT"``, another member's name such as ``"IMAGENET1K_V1"``, or
+            None for no weights.
+
+    Returns:
+        a member of the model's ``WeightsEnum``, or None.
+
+    Raises:
+        ValueError: there is no such model or member.
+
+    >>> weights_of("resnet50", "IMAGENET1K_V1").meta["categories"][:2]
+    ['tench', 'goldfish']
+    """
+    models = _models()
+    if name not in models.list_models():
+        raise ValueError(
+            f"model {name!r} is not one of torchvision.models.list_models(); pass such "
+            "a name, or the model itself"
+        )
+    if weights is None:
+        return None
+    members = models.get_model_weights(name).__members__
+    if weights not in members:
+        raise ValueError(
+            f"weights={weights!r} is not one of {sorted(members)} of {name!r}; pass one "
+            "of these, or None"
+        )
+    return members[weights]
+
+
+def build(name: str, weights: Any = None, **options: Any) -> Module:
+    """Build a model, without the weights of a backbone where it has none of its own.
+
+    Args:
+        name: the model's name.
+        weights: an entry of torchvision's weights, or None for random ones.
+        **options: passed to torchvision's builder, e.g. ``num_classes``.
+
+    Returns:
+        the model, in evaluation mode.
+
+    >>> type(build("alexnet", num_classes=3)).__name__
+    'AlexNet'
+    """
+    models = _models()
+    accepted = inspect.signature(models.get_model_builder(name)).parameters
+    if weights is None and "weights_backbone" in accepted:
+        options.setdefault("weights_backbone", None)
+    if weights is None and name.endswith(("googlenet", "inception_v3")):
+        options.setdefault("init_weights", False)  # their default warns and is slow
+    model: Module = models.get_model(name, weights=weights, **options)
+    return model.eval()
+
+
+def input_shape(name: str) -> tuple[int, ...]:
+    """Shape of one instance at the resolution that a model was trained at.
+
+    Video clips have 16 frames. Pairs of images (optical flow) and detection have none.
+
+    Raises:
+        ValueError: the model takes something else than one image or clip.
+
+    >>> input_shape("inception_v3"), input_shape("r3d_18")
+    ((3, 299, 299), (3, 16, 112, 112))
+    """
+    models = _models()
+    kind = models.get_model_builder(name).__module__
+    transforms = models.get_model_weights(name).DEFAULT.transforms
+    options = transforms.keywords if isinstance(transforms, partial) else {}
+    crop = options.get("crop_size", options.get("resize_size", 224))
+    height, width = crop if isinstance(crop, tuple) else (crop, crop)
+    return (3, _FRAMES, height, width) if ".video." in kind else (3, height, width)
+
+
+def example_inputs(name: str) -> Any:
+    """What a model is traced on: a shape of one instance, or a pair of images.
+
+    None for vision transformers, which know their own image size.
+
+    >>> example_inputs("alexnet")
+    (3, 224, 224)
+    """
+    kind = _models().get_model_builder(name).__module__
+    if ".optical_flow." in kind:
+        pair = torch.rand(2, 2, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+        return (pair[0], pair[1])
+    if is_detection(name):
+        return (3, _DETECTION_SIDE, _DETECTION_SIDE)
+    return None if name.startswith("vit_") else input_shape(name)
+
+
+class _EmptyOnMeta(TorchFunctionMode):
+    """Parameters, which modules make with ``torch.empty``, go to the meta device.
+
+    As a default device, meta breaks models that compute their widths with tensors.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.empty and kwargs.get("device") is None:
+            kwargs = {**kwargs, "device": "meta"}
+        return func(*args, **kwargs)
+
+
+def build_untrained(name: str) -> Module:
+    """Build a model for a look at its layers: on the meta device, without any memory.
+
+    Detection models find boxes on the way, and so must be real; they take small images.
+
+    Raises:
+        ValueError: torchvision has no such model.
+
+    >>> next(build_untrained("regnet_y_128gf").parameters()).device
+    device(type='meta')
+    """
+    weights_of(name, None)  # refuses an unknown name
+    if is_detection(name):
+        side = _DETECTION_SIDE
+        sized = {} if name.startswith("ssd") else {"min_size": side, "max_size": side}
+        return build(name, **sized)
+    with _EmptyOnMeta():
+        model = build(name)
+    return model.to("meta")
+
+
+def is_detection(name: str) -> bool:
+    """Whether a model detects objects.
+
+    >>> is_detection("fcos_resnet50_fpn"), is_detection("resnet50")
+    (True, False)
+    """
+    return ".detection." in _models().get_model_builder(name).__module__
+
+
+def _models() -> Any:
+    """Torchvision's models, imported only when a name is asked for."""
+    try:
+        return import_module("torchvision.models")
+    except ImportError as error:
+        raise ImportError(
+            "models by name need torchvision; install captum-rdr[zoo], or pass the "
+            "model itself"
+        ) from error
