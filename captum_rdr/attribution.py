@@ -114,6 +114,11 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         """The reference bank, a list of them for a list of layers, None before `fit`."""
         return None if self._banks is None else self._as_given(self._banks)
 
+    @property
+    def reader(self) -> LayerReader:
+        """What runs, and which activations are read from it."""
+        return self._reader
+
     def fit(
         self,
         data: Any,

@@ -178,8 +178,7 @@ def recording(
     record = Record(names, keep, call_index, device_ids)
     with contextlib.ExitStack() as stack:
         stack.enter_context(same_random_state())
-        stack.enter_context(_no_fused_attention())
-        stack.enter_context(_evaluation(layers, names, model))
+        stack.enter_context(hookable(layers, model))
         if not gradients:
             stack.enter_context(torch.no_grad())
         for index, layer in enumerate(layers):
@@ -196,6 +195,27 @@ def layer_names(layers: Sequence[Module], model: Module | None) -> list[str]:
     """
     known = {} if model is None else {id(m): n for n, m in model.named_modules()}
     return [known.get(id(layer)) or type(layer).__name__ for layer in layers]
+
+
+@contextmanager
+def hookable(layers: Sequence[Module], model: Module | None) -> Iterator[None]:
+    """Evaluation mode in which hooks of every submodule fire; put back at the end.
+
+    Args:
+        layers: modules that hooks are for.
+        model: the module that runs; None for a plain function, whose modules must be
+            in evaluation mode already.
+
+    Raises:
+        ValueError: there is no model, and a layer is in training mode.
+
+    >>> net = torch.nn.Sequential(torch.nn.Dropout())
+    >>> with hookable([net[0]], net):
+    ...     net.training
+    False
+    """
+    with _no_fused_attention(), _evaluation(layers, layer_names(layers, model), model):
+        yield
 
 
 def _evaluation(

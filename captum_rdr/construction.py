@@ -51,9 +51,29 @@ def regions(
             part = rule
             if isinstance(rule.neighbors, Tensor) and rule.neighbors.dim() == 2:
                 part = replace(rule, neighbors=rule.neighbors[start:stop])
-            found += _block(bank, queries[start:stop], part)
+            of_block = queries[start:stop]
+            found += _with_queries(bank, of_block, _block(bank, of_block, part))
             progress.update(stop - start)
     return found
+
+
+def _with_queries(
+    bank: ConfigurationBank, queries: Queries, found: list[Region]
+) -> list[Region]:
+    """Let regions keep the queries that the bank does not hold."""
+    n_bytes = bits.row_bytes(bank.n_neurons)
+    return [
+        region
+        if region.query is not None
+        else replace(
+            region,
+            query_states=torch.from_numpy(queries.packed[index, :n_bytes].copy()),
+            query_features=None
+            if queries.features is None
+            else queries.features[index].clone(),
+        )
+        for index, region in enumerate(found)
+    ]
 
 
 def _block(bank: ConfigurationBank, queries: Queries, rule: Rule) -> list[Region]:
@@ -134,6 +154,7 @@ def _draft(
         layer_shape=bank.layer_shape,
         query=inside.query,
         fingerprint=bank.fingerprint,
+        rule=rule.for_rows(torch.from_numpy(inside.rows)),
     )
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from captum_rdr import storage
+from captum_rdr.rule import Rule
 from captum_rdr.significance import Significance
 
 # Evidence within this share of the summed weights is equal: the order in which a sum
@@ -28,6 +29,7 @@ _TENSORS = (
     "neighbors",
     "distances",
 )
+_OF_THE_QUERY = ("query_states", "query_features")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -85,6 +87,10 @@ class Region:
             input is taken to be a row that looks the same, see `attribute`.
         fingerprint: that of the bank, empty when unknown.
         significance: what a test of the region found, or None if it was not tested.
+        rule: the choices that made the region; None when unknown.
+        query_states: packed configuration of a query that the bank does not hold, uint8
+            ``(ceil(D / 8),)``; else None.
+        query_features: its float activations ``(D,)``, where S was chosen by them.
     """
 
     neurons: Tensor
@@ -101,6 +107,9 @@ class Region:
     query: int | None = None
     fingerprint: str = ""
     significance: Significance | None = None
+    rule: Rule | None = None
+    query_states: Tensor | None = None
+    query_features: Tensor | None = None
 
     def __repr__(self) -> str:
         active = int(self.states.sum())
@@ -244,6 +253,9 @@ class Region:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the region to one file, atomically and with a checksum."""
         tensors = {name: getattr(self, name) for name in _TENSORS}
+        for name in _OF_THE_QUERY:
+            if getattr(self, name) is not None:
+                tensors[name] = getattr(self, name)
         fields = {
             "tolerance": self.tolerance,
             "evidence_cut": self.evidence_cut,
@@ -251,6 +263,7 @@ class Region:
             "query": self.query,
             "fingerprint": self.fingerprint,
             "significance": self.significance and asdict(self.significance),
+            "rule": self.rule and self.rule.as_fields(),
         }
         storage.write(path, "region", tensors, fields)
 
@@ -262,11 +275,14 @@ class Region:
             ValueError: the file is damaged, or holds something else.
         """
         contents = storage.read(path, "region")
-        storage.check_names(path, contents, {field.name for field in fields_of(Region)})
+        needed = {field.name for field in fields_of(Region)} - set(_OF_THE_QUERY)
+        storage.check_names(path, contents, needed)
         tensors, fields = contents
         fields["layer_shape"] = torch.Size(fields["layer_shape"])
         if fields["significance"] is not None:
             fields["significance"] = Significance(**fields["significance"])
+        if fields["rule"] is not None:
+            fields["rule"] = Rule.from_fields(fields["rule"])
         values: dict[str, Any] = {**tensors, **fields}
         return Region(**values)
 

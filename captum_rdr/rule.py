@@ -1,9 +1,9 @@
 """The choices that make a region of a query, checked against a bank."""
 
 import operator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from numbers import Real
-from typing import Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -42,6 +42,37 @@ class Rule:
     def needs_features(self) -> bool:
         """Whether S is chosen by distances between float features."""
         return isinstance(self.neighbors, str) and self.neighbors in METRICS
+
+    def for_rows(self, rows: Tensor) -> "Rule":
+        """The rule of one region: where S was given, that region's own S.
+
+        Args:
+            rows: the bank rows in the region's S.
+        """
+        given = isinstance(self.neighbors, Tensor)
+        return replace(self, neighbors=rows) if given else self
+
+    def as_fields(self) -> dict[str, Any]:
+        """The rule as JSON-serializable values.
+
+        >>> Rule.from_fields(Rule(neighbors=torch.tensor([3, 5])).as_fields()).neighbors
+        tensor([3, 5])
+        """
+        fields = {
+            name: value.item() if isinstance(value, np.generic) else value
+            for name, value in asdict(self).items()
+        }
+        if isinstance(self.neighbors, Tensor):
+            fields["neighbors"] = self.neighbors.tolist()
+        return fields
+
+    @classmethod
+    def from_fields(cls, fields: dict[str, Any]) -> Self:
+        """The rule of which `as_fields` made ``fields``."""
+        neighbors = fields["neighbors"]
+        if not isinstance(neighbors, str):
+            neighbors = torch.tensor(neighbors, dtype=torch.int64)
+        return cls(**{**fields, "neighbors": neighbors})
 
     def check(self, bank: ConfigurationBank, n_queries: int) -> None:
         """Refuse choices that do not fit each other, the bank or the queries.

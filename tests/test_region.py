@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -126,6 +127,21 @@ def test_files(region, fitted, tmp_path):
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ValueError, match="no readable region file"):
         Region.load(path)
+
+
+def test_a_region_keeps_its_rule_and_a_new_query(fitted, images, tmp_path):
+    (row,) = fitted.attribute_members([4], np.int64(5), 3, tolerance=1)
+    _, (new,) = fitted.attribute(images[:1] + 3, neighbors=torch.tensor([5, 2]))
+    assert row.query_states is None
+    assert (row.rule.n_neighbors, row.rule.n_neurons, row.rule.tolerance) == (5, 3, 1)
+    assert new.rule.neighbors.equal(new.neighbors)
+    for one in (row, new):
+        one.save(tmp_path / "region")
+        loaded = Region.load(tmp_path / "region")
+        assert loaded.rule.as_fields() == one.rule.as_fields()
+        if one.query is None:
+            assert loaded.query_states.equal(one.query_states)
+            assert loaded.contains(fitted.bank.unpacked(one.query_states)).all()
 
 
 def test_concept_score_is_the_mean_signed_margin(fitted, region, net, images):
