@@ -1,0 +1,16 @@
+"""Answers from regions: subclasses, causes of errors, depth, and checkpoints."""
+
+from captum_rdr.discovery.comparison import Comparison, compare
+from captum_rdr.discovery.layerwise import Layerwise, Stage, layerwise
+from captum_rdr.discovery.subclasses import Subclass, Subclasses, subclasses
+
+__all__ = [
+    "Comparison",
+    "Layerwise",
+    "Stage",
+    "Subclass",
+    "Subclasses",
+    "compare",
+    "layerwise",
+    "subclasses",
+]

@@ -1,0 +1,236 @@
+"""How the region of one instance changes over depth."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor
+
+from captum_rdr.attribution import RelaxedDecisionRegion
+from captum_rdr.bank import ConfigurationBank
+from captum_rdr.discovery.links import links
+from captum_rdr.discovery.overlap import jaccard
+from captum_rdr.discovery.regions import bank_regions, explainer_of, recipe
+from captum_rdr.discovery.table import checked_labels, table
+from captum_rdr.region import Region
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """The region of the query at one layer.
+
+    Attributes:
+        layer: the layer's name.
+        region: the region.
+        purity: share of its members, the query left out, that have the query's label
+            (for a new input the most frequent one); None without labels, NaN without
+            another member.
+        jaccard: members shared with the layer before over all members of both; None at
+            the first layer.
+        stayed: int64, members of the layer before that are members here.
+        left: int64, those that are not.
+        joined: int64, members that were none at the layer before.
+        pieces: the members of the layer before in groups that this layer tells apart,
+            largest first: two members are of one group when one lies in the other's
+            region here, or both are so linked to a third. Empty at the first layer.
+    """
+
+    layer: str
+    region: Region
+    purity: float | None
+    jaccard: float | None
+    stayed: Tensor
+    left: Tensor
+    joined: Tensor
+    pieces: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Layerwise(Sequence[Stage]):
+    """The regions of one query at several layers, in the order of the layers.
+
+    Attributes:
+        stages: one a layer.
+    """
+
+    stages: tuple[Stage, ...]
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.stages[index]
+
+    def __len__(self) -> int:
+        return len(self.stages)
+
+    @property
+    def splits(self) -> list[str]:
+        """Layers where the members of the layer before come apart.
+
+        Those that tell them apart into two groups or more of at least two members.
+        """
+        return [
+            stage.layer
+            for stage in self.stages
+            if sum(len(piece) > 1 for piece in stage.pieces) > 1
+        ]
+
+    def __repr__(self) -> str:
+        rows = []
+        for number, stage in enumerate(self.stages):
+            sizes = [len(piece) for piece in stage.pieces]
+            rows.append(
+                (
+                    stage.layer,
+                    len(stage.region.members),
+                    "-" if stage.purity is None else f"{stage.purity:.3f}",
+                    "-" if stage.jaccard is None else f"{stage.jaccard:.3f}",
+                    len(stage.stayed) if number else "-",
+                    len(stage.left) if number else "-",
+                    len(stage.joined) if number else "-",
+                    " ".join(map(str, sizes[:6])) + (" ..." if sizes[6:] else ""),
+                )
+            )
+        title = f"a region over {len(self)} layers; splits at {self.splits or 'none'}"
+        header = (
+            *("layer", "members", "purity", "jaccard"),
+            *("stayed", "left", "joined", "pieces of the layer before"),
+        )
+        return table(title, header, rows)
+
+
+def layerwise(
+    rdr: RelaxedDecisionRegion,
+    query: Any,
+    labels: Sequence[int] | Tensor | None = None,
+    *,
+    additional_forward_args: Any = None,
+    show_progress: bool = True,
+    **choices: Any,
+) -> Layerwise:
+    """Follow the region of one instance through the layers.
+
+    Args:
+        rdr: fitted explainer of a list of layers, in the order of the model.
+        query: a bank row, or one input with its batch dimension, as
+            `captum_rdr.RelaxedDecisionRegion.attribute` takes it.
+        labels: int64 ``(N,)``, labels of the bank rows for the purity.
+        additional_forward_args: as in ``attribute``.
+        show_progress: draw progress bars when it takes more than a second.
+        **choices: how regions are made at every layer, as in
+            `captum_rdr.discovery.subclasses`.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+        ValueError: ``rdr`` explains no list of layers or is not fitted, the query is
+            not one instance, or there are not as many labels as bank rows.
+
+    >>> drawing = torch.Generator().manual_seed(0)
+    >>> labels = torch.arange(4).repeat_interleave(25)
+    >>> sizes = torch.tensor([3.0, 1, -1, -3]).repeat_interleave(25)
+    >>> data = sizes[:, None] + torch.randn(100, 12, generator=drawing) / 2
+    >>> first, last = torch.nn.Identity(), torch.nn.Linear(12, 12)
+    >>> with torch.no_grad():  # only the last layer tells 3 and 1 apart
+    ...     _ = last.weight.copy_(torch.eye(12)), last.bias.fill_(-2)
+    >>> model = torch.nn.Sequential(first, last)
+    >>> rdr = RelaxedDecisionRegion(model, [first, last]).fit(data, show_progress=False)
+    >>> layerwise(rdr, 0, labels)
+    a region over 2 layers; splits at ['1']
+      layer  members  purity  jaccard  stayed  left  joined  pieces of the layer before
+          0       42   0.585        -       -     -       -
+          1       22   1.000    0.524      22    20       0  25 17
+    """
+    banks = _checked_banks(rdr)
+    of_rows = (
+        None if labels is None else checked_labels(labels, "labels", len(banks[0]))
+    )
+    regions = _query_regions(rdr, banks, query, additional_forward_args, choices)
+    stages: list[Stage] = []
+    for name, bank, region in zip(rdr.reader.names, banks, regions, strict=True):
+        before = stages[-1].region.members if stages else torch.empty(0).long()
+        here = region.members
+        stages.append(
+            Stage(
+                name,
+                region,
+                None if of_rows is None else _purity(region, of_rows),
+                jaccard(before, here) if stages else None,
+                before[torch.isin(before, here)],
+                before[~torch.isin(before, here)],
+                here[~torch.isin(here, before)],
+                _pieces(bank, before, choices, show_progress),
+            )
+        )
+    return Layerwise(tuple(stages))
+
+
+def _query_regions(
+    rdr: RelaxedDecisionRegion,
+    banks: Sequence[ConfigurationBank],
+    query: Any,
+    additional_forward_args: Any,
+    choices: dict[str, Any],
+) -> list[Region]:
+    """The query's region at every layer, by the layer's own recipe."""
+    is_row = hasattr(query, "__index__") and not isinstance(query, (bool, Tensor))
+    found: list[Region] = []
+    for index, bank in enumerate(banks):
+        explainer, made = explainer_of(rdr, index), recipe(bank, len(bank), choices)
+        if is_row:
+            found += explainer.attribute_members([query], show_progress=False, **made)
+            continue
+        _, regions = explainer.attribute(
+            query,
+            additional_forward_args=additional_forward_args,
+            attribute_to_layer_input=bank.attribute_to_layer_input,
+            **made,
+        )
+        if len(regions) != 1:
+            raise ValueError(
+                f"query holds {len(regions)} instances; give one, e.g. inputs[:1]"
+            )
+        found += regions
+    return found
+
+
+def _checked_banks(rdr: RelaxedDecisionRegion) -> list[ConfigurationBank]:
+    if not isinstance(rdr, RelaxedDecisionRegion):
+        raise TypeError(
+            f"rdr is a {type(rdr).__name__}; give a fitted RelaxedDecisionRegion"
+        )
+    if not isinstance(rdr.layer, list):
+        raise ValueError(
+            "rdr explains one layer; give an explainer of a list of layers, e.g. "
+            "RelaxedDecisionRegion(model, [model.layer1, model.layer2])"
+        )
+    if rdr.bank is None:
+        raise ValueError("rdr has no bank yet; call fit, or pass bank to it")
+    banks: list[ConfigurationBank] = rdr.bank
+    return banks
+
+
+def _purity(region: Region, labels: Tensor) -> float:
+    others = labels[region.members[region.members != region.query]]
+    if not len(others):
+        return float("nan")
+    if region.query is None:
+        return Counter(others.tolist()).most_common(1)[0][1] / len(others)
+    return float((others == labels[region.query]).double().mean())
+
+
+def _pieces(
+    bank: ConfigurationBank,
+    rows: Tensor,
+    choices: dict[str, Any],
+    show_progress: bool,
+) -> tuple[Tensor, ...]:
+    """Groups of rows that are linked by their regions in a bank, largest first."""
+    if not len(rows):
+        return ()
+    regions = bank_regions(
+        bank, rows, recipe(bank, len(bank), choices), show_progress=show_progress
+    )
+    count, group = connected_components(links(regions, rows), directed=False)
+    pieces = [rows[torch.from_numpy(group == number)] for number in range(count)]
+    return tuple(sorted(pieces, key=lambda piece: (-len(piece), int(piece[0]))))

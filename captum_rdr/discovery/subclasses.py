@@ -1,0 +1,233 @@
+"""Unlabeled subclasses of one class."""
+
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from captum_rdr.arguments import checked_rows
+from captum_rdr.attribution import RelaxedDecisionRegion
+from captum_rdr.bank import ConfigurationBank
+from captum_rdr.discovery.cover import greedy_cover
+from captum_rdr.discovery.links import links, reach
+from captum_rdr.discovery.regions import recipe
+from captum_rdr.discovery.table import single_bank, table
+from captum_rdr.metrics import with_significance
+from captum_rdr.region import Region
+
+AT_MOST = 20
+"""Subclasses that are looked for where their number is not given."""
+
+LEAST_GAIN = 0.02
+"""Share of the class that a further subclass must newly cover, where none is given."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Subclass:
+    """Instances of a class that share regions.
+
+    Attributes:
+        region: the region of the instance that stands for the subclass, its members
+            restricted to the class.
+        members: int64 ``(M,)``, bank rows of the subclass, ascending.
+        exemplars: int64, those with the most evidence for the region, most evident
+            first.
+        gain: share of the class that it newly covers, see `Subclasses`.
+    """
+
+    region: Region
+    members: Tensor
+    exemplars: Tensor
+    gain: float
+
+    def __repr__(self) -> str:
+        return (
+            f"Subclass({len(self.members)} instances, gain={self.gain:.3f}, "
+            f"exemplars={self.exemplars.tolist()}, {self.region!r})"
+        )
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Subclasses(Sequence[Subclass]):
+    """The subclasses of one class, the one that covers most first.
+
+    Attributes:
+        subclasses: the subclasses.
+        rows: int64 ``(n,)``, the bank rows of the class, as given.
+        labels: int64 ``(n,)``, the number of each row's subclass; -1 for a row that no
+            walk leads to any of them.
+        coverage: mean likeness of the rows to the instance that stands for their
+            subclass, from 0 to 1.
+    """
+
+    subclasses: tuple[Subclass, ...]
+    rows: Tensor
+    labels: Tensor
+    coverage: float
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.subclasses[index]
+
+    def __len__(self) -> int:
+        return len(self.subclasses)
+
+    def __repr__(self) -> str:
+        left = int((self.labels < 0).sum())
+        head = (
+            f"{len(self)} subclasses of {len(self.rows)} instances, coverage "
+            f"{self.coverage:.3f}, {left} in none"
+        )
+        rows = [
+            (
+                number,
+                len(one.members),
+                f"{one.gain:.3f}",
+                len(one.region.members),
+                one.region.significance or "not tested",
+                " ".join(map(str, one.exemplars.tolist())),
+            )
+            for number, one in enumerate(self.subclasses)
+        ]
+        return table(
+            head,
+            ("subclass", "size", "gain", "region", "significance", "exemplars"),
+            rows,
+        )
+
+
+def subclasses(
+    rdr: RelaxedDecisionRegion,
+    class_indices: Sequence[int] | Tensor,
+    n_subclasses: int | None = None,
+    *,
+    walk_length: int = 32,
+    n_exemplars: int = 8,
+    tested: bool = True,
+    show_progress: bool = True,
+    **choices: Any,
+) -> Subclasses:
+    """Find subclasses of a class that nobody labeled.
+
+    1. The region of every instance of the class is found, members restricted to the
+       class.
+    2. Two instances are linked when one lies in the other's region. A random walk along
+       these links tells how alike two instances are: by the cosine between what
+       ``walk_length`` steps from each reach. So overlapping regions merge.
+    3. The few instances are chosen that stand for all: those whose subclasses cover the
+       class best. *Coverage* is the mean likeness of an instance to the one that stands
+       for it. Greedy choice reaches at least ``1 - 1/e`` (63 %) of the best coverage
+       that as many instances can, see `captum_rdr.discovery.cover.greedy_cover`.
+    4. Every instance belongs to the subclass of the one that it is most like.
+
+    Args:
+        rdr: fitted explainer of one layer.
+        class_indices: bank rows of the class, each once: int64 ``(n,)`` or a sequence.
+        n_subclasses: how many to find; fewer are found where fewer cover all. None to
+            stop before one that newly covers less than `LEAST_GAIN` of the class, and
+            at `AT_MOST`.
+        walk_length: steps of the random walk: more merge more.
+        n_exemplars: exemplars of each subclass.
+        tested: test the regions of the subclasses for significance, corrected for their
+            number.
+        show_progress: draw progress bars when it takes more than a second.
+        **choices: how regions are made, as in
+            `captum_rdr.RelaxedDecisionRegion.attribute_members`. Those left out are
+            ``n_neighbors=16`` (or as many as the class has), ``weighting="evidence"``
+            over all neurons, and ``neighbors="cosine"`` if the bank has features.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+        ValueError: ``rdr`` is not fitted or explains several layers, or an argument is
+            out of range.
+
+    Source: this package; the walk is Coifman and Lafon's (2006), the cover Nemhauser,
+    Wolsey and Fisher's (1978).
+
+    >>> drawing = torch.Generator().manual_seed(0)
+    >>> centers = torch.randn(4, 32, generator=drawing).repeat_interleave(30, 0)
+    >>> data = centers + torch.randn(120, 32, generator=drawing)
+    >>> model = torch.nn.Identity()
+    >>> rdr = RelaxedDecisionRegion(model, model)
+    >>> rdr = rdr.fit(data, keep_features=True, show_progress=False)
+    >>> found = subclasses(rdr, range(60), tested=False, n_exemplars=3)
+    >>> found.labels.unique_consecutive(return_counts=True)
+    (tensor([0, 1]), tensor([30, 30]))
+    >>> found
+    2 subclasses of 60 instances, coverage 0.983, 0 in none
+      subclass  size   gain  region  significance  exemplars
+             0    30  0.860      43  not tested    20 0 7
+             1    30  0.123      28  not tested    30 53 33
+    """
+    bank = single_bank(rdr)
+    rows = _checked_class(class_indices, bank)
+    _check_counts(n_subclasses, walk_length, n_exemplars)
+    made = rdr.attribute_members(
+        rows, show_progress=show_progress, **recipe(bank, len(rows), choices)
+    )
+    parts = reach(links(made, rows), operator.index(walk_length))
+    wanted = AT_MOST if n_subclasses is None else operator.index(n_subclasses)
+    cover = greedy_cover(parts, wanted, LEAST_GAIN if n_subclasses is None else 0.0)
+    standing = [made[position] for position in cover.chosen.tolist()]
+    if tested:
+        standing = with_significance(standing, bank, show_progress=show_progress)
+    labels = torch.from_numpy(cover.labels)
+    return Subclasses(
+        tuple(
+            _subclass(bank, region, rows, labels == number, gain, n_exemplars)
+            for number, (region, gain) in enumerate(
+                zip(standing, cover.gains.tolist(), strict=True)
+            )
+        ),
+        rows,
+        labels,
+        float(cover.gains.sum()),
+    )
+
+
+def _checked_class(
+    class_indices: Sequence[int] | Tensor, bank: ConfigurationBank
+) -> Tensor:
+    rows = checked_rows(class_indices, len(bank))
+    if not len(rows):
+        raise ValueError("class_indices is empty; give the bank rows of a class")
+    different = len(set(rows.tolist()))
+    if different < len(rows):
+        raise ValueError(
+            f"class_indices holds {len(rows)} rows, but only {different} different "
+            "ones; give each once"
+        )
+    return rows
+
+
+def _check_counts(n_subclasses: Any, walk_length: Any, n_exemplars: Any) -> None:
+    given = {"walk_length": walk_length, "n_exemplars": n_exemplars}
+    if n_subclasses is not None:
+        given["n_subclasses"] = n_subclasses
+    for name, value in given.items():
+        if isinstance(value, bool) or not hasattr(value, "__index__"):
+            raise TypeError(
+                f"{name}={value!r} is a {type(value).__name__}; use a whole number"
+            )
+        if value < 1:
+            raise ValueError(f"{name}={value} is too small; use 1 or more")
+
+
+def _subclass(
+    bank: ConfigurationBank,
+    region: Region,
+    rows: Tensor,
+    inside: Tensor,
+    gain: float,
+    n_exemplars: int,
+) -> Subclass:
+    members = rows[inside].sort().values
+    evidence = region.evidence(bank.states(members))
+    order = evidence.argsort(descending=True, stable=True)
+    kept = region.members[torch.from_numpy(np.isin(region.members, rows))]
+    return Subclass(
+        replace(region, members=kept), members, members[order[:n_exemplars]], gain
+    )

@@ -1,0 +1,166 @@
+"""Every public name is documented to the end, and its examples are executed."""
+
+import dataclasses
+import doctest
+import inspect
+import pkgutil
+import re
+import textwrap
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import captum_rdr
+
+ROOT = Path(__file__).parent.parent
+MODULES = ["captum_rdr.clamping", "captum_rdr.pooling", "captum_rdr.significance"]
+"""Modules that users import from, without an ``__all__`` of their own."""
+
+PUBLISHED = {
+    "ConfigurationBank",
+    "Region",
+    "RelaxedDecisionRegion",
+    "benjamini_hochberg",
+    "paper_setup",
+    "with_significance",
+}
+"""Names that come from a publication, which their docstrings must name."""
+
+
+def packages():
+    yield captum_rdr
+    for info in pkgutil.iter_modules(captum_rdr.__path__, "captum_rdr."):
+        if info.ispkg:
+            yield import_module(info.name)
+
+
+def public():
+    """Public names with what they stand for."""
+    for package in packages():
+        for name in package.__all__:
+            yield f"{package.__name__}.{name}", getattr(package, name)
+    for module in map(import_module, MODULES):
+        for name, value in vars(module).items():
+            own = getattr(value, "__module__", None) == module.__name__
+            if own and not name.startswith("_") and callable(value):
+                yield f"{module.__name__}.{name}", value
+
+
+NAMES = dict(public())
+CLASSES = {name: one for name, one in NAMES.items() if inspect.isclass(one)}
+METHODS = {
+    f"{name}.{method}": getattr(one, method)
+    for name, one in CLASSES.items()
+    for method, function in vars(one).items()
+    if not method.startswith("_")
+    and (inspect.isfunction(function) or isinstance(function, staticmethod))
+    and not (issubclass(one, tuple) and method in dir(tuple))
+}
+FUNCTIONS = METHODS | {
+    name: one for name, one in NAMES.items() if inspect.isfunction(one)
+}
+
+
+def section(documentation: str, title: str) -> str:
+    """The text of a section of a docstring, empty where there is none."""
+    found = re.search(rf"^{title}:\n((?:[ ]+.*\n|\n)*)", documentation + "\n", re.M)
+    return "" if found is None else textwrap.dedent(found.group(1))
+
+
+def described(text: str) -> set[str]:
+    """The names that a section describes."""
+    lines = re.findall(r"^\*{0,2}([\w, ]+):", text, re.MULTILINE)
+    return {name.strip() for line in lines for name in line.split(",")}
+
+
+def examples(documentation: str) -> list[str]:
+    return [one.source for one in doctest.DocTestParser().get_examples(documentation)]
+
+
+def parameters(function) -> list[str]:
+    names = inspect.signature(function).parameters.values()
+    collected = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [
+        one.name
+        for one in names
+        if one.name not in ("self", "cls") and one.kind not in collected
+    ]
+
+
+def raises(function) -> bool:
+    """Whether a function's own code raises, for the user to see."""
+    return bool(re.search(r"^\s+raise \w+Error\(", inspect.getsource(function), re.M))
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions_and_methods(name):
+    function = inspect.unwrap(FUNCTIONS[name])
+    documentation = inspect.getdoc(function) or ""
+    assert documentation
+    arguments = described(section(documentation, "Args"))
+    is_short = name in METHODS and len(parameters(function)) < 2
+    for parameter in parameters(function):
+        assert parameter in arguments or is_short, f"{parameter} is not described"
+    returns = inspect.signature(function).return_annotation
+    if returns is not None and not is_short:
+        assert section(documentation, "Returns") or section(documentation, "Yields")
+    if raises(function):
+        assert section(documentation, "Raises")
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_classes(name):
+    one = CLASSES[name]
+    documentation = inspect.getdoc(one) or ""
+    given = described(section(documentation, "Args"))
+    given |= described(section(documentation, "Attributes"))
+    if dataclasses.is_dataclass(one):
+        wanted = [field.name for field in dataclasses.fields(one)]
+    else:
+        wanted = getattr(one, "_fields", None) or parameters(one.__init__)
+    for parameter in wanted:
+        assert parameter in given, f"{parameter} is not described"
+
+
+def documentation_of(name: str) -> list[str]:
+    """Where an example of a name may stand.
+
+    Its own docstring, for a method also its class's, and for the class of a result also
+    that of the function that returns it.
+    """
+    holder, _, short = name.rpartition(".")
+    values = [(NAMES | METHODS)[name], CLASSES.get(holder)]
+    values += [
+        function
+        for function in FUNCTIONS.values()
+        if name in CLASSES
+        and short in str(inspect.signature(inspect.unwrap(function)).return_annotation)
+    ]
+    return [inspect.getdoc(inspect.unwrap(value)) or "" for value in values if value]
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, value in (NAMES | METHODS).items() if callable(value)]
+)
+def test_an_example_is_executed(name):
+    texts = documentation_of(name)
+    used = [one for text in texts for one in examples(text)]
+    short = name.rpartition(".")[2]
+    is_result = name in CLASSES and len(texts) > 1
+    assert [one for one in used if is_result or short in one], (
+        f"no example uses {short}"
+    )
+
+
+@pytest.mark.parametrize("name", sorted(PUBLISHED))
+def test_the_source_is_named(name):
+    (value,) = {id(v): v for k, v in NAMES.items() if k.endswith(f".{name}")}.values()
+    documentation = " ".join((inspect.getdoc(value) or "").split())
+    assert re.search(r"Source: .*\b(19|20)\d\d|\b(19|20)\d\d\)", documentation)
+
+
+def test_the_reference_lists_every_public_module():
+    page = (ROOT / "docs" / "api.md").read_text()
+    listed = set(re.findall(r"automodule:: ([\w.]+)", page))
+    assert listed == {package.__name__ for package in packages()} | set(MODULES)
