@@ -128,6 +128,9 @@ def apply_pool(output: Any, pool: Pool | None, arguments: Mapping[str, Any]) -> 
         pool: callable, or None to leave the output as it is.
         arguments: the forward pass's arguments by name.
 
+    Returns:
+        what the pool gave.
+
     Raises:
         ValueError: a parameter without a default is not among the arguments.
 

@@ -49,6 +49,7 @@ class Region:
      tolerance=0)
     >>> region.mask()
     tensor([-0.5000,  0.0000,  0.2500])
+    >>> region.check_layer(rdr.bank.layer_shape, rdr.bank.fingerprint)
     >>> region.unravel()
     [(0,), (2,)]
     >>> region.contains(torch.tensor([[False, False, True], [True, True, True]]))
@@ -194,6 +195,10 @@ class Region:
     def check_layer(self, layer_shape: torch.Size, fingerprint: str) -> None:
         """Refuse to be used with another layer or model.
 
+        Args:
+            layer_shape: shape of the layer's output, per instance.
+            fingerprint: of model and layer, empty when unknown.
+
         Raises:
             ValueError: the shape differs, or both fingerprints are known and differ.
         """
@@ -230,6 +235,9 @@ class Region:
                 inputs, or tuples that begin with them.
             id: the concept's number.
             name: the concept's name.
+
+        Returns:
+            a concept whose ``data_iter`` gives batches of the members' inputs.
 
         Raises:
             ValueError: the dataset is smaller than the members need.

@@ -195,6 +195,9 @@ def benjamini_hochberg(p_values: Sequence[float]) -> npt.NDArray[np.float64]:
     Args:
         p_values: one a test.
 
+    Returns:
+        float64 array, as long, in the same order.
+
     Source: Benjamini and Hochberg, J. R. Stat. Soc. B 57 (1995).
 
     >>> benjamini_hochberg([0.01, 0.04, 0.03, 1.0])

@@ -59,6 +59,14 @@ class Reference:
     Classes(label='dog', prediction='cat')
     >>> reference.classes(1)
     Classes(label='?', prediction='cat')
+    >>> reference.name(1), reference.named(0, None)
+    ('dog', Classes(label='cat', prediction=None))
+    >>> reference.input(0).shape
+    torch.Size([1, 4, 4])
+    >>> reference.picture(0).shape
+    (4, 4, 3)
+    >>> reference.picture_of(torch.ones(3, 4, 4)).shape
+    (4, 4, 3)
     """
 
     dataset: Any
@@ -85,11 +93,28 @@ class Reference:
         return _input(self._item(row))
 
     def picture(self, row: int, cmap: Any = None) -> Picture:
-        """The picture of a bank row."""
+        """The picture of a bank row.
+
+        Args:
+            row: the row.
+            cmap: colormap of an image without color.
+
+        Returns:
+            the picture.
+        """
         return self.picture_of(self.input(row), cmap, f"the image of row {row}")
 
     def picture_of(self, value: Any, cmap: Any = None, name: str = "query") -> Picture:
-        """The picture of an input that the bank need not hold."""
+        """The picture of an input that the bank need not hold.
+
+        Args:
+            value: the input.
+            cmap: colormap of an image without color.
+            name: what errors call it.
+
+        Returns:
+            the picture.
+        """
         image = value if self.to_image is None else self.to_image(value)
         return as_picture(image, cmap, name)
 
@@ -110,7 +135,15 @@ class Reference:
         return Classes(label, self.name(_at(self.predictions, row, "predictions")))
 
     def named(self, label: int | None, prediction: int | None) -> Classes:
-        """The classes of an instance that the bank need not hold."""
+        """The classes of an instance that the bank need not hold.
+
+        Args:
+            label: its class, None where unknown.
+            prediction: the class that the model predicts, None where unknown.
+
+        Returns:
+            their names.
+        """
         names = [None if one is None else self.name(one) for one in (label, prediction)]
         return Classes(names[0], names[1])
 
