@@ -20,6 +20,7 @@ from captum_rdr.report.images import Thumbnails, figure_uri
 from captum_rdr.version import __version__
 from captum_rdr.visualization import visualize_bank
 from captum_rdr.visualization.layers import names_of
+from captum_rdr.visualization.members import check_count
 from captum_rdr.visualization.query import banks_of
 from captum_rdr.visualization.reference import UNKNOWN, Reference, as_reference
 
@@ -87,6 +88,7 @@ def write_report(
     ...     Path(f"{folder}/report.html").read_text().count("<article")
     2
     """
+    check_count("n_members", n_members)
     reference = as_reference(dataset)
     asked = _asked(rdr, queries, query_labels, query_predictions)
     by_query = _by_query(rdr, queries, regions, len(asked), show_progress)

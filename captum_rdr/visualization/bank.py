@@ -28,6 +28,9 @@ from captum_rdr.visualization.reference import Reference
 
 Floats = npt.NDArray[np.float64]
 
+Key = list[tuple[str, str, Any]]
+"""Sign, name and color of everything on a map."""
+
 _OUTLINES = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00")
 _MARKED = 10  # classes that get a color of their own
 
@@ -153,9 +156,9 @@ def _map_block(
         ax.set_ylabel(axes_names[1], size=7 * canvas.scale, labelpad=1)
         room = width - side - 0.6
         if room > 0.7:
-            for number, (name, color) in enumerate(key[:25]):
+            for number, (sign, name, color) in enumerate(key[:25]):
                 top = y + 0.1 + 0.16 * number
-                canvas.text(x + side + 0.55, top, "●", 7, color=color)
+                canvas.text(x + side + 0.55, top, sign, 7, color=color)
                 canvas.text(x + side + 0.7, top, shortened(name, room - 0.15, 7), 7)
 
     return Block(side + 0.45, left(draw))
@@ -163,7 +166,7 @@ def _map_block(
 
 def _draw_points(
     ax: Axes, points: Floats, names: list[str] | None, cmap: Any, scale: float
-) -> list[tuple[str, Any]]:
+) -> Key:
     """Draw the instances; returns what each color means."""
     area = float(np.clip(4000 / len(points), 2, 14)) * scale**2
     if names is None:
@@ -172,27 +175,27 @@ def _draw_points(
     counted = {name: names.count(name) for name in sorted(set(names))}
     frequent = sorted(counted, key=lambda name: -counted[name])[:_MARKED]
     colors = matplotlib.colormaps.get_cmap(cmap)
-    key: list[tuple[str, Any]] = []
+    key: Key = []
     for number, name in enumerate([one for one in counted if one in frequent]):
         color = colors(number if colors.N <= 20 else number / max(1, len(frequent) - 1))
         own = np.array([one == name for one in names])
         ax.scatter(
             points[own, 0], points[own, 1], s=area, color=color, alpha=0.7, linewidths=0
         )
-        key.append((name, color))
+        key.append(("●", name, color))
     rest = np.array([one not in frequent for one in names])
     if rest.any():
         ax.scatter(
             points[rest, 0], points[rest, 1], s=area, c=GRAY, alpha=0.4, linewidths=0
         )
-        key.append((f"{len(counted) - len(frequent)} more", GRAY))
+        key.append(("●", f"{len(counted) - len(frequent)} more", GRAY))
     return key
 
 
 def _draw_outlines(
     ax: Axes, points: Floats, rows: Tensor, regions: Sequence[Region], scale: float
-) -> list[tuple[str, Any]]:
-    key: list[tuple[str, Any]] = []
+) -> Key:
+    key: Key = []
     for number, region in enumerate(regions):
         color = _OUTLINES[number % len(_OUTLINES)]
         inside = torch.isin(rows, region.members).numpy()
@@ -208,9 +211,9 @@ def _draw_outlines(
                 edgecolors=color,
                 linewidths=0.6,
             )
-        query = "input" if region.query is None else f"row {region.query}"
+        query = "new input" if region.query is None else f"row {region.query}"
         failed = region.significance is not None and not region.significance.passed
-        key.append((f"region of {query}{' (n.s.)' * failed}", color))
+        key.append(("○", f"{query}{' (n.s.)' * failed}", color))
     return key
 
 

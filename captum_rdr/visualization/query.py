@@ -92,10 +92,11 @@ def find_query(
         ValueError: the bank does not hold the query and it is not given.
     """
     if query is not None:
-        found = rdr.states(as_batch(query))
-        states = found if isinstance(found, list) else [found]
+        batch = as_batch(query)
+        picture = reference.picture_of(query, cmap)  # refuses what is no single image
         classes = reference.named(label, prediction)
-        picture = reference.picture_of(query, cmap)
+        found = rdr.states(batch)
+        states = found if isinstance(found, list) else [found]
         flat = [one.flatten() for one in states]
         return Query(Tile(picture, classes, is_query=True, row=row), flat, row)
     if row is None:

@@ -80,6 +80,8 @@ def visualize_region(
     ['5 principal neurons of 16 (3 active, 2 inactive), all must agree. 4 of 4 members
      shown.', 'Query and its 3 neighbors, nearest first']
     """
+    check_count("n_members", n_members)
+    layer_index(rdr, region)  # a region of another layer is refused at once
     reference = as_reference(dataset)
     asked = find_query(
         rdr, region.query, reference, query, query_label, query_prediction, cmap
@@ -104,7 +106,6 @@ def region_rows(
     cmap: Any = None,
 ) -> list[TileRow]:
     """What `visualize_region` shows, row by row."""
-    check_count("n_members", n_members)
     bank = bank_of(rdr, region)
     states = query.states[layer_index(rdr, region)]
     neighbors = region.neighbors
