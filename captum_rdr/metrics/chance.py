@@ -22,9 +22,9 @@ from captum_rdr.metrics.halves import (
     Trial,
     found_again,
     halved_rule,
-    query_states,
 )
 from captum_rdr.metrics.matching import matched_neurons, unanimous
+from captum_rdr.metrics.requery import query_states
 from captum_rdr.neighborhood import Queries
 from captum_rdr.region import Region, evidence_rounding
 from captum_rdr.rule import Rule

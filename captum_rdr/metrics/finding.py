@@ -7,7 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from captum_rdr import bits
-from captum_rdr.metrics.halves import Trial, query_states
+from captum_rdr.metrics.halves import Trial
+from captum_rdr.metrics.requery import query_states
 from captum_rdr.region import Region
 from captum_rdr.states import packed_rows
 

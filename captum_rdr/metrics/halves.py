@@ -10,6 +10,7 @@ from torch import Tensor
 from captum_rdr import bits
 from captum_rdr.bank import ConfigurationBank
 from captum_rdr.construction import regions as construct
+from captum_rdr.metrics.requery import query_features, query_states, rule_of
 from captum_rdr.neighborhood import Queries
 from captum_rdr.region import Region
 from captum_rdr.rule import Rule
@@ -152,26 +153,6 @@ def halve(bank: ConfigurationBank, finding: Tensor, *, with_features: bool) -> H
     return Halves(bank, finding, found_in, judging)
 
 
-def query_states(bank: ConfigurationBank, regions: Sequence[Region]) -> Tensor:
-    """Boolean states ``(Q, D)`` of the regions' queries.
-
-    Raises:
-        ValueError: a query is neither a bank row nor kept in its region.
-    """
-    states = torch.empty(len(regions), bank.n_neurons, dtype=torch.bool)
-    for index, region in enumerate(regions):
-        if region.query is not None:
-            packed = bank.rows[region.query]
-        elif region.query_states is not None:
-            packed = region.query_states
-        else:
-            raise ValueError(
-                f"{region!r} does not hold its query's states; make it with attribute"
-            )
-        states[index] = bank.unpacked(packed)[0]
-    return states
-
-
 def found_again(
     halves: Halves,
     regions: Sequence[Region],
@@ -201,28 +182,22 @@ def found_again(
         queries = Queries(
             searched.as_packed(states[start:stop]),
             [region.query if bank is None else None for region in part],
-            _features(halves, part) if with_features else None,
+            query_features(halves.bank, part)[:, halves.finding]
+            if with_features
+            else None,
         )
         found += construct(searched, queries, rules[start], show_progress=show_progress)
     return found
 
 
 def halved_rule(region: Region, halves: Halves) -> Rule:
-    """A region's rule, with no more neurons than the finding half has.
-
-    Raises:
-        ValueError: the region does not hold its rule.
-    """
-    if region.rule is None:
-        raise ValueError(
-            f"{region!r} does not hold the rule that made it; make it with attribute or "
-            "attribute_members"
-        )
-    n_neurons = min(region.rule.n_neurons, halves.found_in.n_neurons)
-    tolerance = region.rule.tolerance
-    if region.rule.weighting == "uniform":
+    """A region's rule, with no more neurons than the finding half has."""
+    rule = rule_of(region)
+    n_neurons = min(rule.n_neurons, halves.found_in.n_neurons)
+    tolerance = rule.tolerance
+    if rule.weighting == "uniform":
         tolerance = min(int(tolerance), n_neurons - 1)
-    return replace(region.rule, n_neurons=n_neurons, tolerance=tolerance)
+    return replace(rule, n_neurons=n_neurons, tolerance=tolerance)
 
 
 def _same_rule(rules: Sequence[Rule]) -> list[tuple[int, int]]:
@@ -238,17 +213,3 @@ def _same_rule(rules: Sequence[Rule]) -> list[tuple[int, int]]:
         start = stretches.pop()[0] if joins else index
         stretches.append((start, index + 1))
     return stretches
-
-
-def _features(halves: Halves, regions: Sequence[Region]) -> Tensor:
-    rows = []
-    for region in regions:
-        if region.query is not None:
-            rows.append(halves.bank.features_of(torch.tensor([region.query]))[0])
-        elif region.query_features is not None:
-            rows.append(region.query_features)
-        else:
-            raise ValueError(
-                f"{region!r} does not hold its query's features; make it with attribute"
-            )
-    return torch.stack(rows)[:, halves.finding]

@@ -1,0 +1,184 @@
+"""How members of regions share labels that the model never saw."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from captum_rdr.metrics.membership import targets_of, without_query
+from captum_rdr.region import Region
+
+
+class Enrichment(NamedTuple):
+    """How much more often members have a label than all rows.
+
+    Attributes:
+        fold: float64 ``(Q,)``, purity over base rate.
+        p_value: float64 ``(Q,)``, chance that as many rows drawn at random hold as many of
+            the label.
+        base_rate: float64 ``(Q,)``, share of the label in the bank.
+    """
+
+    fold: Tensor
+    p_value: Tensor
+    base_rate: Tensor
+
+
+def purity(
+    regions: Sequence[Region], labels: Tensor, targets: Tensor | None = None
+) -> Tensor:
+    """Share of each region's members, the query left out, that have the query's label.
+
+    Args:
+        regions: regions of one bank.
+        labels: int64 ``(N,)``, one for each row of the bank.
+        targets: int64 ``(Q,)``, the label to count for each region; None for that of the
+            query, which must then be a row of the bank.
+
+    Returns:
+        float64 tensor ``(Q,)``, NaN for a region without another member than the query.
+
+    Raises:
+        TypeError: labels are no whole numbers.
+        ValueError: there are too few labels, or no target for a new input.
+
+    Source: Manning, Raghavan and Schuetze, *Introduction to Information Retrieval*, 16.3.
+
+    >>> from captum_rdr import RelaxedDecisionRegion
+    >>> model = torch.nn.Identity()
+    >>> data = torch.tensor([[1.0, 1, -1], [1, 1, 1], [1, -1, 1], [-1, 1, 1]])
+    >>> rdr = RelaxedDecisionRegion(model, model).fit(data, show_progress=False)
+    >>> regions = rdr.attribute_members([0], n_neighbors=2, n_neurons=1)
+    >>> regions[0].members
+    tensor([0, 1, 2])
+    >>> purity(regions, torch.tensor([7, 7, 5, 7]))
+    tensor([0.5000], dtype=torch.float64)
+    """
+    wanted = targets_of(regions, labels, targets)
+    shares = [
+        share_with(labels, without_query(region.members, region), label)
+        for region, label in zip(regions, wanted, strict=True)
+    ]
+    return torch.tensor(shares, dtype=torch.float64)
+
+
+def share_with(labels: Tensor, rows: Tensor, label: Tensor) -> float:
+    """Share of rows that have a label; NaN without a row."""
+    return float((labels[rows] == label).double().mean())
+
+
+def entropy(regions: Sequence[Region], labels: Tensor) -> Tensor:
+    """Entropy of the labels of each region's members, the query left out, in nats.
+
+    Args:
+        regions: regions of one bank.
+        labels: int64 ``(N,)``, one for each row of the bank.
+
+    Returns:
+        float64 tensor ``(Q,)``: 0 where all have one label, NaN for a region without
+        another member than the query.
+
+    Raises:
+        TypeError: labels are no whole numbers.
+        ValueError: there are too few labels.
+
+    Source: Shannon, *A mathematical theory of communication*, 1948.
+
+    >>> from captum_rdr import RelaxedDecisionRegion
+    >>> model = torch.nn.Identity()
+    >>> data = torch.tensor([[1.0, 1, -1], [1, 1, 1], [1, -1, 1], [-1, 1, 1]])
+    >>> rdr = RelaxedDecisionRegion(model, model).fit(data, show_progress=False)
+    >>> regions = rdr.attribute_members([0], n_neighbors=2, n_neurons=1)
+    >>> entropy(regions, torch.tensor([7, 7, 5, 7]))
+    tensor([0.6931], dtype=torch.float64)
+    """
+    targets_of(regions, labels, torch.zeros(len(regions), dtype=torch.int64))
+    found = []
+    for region in regions:
+        rows = without_query(region.members, region)
+        counts = np.unique(labels[rows].numpy(), return_counts=True)[1]
+        shares = counts / max(1, len(rows))
+        found.append(abs(shares @ np.log(shares)) if len(rows) else np.nan)
+    return torch.tensor(found, dtype=torch.float64)
+
+
+def enrichment(
+    regions: Sequence[Region], labels: Tensor, targets: Tensor | None = None
+) -> Enrichment:
+    """How much more often members have the query's label than the bank's rows do.
+
+    The query is left out of members and bank. The p-value is exact: the upper tail of the
+    hypergeometric distribution, as in Fisher's exact test.
+
+    Args:
+        regions: as in `purity`.
+        labels: as in `purity`.
+        targets: as in `purity`.
+
+    Raises:
+        TypeError: as `purity`.
+        ValueError: as `purity`.
+
+    Source: Rivals et al., *Enrichment or depletion of a GO category within a class of
+    genes: which test?*, Bioinformatics 2007.
+
+    >>> from captum_rdr import RelaxedDecisionRegion
+    >>> model = torch.nn.Identity()
+    >>> data = torch.tensor([[1.0, 1, -1], [1, 1, 1], [1, -1, 1], [-1, 1, 1]])
+    >>> rdr = RelaxedDecisionRegion(model, model).fit(data, show_progress=False)
+    >>> regions = rdr.attribute_members([0], n_neighbors=2, n_neurons=1)
+    >>> enrichment(regions, torch.tensor([7, 7, 5, 5])).p_value
+    tensor([0.6667], dtype=torch.float64)
+    """
+    from scipy.stats import hypergeom
+
+    wanted = targets_of(regions, labels, targets)
+    found = []
+    for region, label in zip(regions, wanted, strict=True):
+        rows = without_query(torch.arange(len(labels)), region)
+        members = without_query(region.members, region)
+        having = int((labels[rows] == label).sum())
+        hits = int((labels[members] == label).sum())
+        p_value = hypergeom.sf(hits - 1, len(rows), having, len(members))
+        base = having / max(1, len(rows))
+        fold = share_with(labels, members, label) / base if base else torch.nan
+        found.append((fold, float(p_value), base))
+    columns = torch.tensor(found, dtype=torch.float64).reshape(-1, 3).T
+    return Enrichment(*columns)
+
+
+def coverage(
+    regions: Sequence[Region], labels: Tensor, targets: Tensor | None = None
+) -> Tensor:
+    """Share of the rows with the query's label that each region holds, the query left out.
+
+    Args:
+        regions: as in `purity`.
+        labels: as in `purity`.
+        targets: as in `purity`.
+
+    Returns:
+        float64 tensor ``(Q,)``, NaN where no other row has the label.
+
+    Raises:
+        TypeError: as `purity`.
+        ValueError: as `purity`.
+
+    Source: the recall of information retrieval; Manning, Raghavan and Schuetze, 8.3.
+
+    >>> from captum_rdr import RelaxedDecisionRegion
+    >>> model = torch.nn.Identity()
+    >>> data = torch.tensor([[1.0, 1, -1], [1, 1, 1], [1, -1, 1], [-1, 1, 1]])
+    >>> rdr = RelaxedDecisionRegion(model, model).fit(data, show_progress=False)
+    >>> regions = rdr.attribute_members([0], n_neighbors=2, n_neurons=1)
+    >>> coverage(regions, torch.tensor([7, 7, 5, 7]))
+    tensor([0.5000], dtype=torch.float64)
+    """
+    wanted = targets_of(regions, labels, targets)
+    shares = []
+    for region, label in zip(regions, wanted, strict=True):
+        having = without_query((labels == label).nonzero().flatten(), region)
+        shares.append(float(torch.isin(having, region.members).double().mean()))
+    return torch.tensor(shares, dtype=torch.float64)

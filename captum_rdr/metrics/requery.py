@@ -1,0 +1,100 @@
+"""Find regions anew, from the same queries, in another bank or by another rule."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from captum_rdr.bank import ConfigurationBank
+from captum_rdr.construction import regions as construct
+from captum_rdr.neighborhood import Queries
+from captum_rdr.region import Region
+from captum_rdr.rule import Rule
+
+
+def rule_of(region: Region) -> Rule:
+    """The rule that made a region.
+
+    Raises:
+        ValueError: the region does not hold it.
+    """
+    if region.rule is None:
+        raise ValueError(
+            f"{region!r} does not hold the rule that made it; make it with attribute or "
+            "attribute_members"
+        )
+    return region.rule
+
+
+def query_states(bank: ConfigurationBank, regions: Sequence[Region]) -> Tensor:
+    """Boolean states ``(Q, D)`` of the regions' queries.
+
+    Raises:
+        ValueError: a query is neither a bank row nor kept in its region.
+    """
+    states = torch.empty(len(regions), bank.n_neurons, dtype=torch.bool)
+    for index, region in enumerate(regions):
+        if region.query is not None:
+            packed = bank.rows[region.query]
+        elif region.query_states is not None:
+            packed = region.query_states
+        else:
+            raise ValueError(
+                f"{region!r} does not hold its query's states; make it with attribute"
+            )
+        states[index] = bank.unpacked(packed)[0]
+    return states
+
+
+def query_features(bank: ConfigurationBank, regions: Sequence[Region]) -> Tensor:
+    """Float activations ``(Q, D)`` of the regions' queries.
+
+    Raises:
+        ValueError: a query's features are neither in the bank nor kept in its region.
+    """
+    rows = []
+    for region in regions:
+        if region.query is not None:
+            rows.append(bank.features_of(torch.tensor([region.query]))[0])
+        elif region.query_features is not None:
+            rows.append(region.query_features)
+        else:
+            raise ValueError(
+                f"{region!r} does not hold its query's features; make it with attribute"
+            )
+    return torch.stack(rows)
+
+
+def found_in(
+    searched: ConfigurationBank,
+    regions: Sequence[Region],
+    bank: ConfigurationBank,
+    change: Callable[[Rule], Rule] = lambda rule: rule,
+) -> Iterator[Region]:
+    """The region of each query in another bank of the same layer.
+
+    Args:
+        searched: the bank to search; the queries are inputs to it, not rows.
+        regions: regions of ``bank``, for their queries and rules.
+        bank: the bank that holds the queries.
+        change: makes of a region's rule the one to use.
+
+    Raises:
+        ValueError: a region lacks its rule or query; its S was given by rows, which
+            another bank does not have; or the rule does not fit the bank.
+    """
+    for region in regions:
+        region.check_layer(bank.layer_shape, bank.fingerprint)
+        rule = change(rule_of(region))
+        if not isinstance(rule.neighbors, str):
+            raise ValueError(
+                f"{region!r} has neighbors that were given by rows, which another bank "
+                'does not have; choose them by distance, e.g. neighbors="configuration"'
+            )
+        rule.check(searched, 1)
+        query = Queries(
+            searched.as_packed(query_states(bank, [region])),
+            [None],
+            query_features(bank, [region]) if rule.needs_features else None,
+        )
+        yield from construct(searched, query, rule, show_progress=False)
