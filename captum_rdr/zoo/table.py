@@ -122,8 +122,8 @@ def layers(model: Module | str, inputs: Any = None) -> LayerTable:
                                                         switches at 0
     """
     if isinstance(model, str):
-        inputs = example_inputs(model) if inputs is None else inputs
-        model = build_untrained(model)
+        name, model = model, build_untrained(model)
+        inputs = example_inputs(name) if inputs is None else inputs
     arguments = example_arguments(model, inputs)
     try:
         traced = trace(model, arguments)
