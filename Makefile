@@ -1,7 +1,7 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: demo test bench purity clean
+.PHONY: demo test test-zoo bench purity clean
 
 demo: .venv/demo.stamp
 	$(PY) examples/quickstart.py
@@ -11,6 +11,9 @@ test: .venv/test.stamp
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 	$(PY) -m pytest
+
+test-zoo: .venv/test.stamp
+	$(PY) -m pytest --no-cov -m zoo tests/test_zoo_names.py
 
 bench: .venv/bench.stamp
 	$(PY) benchmarks/core.py

@@ -9,6 +9,7 @@ from torch import nn
 from torchvision.models import get_model_builder
 
 from captum_rdr import RelaxedDecisionRegion, zoo
+from captum_rdr.zoo.table import chosen
 from captum_rdr.zoo.torchvision_models import build, few_boxes, is_detection
 
 N_BANK = 4
@@ -81,18 +82,14 @@ def check_states(name: str) -> None:
 
     reference, queries = images(name, N_BANK, 1), images(name, 2, 2)
     table = zoo.layers(model, queries)
-    stage: int | str = -1
-    if is_detection(name):  # the last stage may be of the pyramid or the head
-        body = ("backbone.body.", "backbone.features.")
-        inside = [one for one in table if one.recommended and one.name.startswith(body)]
-        stage = inside[-1].name
-    layer = zoo.layer(model, stage, queries)
+    info = chosen(table, None)
+    layer = zoo.layer(model, info.name if is_detection(name) else -1, queries)
     rdr = RelaxedDecisionRegion(model, layer)
     rdr.fit([(reference,)], show_progress=False)
     mask, regions = rdr.attribute(queries, n_neighbors=2, n_neurons=3)
 
-    info = next(info for info in table if model.get_submodule(info.name) is layer)
     assert info.recommended
+    assert model.get_submodule(info.name) is layer
     assert rdr.bank.layer_shape == info.shape
     assert rdr.bank.n_neurons == info.n_neurons
     assert mask.shape == (2, *info.shape)
