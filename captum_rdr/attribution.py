@@ -356,6 +356,36 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
             ]
         )
 
+    def states(self, inputs: Any, additional_forward_args: Any = None) -> Any:
+        """Binarize the layer for inputs, as `Region.evidence` and the bank take it.
+
+        Args:
+            inputs: as in `attribute`.
+            additional_forward_args: as in `attribute`.
+
+        Returns:
+            bool tensor ``(B, D1, ..., Dm)``; for a list of layers, a list of them.
+
+        Raises:
+            ValueError: there is no bank, or it belongs to another state of the model.
+
+        >>> model = torch.nn.Identity()
+        >>> data = torch.tensor([[1.0, 1, -1], [1, 1, 1], [-1, -1, 1], [-1, 1, 1]])
+        >>> rdr = RelaxedDecisionRegion(model, model).fit(data, show_progress=False)
+        >>> states = rdr.states(torch.tensor([[2.0, -1, 1]]))
+        >>> states, rdr.bank.distances(states[0])
+        (tensor([[ True, False,  True]]), tensor([2, 1, 1, 2]))
+        """
+        banks = self._fitted_banks()
+        arguments = input_arguments(inputs, additional_forward_args)
+        kept = self._read_states(arguments, banks[0].attribute_to_layer_input)
+        return self._as_given(
+            [
+                bank.unpacked(packed).reshape(-1, *bank.layer_shape)
+                for bank, (packed,) in zip(banks, kept, strict=True)
+            ]
+        )
+
     def concept_score(self, region: Region | list[Region]) -> Any:
         """A differentiable forward function: how deep inputs lie in a region.
 

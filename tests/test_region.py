@@ -91,6 +91,15 @@ def test_membership_of_new_inputs(fitted, region, net, images):
     assert region.contains(states.flatten(1)).equal(expected)
 
 
+def test_states_of_new_inputs(net, images):
+    rdr = RelaxedDecisionRegion(net, [net[2], net[6]]).fit(images, show_progress=False)
+    net.eval()
+    with torch.no_grad():
+        expected = [net[:3](images + 0.1) > 0, net[:7](images + 0.1) > 0]
+    for found, wanted in zip(rdr.states(images + 0.1), expected, strict=True):
+        assert found.equal(wanted)
+
+
 def test_states_of_another_layer_are_refused(region):
     with pytest.raises(ValueError, match=r"states has shape \(2, 143\).*\(M, 144\)"):
         region.contains(torch.ones(2, 143, dtype=torch.bool))

@@ -1,0 +1,249 @@
+"""Write a report on many regions to one HTML file."""
+
+import os
+import secrets
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from captum_rdr.arguments import checked_rows
+from captum_rdr.attribution import RelaxedDecisionRegion
+from captum_rdr.region import Region
+from captum_rdr.report.contents import Asked, Drawing, Method, QueryPart, query_part
+from captum_rdr.report.images import Thumbnails, figure_uri
+from captum_rdr.version import __version__
+from captum_rdr.visualization import visualize_bank
+from captum_rdr.visualization.layers import names_of
+from captum_rdr.visualization.members import check_count
+from captum_rdr.visualization.query import banks_of
+from captum_rdr.visualization.reference import UNKNOWN, Reference, as_reference
+
+_OUTLINED = 6  # regions on the map of a bank, at most
+
+Labels = Sequence[int | None] | Tensor
+
+
+def write_report(
+    path: str | os.PathLike[str],
+    rdr: RelaxedDecisionRegion,
+    queries: Tensor | Sequence[int],
+    dataset: Any,
+    *,
+    regions: Sequence[Any] | None = None,
+    query_labels: Labels | None = None,
+    query_predictions: Labels | None = None,
+    method: Method | None = None,
+    n_members: int = 16,
+    title: str = "Relaxed decision regions",
+    cmap: Any = None,
+    show_progress: bool = True,
+) -> None:
+    """Write one HTML file that shows the regions of many queries.
+
+    The file needs neither network nor server. It has an overview with what tests of the
+    regions found, and for each query its neighbors and members, principal neurons, where
+    the concept is (with ``method``), the overlap between layers (for a list of layers)
+    and the nearest by several distances (where the bank has features); and filters by
+    class, predicted class and significance. An old file is replaced at the end, in one
+    step.
+
+    Args:
+        path: the file.
+        rdr: fitted.
+        queries: bank rows, whole numbers ``(Q,)``; or a tensor of inputs ``(Q, ...)``.
+        dataset: the reference set that was fitted, or a
+            `captum_rdr.visualization.Reference` of it, which also knows labels,
+            predictions, class names and how to make an image of an input.
+        regions: one `Region` a query, for a list of layers a list of such lists; made
+            with the defaults of ``rdr`` where they are not given. Give those that a test
+            of significance returned for the report to show what it found.
+        query_labels: class of each input; not for bank rows.
+        query_predictions: class that the model predicts for each input.
+        method: from a concept score to what attributes it to inputs, e.g.
+            ``lambda score: Saliency(score).attribute``; None to leave that out.
+        n_members: neighbors, and further members, to show of each region at most.
+        title: the report's title.
+        cmap: colormap of images without color; gray by default.
+        show_progress: draw a progress bar when it takes more than a second.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+        ValueError: there is no query, regions or labels are not one a query, or a figure
+            cannot be drawn.
+
+    >>> import tempfile
+    >>> model = torch.nn.Flatten()
+    >>> data = torch.rand(30, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    >>> rdr = RelaxedDecisionRegion(model, model, threshold=0.5)
+    >>> rdr = rdr.fit(data, show_progress=False)
+    >>> regions = rdr.attribute_members([0, 3], n_neighbors=3, n_neurons=2)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_report(f"{folder}/report.html", rdr, [0, 3], data, regions=regions)
+    ...     Path(f"{folder}/report.html").read_text().count("<article")
+    2
+    """
+    check_count("n_members", n_members)
+    reference = as_reference(dataset)
+    asked = _asked(rdr, queries, query_labels, query_predictions)
+    by_query = _by_query(rdr, queries, regions, len(asked), show_progress)
+    parts = []
+    pairs = zip(asked, by_query, strict=True)
+    bar = tqdm(
+        pairs,
+        total=len(asked),
+        desc="Drawing",
+        unit="query",
+        disable=not show_progress,
+        delay=1,
+    )
+    for number, (query, found) in enumerate(bar, 1):
+        parts.append(
+            query_part(rdr, found, query, reference, number, method, n_members, cmap)
+        )
+    maps = _maps(rdr, by_query, reference)
+    _replace(Path(path), _rendered(title, names_of(rdr), parts, maps))
+
+
+def _asked(
+    rdr: RelaxedDecisionRegion,
+    queries: Tensor | Sequence[int],
+    labels: Labels | None,
+    predictions: Labels | None,
+) -> list[Asked]:
+    """The queries, each with its classes."""
+    if not len(queries):
+        raise ValueError("queries is empty; give one bank row or input, or more")
+    for name, given in (("query_labels", labels), ("query_predictions", predictions)):
+        if given is not None and _are_rows(queries):
+            raise ValueError(
+                f"{name} is for inputs, but queries are bank rows; give the classes of "
+                "the reference set in dataset=Reference(dataset, labels, predictions)"
+            )
+        if given is not None and len(given) != len(queries):
+            raise ValueError(
+                f"{name} has {len(given)} items for {len(queries)} queries; give one each"
+            )
+    if _are_rows(queries):
+        rows = checked_rows(queries, min(len(bank) for bank in banks_of(rdr)))
+        return [Asked(None, row) for row in rows.tolist()]
+    return [
+        Asked(
+            torch.as_tensor(queries[index]),
+            None,
+            None if labels is None else labels[index],  # type: ignore[arg-type]
+            None if predictions is None else predictions[index],  # type: ignore[arg-type]
+        )
+        for index in range(len(queries))
+    ]
+
+
+def _are_rows(queries: Tensor | Sequence[int]) -> bool:
+    if not isinstance(queries, Tensor):
+        return True
+    return queries.dim() == 1 and not queries.is_floating_point()
+
+
+def _by_query(
+    rdr: RelaxedDecisionRegion,
+    queries: Tensor | Sequence[int],
+    given: Sequence[Any] | None,
+    count: int,
+    show_progress: bool,
+) -> list[list[Region]]:
+    """The regions of each query, one a layer."""
+    found = given
+    if found is None and _are_rows(queries):
+        found = rdr.attribute_members(queries, show_progress=show_progress)
+    elif found is None:
+        _, found = rdr.attribute(queries)
+    by_layer = list(found or []) if isinstance(rdr.layer, list) else [list(found or [])]
+    n_layers = len(banks_of(rdr))
+    if len(by_layer) != n_layers or any(len(one) != count for one in by_layer):
+        raise ValueError(
+            f"regions has {[len(one) for one in by_layer]} items for {count} queries in "
+            f"{n_layers} layers; give what attribute or attribute_members returned for "
+            "these queries"
+        )
+    return [list(of_query) for of_query in zip(*by_layer, strict=True)]
+
+
+def _maps(
+    rdr: RelaxedDecisionRegion,
+    by_query: Sequence[Sequence[Region]],
+    reference: Reference,
+) -> list[Drawing]:
+    """A map of each layer's bank; regions are outlined where they are few."""
+    maps = []
+    labels = reference.labels
+    for index, (name, bank) in enumerate(
+        zip(names_of(rdr), banks_of(rdr), strict=True)
+    ):
+        few = len(by_query) <= _OUTLINED
+        outlined = [regions[index] for regions in by_query] if few else []
+        fig, _ = visualize_bank(
+            bank,
+            outlined,
+            labels=None if labels is None else labels[: len(bank)],
+            class_names=reference.class_names,
+            use_pyplot=False,
+        )
+        heading = f"Map of the reference set in layer {name}"
+        text = "The first two principal components of the reference set's states"
+        maps.append(Drawing(heading, text, figure_uri(fig)))
+    return maps
+
+
+def _rendered(
+    title: str,
+    layers: Sequence[str],
+    parts: Sequence[QueryPart],
+    maps: Sequence[Drawing],
+) -> str:
+    """The page, with everything that came from outside escaped."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("captum_rdr.report", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    thumbnails = Thumbnails()
+    environment.filters["number"] = thumbnails.number
+    classes = [part.tile.classes for part in parts]
+    # The body first, since it finds out which thumbnails the style sheet needs.
+    body = environment.get_template("body.html").render(
+        title=title,
+        layers=layers,
+        queries=parts,
+        maps=maps,
+        labels=sorted({one.label or UNKNOWN for one in classes}),
+        predictions=sorted({one.prediction or UNKNOWN for one in classes}),
+        unknown=UNKNOWN,
+        outcomes=[part.significance for part in parts],
+        version=__version__,
+    )
+    own = resources.files("captum_rdr.report")
+    return environment.get_template("page.html").render(
+        title=title,
+        body=body,
+        thumbnails=thumbnails.uris,
+        style=own.joinpath("style.css").read_text(encoding="utf-8"),
+        script=own.joinpath("filter.js").read_text(encoding="utf-8"),
+    )
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file, all of it or nothing."""
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        draft.write_text(text, encoding="utf-8")
+        os.replace(draft, path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,26 @@
+"""Figures of regions, in the manner of `captum.attr.visualization`."""
+
+from captum_rdr.visualization.bank import visualize_bank
+from captum_rdr.visualization.concept import visualize_concept
+from captum_rdr.visualization.layers import visualize_layers
+from captum_rdr.visualization.neighbors import visualize_neighbors
+from captum_rdr.visualization.neurons import visualize_principal_neurons
+from captum_rdr.visualization.plane import visualize_plane
+from captum_rdr.visualization.reference import Reference
+from captum_rdr.visualization.region import visualize_region
+from captum_rdr.visualization.tabular import visualize_tabular_region
+from captum_rdr.visualization.text import RegionText, visualize_text_region
+
+__all__ = [
+    "Reference",
+    "RegionText",
+    "visualize_bank",
+    "visualize_concept",
+    "visualize_layers",
+    "visualize_neighbors",
+    "visualize_plane",
+    "visualize_principal_neurons",
+    "visualize_region",
+    "visualize_tabular_region",
+    "visualize_text_region",
+]

@@ -1,0 +1,219 @@
+"""A sheet of blocks, one below the other, drawn within one Axes."""
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import TextToPath
+
+BLUE, ORANGE, GRAY, INK = "#0072B2", "#D55E00", "#666666", "#111111"
+"""Required active; required inactive and errors; secondary text; text."""
+
+WIDTH = 6.0
+"""Width of a figure that is made without ``fig_size``, in inches."""
+
+_MARGIN = 0.08
+_SCALES = [step / 40 for step in range(120, 3, -1)]
+
+FigureAxes = tuple[Figure | SubFigure, Axes]
+
+
+class Canvas:
+    """Draws in inches from the top left corner of an Axes, which it turns off.
+
+    Args:
+        ax: the Axes to draw in.
+        width: its width, in inches of the sheet.
+        height: its height, in inches of the sheet.
+        scale: inches on paper for each of them.
+    """
+
+    def __init__(self, ax: Axes, width: float, height: float, scale: float) -> None:
+        self.ax, self.width, self.height, self.scale = ax, width, height, scale
+
+    def text(
+        self, x: float, y: float, string: str, size: float = 8, **kwargs: Any
+    ) -> None:
+        """Write a string, which is never read as mathematics, below and right of a point."""
+        self.ax.text(
+            x / self.width,
+            1 - y / self.height,
+            string,
+            size=size * self.scale,
+            transform=self.ax.transAxes,
+            parse_math=False,
+            **{"va": "top", "color": INK, **kwargs},
+        )
+
+    def inset(self, x: float, y: float, width: float, height: float) -> Axes:
+        """New Axes with the given top left corner and size."""
+        bounds = (
+            x / self.width,
+            1 - (y + height) / self.height,
+            width / self.width,
+            height / self.height,
+        )
+        return self.ax.inset_axes(bounds)
+
+    def plot(self, x: float, y: float, width: float, height: float) -> Axes:
+        """New Axes with ticks and labels sized for the sheet."""
+        ax = self.inset(x, y, width, height)
+        ax.tick_params(labelsize=7 * self.scale, length=2 * self.scale)
+        for side in ("top", "right"):
+            ax.spines[side].set_visible(False)
+        return ax
+
+
+class Block(NamedTuple):
+    """One part of a sheet.
+
+    Attributes:
+        height: in inches.
+        draw: called with the canvas and the block's distance from the top.
+    """
+
+    height: float
+    draw: Callable[[Canvas, float], None]
+
+
+Content = Callable[[float], Sequence[Block]]
+"""Makes blocks for a width in inches."""
+
+
+def draw_sheet(
+    content: Content,
+    plt_fig_axis: FigureAxes | None,
+    use_pyplot: bool,
+    fig_size: tuple[float, float] | None,
+    title: str | None,
+) -> FigureAxes:
+    """Draw blocks in the given Axes, or in a figure of their own.
+
+    Args:
+        content: makes the blocks.
+        plt_fig_axis: figure and Axes to draw in, or None.
+        use_pyplot: make the figure known to pyplot. It is never shown.
+        fig_size: width and height of a new figure, in inches; None for 6 inches and as
+            many as the blocks need. The blocks are scaled to what is given.
+        title: a heading above everything.
+
+    Returns:
+        the figure and the Axes that holds everything.
+    """
+
+    def blocks(width: float) -> list[Block]:
+        inner = width - 2 * _MARGIN
+        heading = [paragraph(title, inner, size=10, weight="bold")] if title else []
+        return [spacer(_MARGIN), *heading, *content(inner), spacer(_MARGIN)]
+
+    fig: Figure | SubFigure
+    if plt_fig_axis is not None:
+        fig, ax = plt_fig_axis
+        dpi = ax.figure.dpi
+        size = ax.bbox.width / dpi, ax.bbox.height / dpi
+    else:
+        size = fig_size or (WIDTH, sum(block.height for block in blocks(WIDTH)))
+        fig = _new_figure(size, use_pyplot)
+        ax = fig.add_axes((0, 0, 1, 1))
+    scale = 1.0
+    if plt_fig_axis is not None or fig_size is not None:
+        scale = _fitting_scale(blocks, *size)
+    _draw(blocks(size[0] / scale), Canvas(ax, size[0] / scale, size[1] / scale, scale))
+    return fig, ax
+
+
+def _new_figure(size: tuple[float, float], use_pyplot: bool) -> Figure:
+    if not use_pyplot:
+        return Figure(figsize=size)
+    from matplotlib import pyplot
+
+    return pyplot.figure(figsize=size)
+
+
+def _fitting_scale(blocks: Content, width: float, height: float) -> float:
+    """The largest scale at which the blocks fit."""
+    for scale in _SCALES:
+        needed = sum(block.height for block in blocks(width / scale))
+        if width / scale >= 2 and needed * scale <= height + 1e-9:
+            return scale
+    return _SCALES[-1]
+
+
+def _draw(blocks: Sequence[Block], canvas: Canvas) -> None:
+    canvas.ax.set_axis_off()
+    y = 0.0
+    for block in blocks:
+        block.draw(canvas, y)
+        y += block.height
+
+
+def left(
+    block: Callable[[Canvas, float, float], None],
+) -> Callable[[Canvas, float], None]:
+    """Give a drawing function the left margin as its second argument."""
+    return lambda canvas, y: block(canvas, _MARGIN, y)
+
+
+def spacer(height: float) -> Block:
+    """Empty space."""
+    return Block(height, lambda canvas, y: None)
+
+
+def paragraph(string: str, width: float, size: float = 8, **kwargs: Any) -> Block:
+    """Text, wrapped at words to a width in inches."""
+    lines = wrapped(string, width, size, kwargs.get("weight", "normal"))
+    step = size * 1.4 / 72
+
+    def draw(canvas: Canvas, x: float, y: float) -> None:
+        for number, line in enumerate(lines):
+            canvas.text(x, y + number * step, line, size, **kwargs)
+
+    return Block(step * len(lines) + 0.03, left(draw))
+
+
+def wrapped(
+    string: str, width: float, size: float, weight: str = "normal"
+) -> list[str]:
+    """Lines of a string, broken at words; a word that is too long is shortened."""
+    lines: list[str] = []
+    for word in string.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and text_width(longer, size, weight) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(shortened(word, width, size, weight))
+    return lines or [""]
+
+
+def shortened(string: str, width: float, size: float, weight: str = "normal") -> str:
+    """A string cut off, with an ellipsis, at a width in inches."""
+    string = " ".join(string.split())
+    if text_width(string, size, weight) <= width:
+        return string
+    for length in range(min(len(string), 200) - 1, 0, -1):
+        shorter = f"{string[:length].rstrip()}…"
+        if text_width(shorter, size, weight) <= width:
+            return shorter
+    return "…"
+
+
+def text_width(string: str, size: float, weight: str = "normal") -> float:
+    """Width of a string in inches, for the font that matplotlib is set to.
+
+    With some room: hinting makes letters wider on a screen.
+    """
+    family = tuple(matplotlib.rcParams["font.family"])
+    return 1.05 * _text_width(string, size, weight, family)
+
+
+@lru_cache(maxsize=4096)
+def _text_width(
+    string: str, size: float, weight: str, family: tuple[str, ...]
+) -> float:
+    font = FontProperties(family=list(family), size=size, weight=weight)
+    width, _, _ = TextToPath().get_text_width_height_descent(string, font, False)
+    return float(width) / 72

@@ -1,0 +1,57 @@
+"""What the tests of figures and reports share."""
+
+from dataclasses import replace
+
+import torch
+from matplotlib.text import Text
+from torch import Tensor, nn
+
+from captum_rdr import Region, RelaxedDecisionRegion
+from captum_rdr.significance import Significance
+
+FAILED = Significance(0.3, 0.4, 12, level=0.01)
+PASSED = Significance(0.002, 4.0, 12, 0.008)
+
+
+def shapes(n: int, channels: int = 1, side: int = 8) -> Tensor:
+    """Images ``(n, channels, side, side)`` in [0, 1] of bars that lie or stand."""
+    generator = torch.Generator().manual_seed(n)
+    images = 0.2 * torch.rand(n, channels, side, side, generator=generator)
+    for index, image in enumerate(images):
+        image[index % channels, :, side // 2] += 0.7 * (index % 2)
+        image[index % channels, side // 2, :] += 0.7 * (1 - index % 2)
+    return images.clamp(0, 1)
+
+
+def fitted(data: Tensor, seed: int = 0, **kwargs: object) -> RelaxedDecisionRegion:
+    """A small network's convolution and hidden layer, fitted together."""
+    torch.manual_seed(seed)
+    channels, side = data.shape[1], data.shape[-1]
+    model = nn.Sequential(
+        nn.Conv2d(channels, 6, 3, padding=1, stride=2),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(6 * (side // 2) ** 2, 24),
+        nn.ReLU(),
+    ).eval()
+    layers = [model[1], model[4]]
+    return RelaxedDecisionRegion(model, layers).fit(data, show_progress=False, **kwargs)
+
+
+def hidden(data: Tensor, **kwargs: object) -> RelaxedDecisionRegion:
+    """The hidden layer alone."""
+    both = fitted(data)
+    return RelaxedDecisionRegion(both.forward_func, both.layer[1]).fit(
+        data, show_progress=False, **kwargs
+    )
+
+
+def strings(ax: object) -> list[str]:
+    """Every visible text of a figure's Axes and those within."""
+    found = [text.get_text() for text in ax.findobj(Text) if text.get_visible()]
+    return [text for text in found if text]
+
+
+def outcome(region: Region, significance: Significance) -> Region:
+    """A region that was tested."""
+    return replace(region, significance=significance)

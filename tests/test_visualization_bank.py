@@ -1,0 +1,133 @@
+"""The map of a bank."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import bank_of, random_states
+from drawing import FAILED, outcome, strings
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from captum_rdr import RelaxedDecisionRegion
+from captum_rdr.visualization import components, visualize_bank
+from captum_rdr.visualization.bank import convex_hull
+from captum_rdr.visualization.components import principal_components
+
+
+def mapped(n=80, d=30):
+    """A bank with two clusters, and regions of it."""
+    states = random_states(n, d)
+    states[: n // 2, : d // 2] = True
+    bank = bank_of(states)
+    layer = nn.Identity()
+    rdr = RelaxedDecisionRegion(layer, layer, bank=bank)
+    return bank, rdr.attribute_members([0, n - 1], 5, 3, weighting="evidence")
+
+
+@pytest.mark.parametrize("block", [1 << 24, 200])
+def test_components_are_those_of_a_singular_value_decomposition(block, monkeypatch):
+    monkeypatch.setattr(components, "_BLOCK", block)
+    bank, _ = mapped()
+    rows = torch.arange(5, 75)
+    points, shares = principal_components(bank, rows)
+    states = bank.states(rows).double().numpy()
+    centered = states - states.mean(0)
+    u, s, _ = np.linalg.svd(centered, full_matrices=False)
+    for number in range(2):
+        expected = u[:, number] * s[number]
+        expected *= np.sign(expected[np.abs(expected).argmax()])
+        assert np.abs(points[:, number] - expected).max() < 0.05
+        assert shares[number] == pytest.approx(s[number] ** 2 / (s**2).sum(), rel=1e-3)
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_components_of_few_or_equal_rows(n):
+    points, shares = principal_components(bank_of(random_states(9, 3)), torch.arange(n))
+    assert points.shape == (n, 2)
+    assert np.isfinite(points).all()
+    assert 0 <= shares.sum() <= 1 + 1e-6
+    alike = bank_of(torch.ones(6, 4, dtype=torch.bool))
+    points, shares = principal_components(alike, torch.arange(6))
+    assert np.abs(points).max() < 1e-6
+    assert shares.tolist() == [0, 0]
+
+
+@given(st.lists(st.tuples(st.integers(-5, 5), st.integers(-5, 5)), max_size=12))
+@settings(max_examples=60)
+def test_a_convex_hull_holds_all_points_and_needs_its_corners(pairs):
+    points = np.array(pairs, float).reshape(-1, 2)
+    hull = convex_hull(points)
+    assert {tuple(corner) for corner in hull} <= {tuple(point) for point in points}
+    if len(hull) < 3:
+        return
+    for start, end in zip(hull, np.roll(hull, -1, 0), strict=True):
+        side = end - start
+        left = side[0] * (points[:, 1] - start[1]) - side[1] * (points[:, 0] - start[0])
+        assert (left >= 0).all()
+        corner = (points == start).all(1)
+        assert corner.any()
+
+
+def test_the_map_shows_every_row_and_outlines_regions():
+    bank, regions = mapped()
+    labels = [index % 3 - 1 for index in range(80)]
+    _, ax = visualize_bank(
+        bank,
+        [regions[0], outcome(regions[1], FAILED)],
+        labels=labels,
+        class_names=["cat", "dog"],
+        use_pyplot=False,
+        title="Map",
+    )
+    texts = strings(ax)
+    assert "All 80 instances of the bank, 2 regions outlined." in texts
+    for name in ("cat", "dog", "?", "row 0", "row 79 (n.s.)"):
+        assert name in texts
+    (drawn,) = ax.child_axes
+    points, _ = principal_components(bank, torch.arange(80))
+    clouds = [collection.get_offsets() for collection in drawn.collections]
+    assert sum(len(cloud) for cloud in clouds[:3]) == 80
+    together = np.concatenate(clouds[:3])
+    assert np.allclose(sorted(together.tolist()), sorted(points.tolist()))
+    for line, cloud, region in zip(drawn.lines, clouds[3:], regions, strict=True):
+        members = points[region.members.numpy()]
+        assert np.allclose(sorted(cloud.tolist()), sorted(members.tolist()))
+        assert len(line.get_xdata()) == len(convex_hull(members)) + 1
+        assert line.get_xdata().min() == pytest.approx(members[:, 0].min())
+
+
+def test_one_class_and_a_given_embedding():
+    bank, regions = mapped()
+    rows = range(10, 30)
+    embedding = torch.rand(20, 2)
+    _, ax = visualize_bank(
+        bank, regions[:1], rows=rows, embedding=embedding, use_pyplot=False
+    )
+    assert "20 of 80 instances of the bank, 1 region outlined." in strings(ax)
+    assert np.allclose(ax.child_axes[0].collections[0].get_offsets(), embedding)
+    assert ax.child_axes[0].get_xlabel() == "embedding 1"
+
+
+def test_many_classes_share_a_color():
+    bank, _ = mapped()
+    _, ax = visualize_bank(bank, labels=torch.arange(80) // 2, use_pyplot=False)
+    assert "30 more" in strings(ax)
+    sizes = [len(one.get_offsets()) for one in ax.child_axes[0].collections]
+    assert sizes == [2] * 10 + [60]
+
+
+def test_what_does_not_fit_the_bank():
+    bank, regions = mapped()
+    with pytest.raises(ValueError, match=r"embedding has shape \(3, 2\).*80 drawn rows"):
+        visualize_bank(bank, embedding=np.zeros((3, 2)))
+    with pytest.raises(ValueError, match="two finite coordinates"):
+        visualize_bank(bank, embedding=np.full((80, 2), np.nan))
+    with pytest.raises(ValueError, match="labels has 3 items, but the bank 80"):
+        visualize_bank(bank, labels=[1, 2, 3])
+    with pytest.raises(ValueError, match="there is no row to draw"):
+        visualize_bank(bank, rows=[])
+    with pytest.raises(ValueError, match="indices go from 80 to 80"):
+        visualize_bank(bank, rows=[80])
+    with pytest.raises(ValueError, match="region belongs to a layer of shape"):
+        visualize_bank(bank_of(random_states(5, 4)), regions)

@@ -1,0 +1,156 @@
+"""Figures against committed pictures of them, without their texts.
+
+After a change that is meant to be seen, draw them anew and look at each:
+``python -m pytest tests/test_visualization_baseline.py --mpl-generate-path=tests/baseline``.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from captum.attr import Saliency
+from drawing import FAILED, fitted, hidden, outcome, shapes
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+from matplotlib.testing.compare import compare_images
+from matplotlib.text import Text
+
+from captum_rdr.visualization import (
+    Reference,
+    visualize_bank,
+    visualize_concept,
+    visualize_layers,
+    visualize_neighbors,
+    visualize_plane,
+    visualize_principal_neurons,
+    visualize_region,
+    visualize_tabular_region,
+)
+
+BASELINE = Path(__file__).parent / "baseline"
+# Root mean square of the differences in gray levels, of 255: libraries that draw a line
+# half a pixel away stay far below, a missing tile or another colormap far above.
+TOLERANCE = 6
+
+drawn = pytest.mark.mpl_image_compare(
+    baseline_dir="baseline",
+    tolerance=TOLERANCE,
+    style="default",
+    savefig_kwargs={"dpi": 40},
+)
+
+
+def without_text(figure_axes: tuple[Figure, object]) -> Figure:
+    """Texts are tested as texts; fonts are drawn differently everywhere."""
+    fig, _ = figure_axes
+    for text in fig.findobj(Text):
+        text.set_visible(False)
+    return fig
+
+
+def gray():
+    data = shapes(60)
+    labels = torch.arange(60) % 2
+    return data, Reference(data, labels, (labels + (torch.arange(60) % 7 == 0)) % 2)
+
+
+@drawn
+def test_region():
+    data, reference = gray()
+    rdr = hidden(data)
+    region = outcome(rdr.attribute_members([4], 6, 4)[0], FAILED)
+    return without_text(visualize_region(rdr, region, reference, use_pyplot=False))
+
+
+@drawn
+def test_principal_neurons():
+    data = shapes(60, 3)
+    region = fitted(data).attribute_members([5], 4, 24, weighting="evidence")[0][0]
+    return without_text(
+        visualize_principal_neurons(region, data[5], use_pyplot=False)
+    )
+
+
+@drawn
+def test_concept():
+    data = shapes(60, 3)
+    rdr = hidden(data)
+    region = rdr.attribute_members([4], 5, 12, weighting="evidence")[0]
+    attribute = Saliency(rdr.concept_score(region)).attribute
+    return without_text(
+        visualize_concept(rdr, region, attribute, data, n_members=2, use_pyplot=False)
+    )
+
+
+@drawn
+def test_neighbors():
+    data, reference = gray()
+    rdr = hidden(data, keep_features=True)
+    return without_text(visualize_neighbors(rdr, 3, reference, use_pyplot=False))
+
+
+@drawn
+def test_layers():
+    data, reference = gray()
+    both = fitted(data)
+    regions = [found[0] for found in both.attribute_members([4], 5, 4)]
+    return without_text(
+        visualize_layers(both, regions, reference, n_members=4, use_pyplot=False)
+    )
+
+
+@drawn
+def test_plane():
+    data, _ = gray()
+    rdr = hidden(data)
+    region = rdr.attribute_members([4], 6, 6)[0]
+    affine = rdr.forward_func[3]
+    return without_text(
+        visualize_plane(rdr, region, affine, data[[4, 5, 17]], data, use_pyplot=False)
+    )
+
+
+@drawn
+def test_bank():
+    data, reference = gray()
+    rdr = fitted(data)
+    regions = rdr.attribute_members([4, 9], 6, 6)[0]
+    return without_text(
+        visualize_bank(rdr.bank[0], regions, labels=reference.labels, use_pyplot=False)
+    )
+
+
+@drawn
+def test_tabular():
+    data, _ = gray()
+    region = hidden(data).attribute_members([4], 6, 6)[0]
+    table = {
+        "center": data[:, 0, 4, 4].numpy(),
+        "corner": data[:, 0, 0, 0].numpy(),
+        "kind": np.array(["lying", "standing"] * 30),
+    }
+    return without_text(visualize_tabular_region(region, table, use_pyplot=False))
+
+
+def test_the_tolerance_tells_figures_apart(tmp_path):
+    """What the comparison is worth: other regions of the same data fail it."""
+    data, reference = gray()
+    rdr = hidden(data)
+    region = rdr.attribute_members([9], 6, 4)[0]
+    fig = without_text(
+        visualize_region(
+            rdr, region, reference, use_pyplot=False, fig_size=size_of("test_region")
+        )
+    )
+    fig.savefig(tmp_path / "other.png", dpi=40)
+    found = compare_images(
+        str(BASELINE / "test_region.png"), str(tmp_path / "other.png"), TOLERANCE, True
+    )
+    assert found is not None
+    assert found["rms"] > 2 * TOLERANCE
+
+
+def size_of(name):
+    height, width = imread(BASELINE / f"{name}.png").shape[:2]
+    return width / 40, height / 40

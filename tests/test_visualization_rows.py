@@ -1,0 +1,186 @@
+"""Figures of concepts, neighbors and layers."""
+
+import numpy as np
+import pytest
+import torch
+from captum.attr import IntegratedGradients, Occlusion, Saliency
+from drawing import FAILED, fitted, hidden, outcome, shapes, strings
+
+from captum_rdr import RelaxedDecisionRegion
+from captum_rdr.visualization import (
+    Reference,
+    visualize_concept,
+    visualize_layers,
+    visualize_neighbors,
+)
+from captum_rdr.visualization.layers import jaccard, overlaps
+
+
+@pytest.fixture(scope="module")
+def data():
+    return shapes(60, 3)
+
+
+@pytest.fixture(scope="module")
+def rdr(data):
+    both = fitted(data)
+    layer = both.forward_func[3]  # before the ReLU, so that gradients live
+    return RelaxedDecisionRegion(both.forward_func, layer).fit(
+        data, keep_features=True, show_progress=False
+    )
+
+
+@pytest.fixture(scope="module")
+def region(rdr):
+    return rdr.attribute_members([4], 5, 4, tolerance=1)[0]
+
+
+def occlusion(score):
+    method = Occlusion(score)
+    return lambda x: method.attribute(x, sliding_window_shapes=(3, 2, 2))
+
+
+METHODS = {
+    "integrated gradients": lambda score: IntegratedGradients(score).attribute,
+    "saliency": lambda score: Saliency(score).attribute,
+    "occlusion": occlusion,
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_any_attribution_of_the_concept(name, rdr, region, data):
+    attribute = METHODS[name](rdr.concept_score(region))
+    kwargs = {"method": "heat_map", "sign": "positive", "use_pyplot": False}
+    _, ax = visualize_concept(rdr, region, attribute, data, n_members=3, **kwargs)
+    assert len(ax.child_axes) == 8
+    values = attribute(data[4:5].clone().requires_grad_())
+    positive = values[0].sum(0).clamp(min=0).detach()
+    drawn = np.asarray(ax.child_axes[1].images[0].get_array())
+    assert drawn.shape == (8, 8)
+    assert ((drawn > 0) == (positive > 0).numpy()).all()
+    order = np.argsort(-drawn.ravel(), kind="stable")[:1]
+    assert positive.flatten()[order[0]] >= 0.5 * positive.max()
+    assert f"Query and 3 of {len(region.members)} members, nearest first" in strings(ax)
+
+
+def test_every_way_of_captum_to_draw(rdr, region, data):
+    attribute = Saliency(rdr.concept_score(region)).attribute
+    before = data.clone()
+    for method in ("blended_heat_map", "masked_image", "alpha_scaling"):
+        fig, _ = visualize_concept(
+            rdr, region, attribute, data, method=method, sign="positive", use_pyplot=False
+        )
+        fig.canvas.draw()
+    assert data.equal(before)
+
+
+def test_gray_images_and_a_new_query():
+    gray = shapes(60)
+    rdr = hidden(gray)
+    region = outcome(rdr.attribute_members([4], 5, 4)[0], FAILED)
+    attribute = Saliency(rdr.concept_score(region)).attribute
+    fig, ax = visualize_concept(
+        rdr, region, attribute, gray, gray[4], query_label=0, n_members=0, use_pyplot=False
+    )
+    fig.canvas.draw()
+    assert len(ax.child_axes) == 2
+    assert any(text.startswith("Not significant") for text in strings(ax))
+
+
+def test_attributions_that_are_zero_are_said_to_be(rdr, region, data):
+    fig, ax = visualize_concept(rdr, region, torch.zeros_like, data, use_pyplot=False)
+    fig.canvas.draw()
+    assert strings(ax).count("no attribution") == 5
+    _, ax = visualize_concept(
+        rdr, region, torch.ones_like, data, sign="negative", use_pyplot=False
+    )
+    assert strings(ax).count("no attribution") == 5
+    _, ax = visualize_concept(
+        rdr, region, lambda x: 1e-30 * torch.ones_like(x), data, use_pyplot=False
+    )
+    assert "no attribution" not in strings(ax)
+
+
+def test_what_is_no_attribution_of_the_input(rdr, region, data):
+    with pytest.raises(ValueError, match=r"attribute gave \(5,\) for inputs of shape"):
+        visualize_concept(rdr, region, lambda x: x.flatten(1).sum(1), data)
+    with pytest.raises(ValueError, match="attribute gave NaN or infinite"):
+        visualize_concept(rdr, region, lambda x: x * torch.nan, data)
+    with pytest.raises(ValueError, match="attribute gave tuple for"):
+        visualize_concept(rdr, region, lambda x: (x,), data)
+
+
+def test_neighbors_by_each_distance(rdr, data):
+    _, ax = visualize_neighbors(rdr, 4, data, n_neighbors=5, use_pyplot=False)
+    drawn = [np.asarray(child.images[0].get_array()) for child in ax.child_axes]
+    rows = [
+        next(i for i, x in enumerate(data) if np.allclose(x.permute(1, 2, 0), image))
+        for image in drawn
+    ]
+    assert rows[::6] == [4, 4, 4]
+    features = rdr.bank.features.double()
+    states = rdr.bank.states()
+    away = {
+        0: (states != states[4]).sum(1).double(),
+        1: 1 - torch.nn.functional.cosine_similarity(features, features[4:5]),
+        2: (features - features[4]).norm(dim=1),
+    }
+    for number, distances in away.items():
+        distances[4] = -1
+        found = rows[6 * number + 1 : 6 * number + 6]
+        assert found == distances.argsort(stable=True)[1:6].tolist()
+    shared = len(set(rows[1:6]) & set(rows[7:12]))
+    assert f"Nearest by cosine distance: {shared} of 5 as in the first row" in strings(ax)
+
+
+def test_neighbors_of_a_new_input(rdr, data):
+    reference = Reference(data, torch.arange(60) % 2)
+    new = (data[0] * 0.9 + 0.03).clamp(0, 1)
+    _, ax = visualize_neighbors(
+        rdr,
+        new,
+        reference,
+        query_label=1,
+        n_neighbors=4,
+        metrics=["centered_cosine"],
+        use_pyplot=False,
+    )
+    assert strings(ax)[0] == "Nearest by centered cosine distance"
+    assert len(ax.child_axes) == 5
+
+
+def test_neighbors_that_cannot_be_found(rdr, data):
+    with pytest.raises(ValueError, match="query=60 is not a row of the bank, 0 to 59"):
+        visualize_neighbors(rdr, 60, data)
+    with pytest.raises(ValueError, match="n_neighbors=0 is too small"):
+        visualize_neighbors(rdr, 4, data, n_neighbors=0)
+    with pytest.raises(ValueError, match="rdr has 2 layers; neighbors are those of one"):
+        visualize_neighbors(fitted(data), 4, data)
+    with pytest.raises(ValueError, match="fit with keep_features=True"):
+        visualize_neighbors(hidden(data), 4, data)
+
+
+def test_layers_and_their_overlap(data):
+    both = fitted(data)
+    regions = [found[0] for found in both.attribute_members([4], 5, 4)]
+    regions[1] = outcome(regions[1], FAILED)
+    _, ax = visualize_layers(both, regions, data, n_members=3, use_pyplot=False)
+    texts = strings(ax)
+    a, b = (set(region.members.tolist()) for region in regions)
+    index = len(a & b) / len(a | b)
+    assert jaccard(*regions) == pytest.approx(index)
+    assert overlaps(regions) == pytest.approx(np.array([[1, index], [index, 1]]))
+    assert texts.count(f"{index:.2f}") == 2
+    assert f"Layer 1: {min(3, len(a) - 1)} of {len(a)} members, nearest first" in texts
+    assert any(text.startswith("Layer 4: ") for text in texts)
+    assert any(text.startswith("Not significant") for text in texts)
+    _, ((one,), (two,)) = both.attribute(data[:1] * 0.93)
+    _, ax = visualize_layers(both, [one, two], data, data[0] * 0.93, use_pyplot=False)
+    assert "query" in strings(ax)
+
+
+def test_layers_in_a_wrong_order_are_refused(data):
+    both = fitted(data)
+    regions = [found[0] for found in both.attribute_members([4], 5, 4)]
+    with pytest.raises(ValueError, match="region belongs to a layer of shape"):
+        visualize_layers(both, regions[::-1], data)
