@@ -1,7 +1,7 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: demo test test-oldest docs notebooks bench purity clean
+.PHONY: demo test test-oldest test-zoo docs notebooks bench purity clean
 
 demo: .venv/demo.stamp
 	$(PY) examples/quickstart.py
@@ -20,6 +20,9 @@ docs: .venv/docs.stamp
 
 notebooks: .venv/test.stamp
 	$(PY) examples/notebooks.py
+
+test-zoo: .venv/test.stamp
+	$(PY) -m pytest --no-cov -m zoo tests/test_zoo_names.py
 
 bench: .venv/bench.stamp
 	$(PY) benchmarks/core.py

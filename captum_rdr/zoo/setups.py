@@ -10,15 +10,8 @@ from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.pooling import Pool
 from captum_rdr.zoo.inputs import example_arguments
 from captum_rdr.zoo.pools import dequantized, token_pool
-from captum_rdr.zoo.table import LayerInfo, LayerTable, chosen, layers
-from captum_rdr.zoo.torchvision_models import (
-    build,
-    example_inputs,
-    is_detection,
-    weights_of,
-)
-
-_BODIES = ("backbone.body.", "backbone.features.")
+from captum_rdr.zoo.table import LayerInfo, chosen, layers
+from captum_rdr.zoo.torchvision_models import build, example_inputs, weights_of
 
 
 @dataclass(frozen=True, repr=False)
@@ -77,8 +70,8 @@ def explain(
             member itself, or None for random weights. Weights that are not on this
             machine are downloaded by torchvision. For a module, leave it.
         layer: number of a stage, or a layer's qualified name (see `layer`), or a list
-            of these; None for the last stage (for a detection model, the last of its
-            backbone's body).
+            of these; None for the last stage (of the backbone's body where there is
+            one, as in detection models).
         inputs: what the model is traced on, as in `layers`; None for what suits it.
         pool: applied to each layer's output before it is binarized; ``"auto"`` chooses
             one token of a sequence and turns quantized outputs into floats.
@@ -107,14 +100,13 @@ def explain(
             f"{model} {'without weights' if entry is None else f'with {entry.name}'}"
         )
         inputs = example_inputs(model) if inputs is None else inputs
-        body = is_detection(model)
     else:
         _refuse_extras(weights, options)
-        network, entry, title, body = model, None, type(model).__name__, False
+        network, entry, title = model, None, type(model).__name__
     table = layers(network, inputs)
     several = isinstance(layer, Sequence) and not isinstance(layer, str)
     wanted: Sequence[Any] = layer if several else [layer]  # type: ignore[assignment]
-    rows = tuple(_chosen(table, one, body) for one in wanted)
+    rows = tuple(chosen(table, one) for one in wanted)
     modules = [network.get_submodule(row.name) for row in rows]
     pools = tuple(
         _pool(network, module, row, inputs) if pool == "auto" else pool
@@ -148,15 +140,6 @@ def _refuse_extras(weights: Any, options: dict[str, Any]) -> None:
             f"{given} is for a model given by its name; build the module with it, and "
             "leave it out here"
         )
-
-
-def _chosen(table: LayerTable, layer: int | str | None, body: bool) -> LayerInfo:
-    if layer is None and body:
-        inside = [
-            info for info in table if info.recommended and info.name.startswith(_BODIES)
-        ]
-        return inside[-1]
-    return chosen(table, -1 if layer is None else layer)
 
 
 def _pool(network: Module, layer: Module, info: LayerInfo, inputs: Any) -> Pool | None:

@@ -44,6 +44,7 @@ class Architecture:
         self._usable = set(usable)
         self._positions = _positions_by_name(traced)
         self._prefix = self._only_child()
+        self._fed = [traced[name] for name in usable if traced[name].feeds is not None]
         self._last_learned = max(
             (one.order for one in traced.values() if one.is_leaf and _learns(one)),
             default=0,
@@ -151,7 +152,9 @@ class Architecture:
         A norm that a block begins with, as in pre-activation networks, belongs to what
         came before.
         """
-        for name in ancestors(entry.name):  # an activation inside a norm goes with it
+        if self._kinds[entry.name] == "activation":  # goes with what it takes
+            entry = self._before_gate(entry, self._fed)
+        for name in ancestors(entry.name):  # as one inside a norm does
             if self._kinds.get(name) == "normalization":
                 entry = self._traced[name]
         for name in self._blocks_around(entry.name):

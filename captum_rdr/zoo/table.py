@@ -12,6 +12,7 @@ from captum_rdr.zoo.stages import Architecture, decides
 from captum_rdr.zoo.torchvision_models import build_untrained, example_inputs
 from captum_rdr.zoo.tracing import Traced, trace
 
+_BODIES = ("backbone.body.", "backbone.features.")
 # What a forward pass raises on inputs that do not suit the model.
 _FAILURES = (RuntimeError, TypeError, ValueError, IndexError, AssertionError)
 
@@ -122,8 +123,8 @@ def layers(model: Module | str, inputs: Any = None) -> LayerTable:
                                                         switches at 0
     """
     if isinstance(model, str):
-        inputs = example_inputs(model) if inputs is None else inputs
-        model = build_untrained(model)
+        name, model = model, build_untrained(model)
+        inputs = example_inputs(name) if inputs is None else inputs
     arguments = example_arguments(model, inputs)
     try:
         traced = trace(model, arguments)
@@ -192,8 +193,11 @@ def layer(model: Module, stage: int | str = -1, inputs: Any = None) -> Module:
     return model.get_submodule(chosen(layers(model, inputs), stage).name)
 
 
-def chosen(table: LayerTable, stage: int | str) -> LayerInfo:
+def chosen(table: LayerTable, stage: int | str | None) -> LayerInfo:
     """The row of a table that stands for a stage, or that has a name.
+
+    None is the last stage of the backbone's body where there is one, as in detection
+    models, whose later stages belong to the pyramid and the heads; else the last stage.
 
     Raises:
         TypeError: the stage is neither a number nor a name.
@@ -201,7 +205,7 @@ def chosen(table: LayerTable, stage: int | str) -> LayerInfo:
     """
     if isinstance(stage, str):
         return _named(table, stage)
-    if isinstance(stage, bool) or not isinstance(stage, int):
+    if isinstance(stage, bool) or not isinstance(stage, int | None):
         raise TypeError(
             f"stage={stage!r} is a {type(stage).__name__}; give a stage's number or a "
             "layer's name"
@@ -213,12 +217,19 @@ def chosen(table: LayerTable, stage: int | str) -> LayerInfo:
             "no usable layer of the model makes or feeds a nonlinearity whose sign is a "
             "state; see layers(model) for the reasons, and choose one by its name"
         )
+    if stage is None:
+        return _last(recommended)
     if not -len(recommended) <= stage < len(recommended):
         raise ValueError(
             f"stage={stage} but the model has {len(recommended)} stages; use "
             f"{-len(recommended)} to {len(recommended) - 1}"
         )
     return recommended[stage]
+
+
+def _last(recommended: list[LayerInfo]) -> LayerInfo:
+    body = [info for info in recommended if info.name.startswith(_BODIES)]
+    return (body or recommended)[-1]
 
 
 def _named(table: LayerTable, name: str) -> LayerInfo:

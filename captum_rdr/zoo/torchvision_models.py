@@ -10,7 +10,8 @@ from torch.nn import Module
 from torch.overrides import TorchFunctionMode
 
 _FRAMES = 16
-_DETECTION_SIDE = 128
+_DETECTION_SIDE = 64
+_BOXES = 4
 
 
 def weights_of(name: str, weights: str | None) -> Any:
@@ -136,12 +137,28 @@ def build_untrained(name: str) -> Module:
     """
     weights_of(name, None)  # refuses an unknown name
     if is_detection(name):
-        side = _DETECTION_SIDE
-        sized = {} if name.startswith("ssd") else {"min_size": side, "max_size": side}
-        return build(name, **sized)
+        return build(name, **few_boxes(name))
     with _EmptyOnMeta():
         model = build(name)
     return model.to("meta")
+
+
+def few_boxes(name: str) -> dict[str, int]:
+    """Options of a detection model's builder that keep a look at its layers cheap.
+
+    >>> few_boxes("ssd300_vgg16")
+    {'topk_candidates': 4}
+    """
+    if name.startswith("ssd"):
+        return {"topk_candidates": _BOXES}
+    sides = {"min_size": _DETECTION_SIDE, "max_size": _DETECTION_SIDE}
+    if "rcnn" not in name:
+        return {**sides, "topk_candidates": _BOXES}
+    return {
+        **sides,
+        "rpn_post_nms_top_n_test": _BOXES,
+        "box_detections_per_img": _BOXES,
+    }
 
 
 def is_detection(name: str) -> bool:

@@ -1,5 +1,6 @@
 """One traced forward pass: what each module takes, gives and is followed by."""
 
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -11,6 +12,8 @@ from torch.nn import Module
 from captum_rdr.batches import ForwardArguments
 from captum_rdr.capture import recording
 from captum_rdr.zoo.flow import Flow, Gate, is_gate_module
+
+_GLOBAL_POOLING = re.compile("adaptive|global", re.IGNORECASE)
 
 
 @dataclass
@@ -30,7 +33,7 @@ class Traced:
         enters: names of the modules around it whose input it takes as it is.
         attends: whether attention is computed in it, and in no module within.
         is_leaf: whether it has no submodules.
-        pools_all: whether it makes one position of several.
+        pools_all: whether it is a global pooling that makes one position of several.
     """
 
     name: str
@@ -134,9 +137,11 @@ class _Running:
         entry.shape = tuple(output.shape)
         entry.is_quantized = output.is_quantized
         taken_shape = tuple(first.shape) if isinstance(first, Tensor) else ()
-        entry.pools_all = len(taken_shape) == len(entry.shape) > 2 and set(
-            entry.shape[2:]
-        ) == {1} != set(taken_shape[2:])
+        entry.pools_all = (
+            _GLOBAL_POOLING.search(class_name) is not None
+            and len(taken_shape) == len(entry.shape) > 2
+            and set(entry.shape[2:]) == {1} != set(taken_shape[2:])
+        )
         entry.gate = self._flow.gate(output)
 
         def taken(gate: Gate) -> None:
