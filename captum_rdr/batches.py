@@ -167,6 +167,14 @@ class Batches:
         return len(self) * (self._batches.batch_size or 0)
 
     @property
+    def length(self) -> int:
+        """Length of the dataset, whatever the batch size; 0 where it is unknown."""
+        if isinstance(self._batches, _TensorBatches):
+            return len(self._batches.data)
+        dataset = getattr(self._batches, "dataset", None)
+        return len(dataset) if isinstance(dataset, Sized) else 0
+
+    @property
     def can_repeat(self) -> bool:
         """Whether the data can be gone through a second time."""
         return iter(self._batches) is not self._batches

@@ -12,6 +12,7 @@ import torch
 from conftest import bank_of, random_states
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from captum_rdr import ConfigurationBank, storage
 
@@ -269,7 +270,7 @@ def test_other_files_are_refused(saved, tmp_path):
     storage.write(other, "region", {"x": torch.ones(1)}, {})
     with pytest.raises(ValueError, match="holds 'region', not a configuration bank"):
         ConfigurationBank.load(other)
-    storage.save_file({"x": torch.ones(1)}, other)
+    save_file({"x": torch.ones(1)}, other)
     with pytest.raises(ValueError, match="holds 'something else'"):
         ConfigurationBank.load(other)
     with pytest.raises(FileNotFoundError):
@@ -287,7 +288,7 @@ def test_other_files_are_refused(saved, tmp_path):
         "threshold": torch.tensor(0.0),
     }
     tensors["active_counts"] = torch.zeros(4, dtype=torch.int64)
-    fields = {"layer_shape": [5], "fingerprint": ""}
+    fields = {"layer_shape": [5], "fingerprint": "", "data_fingerprint": ""}
     storage.write(other, "configuration bank", tensors, fields)
     with pytest.raises(ValueError, match=r"lacks \['attribute_to_layer_input'\]"):
         ConfigurationBank.load(other)
