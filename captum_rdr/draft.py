@@ -18,7 +18,6 @@ from captum_rdr.manifest import (
     MANIFEST,
     Manifest,
     check_blocks,
-    remove_leftovers,
     write_manifest,
 )
 from captum_rdr.raw import raw_bytes
@@ -136,7 +135,8 @@ class Draft:
 
     def save(self) -> None:
         """Write down which blocks are finished."""
-        self.manifest.first_rows = self._data.first_rows
+        known = self._data.is_complete
+        self.manifest.first_rows = self._data.first_rows if known else ""
         self.manifest.expected = self._data.expected
         write_manifest(self._folder / DRAFT, self.manifest)
 
@@ -168,8 +168,6 @@ class Draft:
         ]
         flush_folder(self._folder)
         write_manifest(self._folder / MANIFEST, manifest)
-        (self._folder / DRAFT).unlink(missing_ok=True)
-        remove_leftovers(self._folder, [manifest.generation])
 
     def _written(self, name: str, shape: tuple[int, int]) -> DiskRows:
         path = self._folder / self.manifest.file_name(name)

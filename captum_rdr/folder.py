@@ -101,6 +101,12 @@ def unfinished_bank(folder: Path) -> Manifest | None:
     return None if is_old else draft
 
 
+def tidy(folder: Path, manifest: Manifest) -> None:
+    """Remove what a crash right after a bank was finished left beside it."""
+    (folder / DRAFT).unlink(missing_ok=True)
+    remove_leftovers(folder, [manifest.generation])
+
+
 def new_draft(
     folder: Path,
     origin: Origin,
@@ -137,6 +143,5 @@ def new_draft(
         median=median,
     )
     draft = Draft(folder, manifest, data)
-    if median:  # the thresholds took a pass over the data
-        draft.save()
+    draft.save()
     return draft

@@ -12,7 +12,7 @@ from captum_rdr import bits, neurons
 from captum_rdr.bank import ConfigurationBank
 from captum_rdr.dataprint import DataPrint
 from captum_rdr.draft import Draft
-from captum_rdr.folder import finished_bank, new_draft, unfinished_bank
+from captum_rdr.folder import finished_bank, new_draft, tidy, unfinished_bank
 from captum_rdr.manifest import Manifest
 from captum_rdr.neurons import (
     MedianSample,
@@ -84,7 +84,9 @@ class LayerIndex:
         self.threshold = manifest.origin.threshold
         self._shape = manifest.origin.layer_shape
         self.is_finished = draft is None
-        if draft is not None:
+        if draft is None:
+            tidy(self.out, manifest)
+        else:
             self._bank = Draft(self.out, draft, self.data)
 
     def _check_resumable(self, manifest: Manifest) -> None:
@@ -114,9 +116,8 @@ class LayerIndex:
         if manifest is None:
             return
         stated, here = manifest.expected, data.expected
-        if (
-            stated and here and stated != here
-        ) or manifest.first_rows != data.first_rows:
+        other_length = stated and here and stated != here
+        if other_length or manifest.first_rows not in ("", data.first_rows):
             raise ValueError(
                 f"the bank in {os.fspath(self.out or '')!r} was made from {stated or '?'} "
                 f"instances that begin with {manifest.first_rows[:12]}..., but data has "
@@ -186,6 +187,7 @@ class LayerIndex:
         if self.out is not None:
             if isinstance(self._bank, Draft):
                 self._bank.finish()
+                tidy(self.out, self._bank.manifest)
             return ConfigurationBank.load(self.out)
         if not isinstance(self._bank, ConfigurationBank):
             raise RuntimeError("the layer has no bank yet")

@@ -58,7 +58,7 @@ def same(one: ConfigurationBank, other: ConfigurationBank) -> bool:
     )
 
 
-class Interrupted(Exception):
+class StopError(Exception):
     pass
 
 
@@ -66,7 +66,7 @@ def stopping(batches, after: int):
     """Batches that fail after some, as a run that is stopped."""
     for number, batch in enumerate(batches):
         if number == after:
-            raise Interrupted
+            raise StopError
         yield batch
 
 
@@ -207,7 +207,7 @@ def test_resuming_gives_the_same_bank(
     expected = fit(batches, **kwargs).bank
     out = tmp_path / "deep" / "bank"
     if after < len(batches):
-        with pytest.raises(Interrupted):
+        with pytest.raises(StopError):
             fit(stopping(batches, after), out, **kwargs)
         with pytest.raises(ValueError, match=r"(unfinished bank; finish it|no bank)"):
             ConfigurationBank.load(out)
@@ -228,7 +228,7 @@ def test_resuming_does_not_run_what_is_finished(tmp_path, small_blocks, images):
             return x
 
     model = Counting()
-    with pytest.raises(Interrupted):
+    with pytest.raises(StopError):
         fit(stopping(images.split(20), 3), tmp_path, model=model, layer=model)
     assert ran == [20, 20, 20]
     ran.clear()
@@ -257,13 +257,13 @@ def test_resuming_with_median_thresholds(tmp_path, monkeypatch, small_blocks, ex
     def append(self, *args):
         calls.append(1)
         if len(calls) == 4:
-            raise Interrupted
+            raise StopError
         real(self, *args)
 
     if exact:
         monkeypatch.setattr("captum_rdr.layerindex._SAMPLED_ROWS", 16)
     monkeypatch.setattr(draft.Draft, "append", append)
-    with pytest.raises(Interrupted):
+    with pytest.raises(StopError):
         fit(batches, tmp_path, threshold="median")
     monkeypatch.setattr(draft.Draft, "append", real)
     # The median is known, so one pass is enough, over data that can be read only once.
@@ -276,16 +276,16 @@ def test_resuming_several_layers(tmp_path, monkeypatch, small_blocks, net, image
     expected = fit(images.split(10), layer=layers, model=net).bank
     finish = draft.Draft.finish
     monkeypatch.setattr(draft, "BLOCK_ROWS", 16)
-    with pytest.raises(Interrupted):
+    with pytest.raises(StopError):
         fit(stopping(images.split(10), 4), outs, layers, net)
 
     def fail_at_second(self):
         if self._folder == outs[1]:
-            raise Interrupted
+            raise StopError
         finish(self)
 
     monkeypatch.setattr(draft.Draft, "finish", fail_at_second)
-    with pytest.raises(Interrupted):
+    with pytest.raises(StopError):
         fit(images.split(10), outs, layers, net, resume=True)
     monkeypatch.setattr(draft.Draft, "finish", finish)
     assert same(ConfigurationBank.load(outs[0]), expected[0])
@@ -295,7 +295,7 @@ def test_resuming_several_layers(tmp_path, monkeypatch, small_blocks, net, image
 
 def test_what_cannot_be_resumed_is_refused(tmp_path, small_blocks, images, net):
     def interrupt(out, data=images, **kwargs):
-        with pytest.raises(Interrupted):
+        with pytest.raises(StopError):
             fit(stopping(data.split(10), 5), out, net[2], net, **kwargs)
 
     def resume(out, data=images, layer=net[2], **kwargs):
@@ -318,7 +318,7 @@ def test_what_cannot_be_resumed_is_refused(tmp_path, small_blocks, images, net):
     )
     with pytest.raises(ValueError, match=data):
         resume(out, images.flip(0))
-    with pytest.raises(ValueError, match="data has 20 instances, but .* indexed 48"):
+    with pytest.raises(ValueError, match=r"data has 20 instances, but .* indexed 48"):
         resume(out, images[:20])
     with torch.no_grad():
         net[0].weight += 1
@@ -327,7 +327,7 @@ def test_what_cannot_be_resumed_is_refused(tmp_path, small_blocks, images, net):
     # Without resume a new bank begins, whatever was there.
     fit(images, out, net[2], net)
     loader = DataLoader(TensorDataset(images[:80]), batch_size=10)
-    with pytest.raises(ValueError, match="made from 90 instances.* but data has 80"):
+    with pytest.raises(ValueError, match=r"made from 90 instances.* but data has 80"):
         fit(loader, out, net[2], net, resume=True)
 
 
@@ -373,7 +373,7 @@ def test_a_new_bank_takes_the_place_of_the_old_at_the_end(
     (tmp_path / "notes.txt").write_text("of the user's")
     old = fit(images, tmp_path).bank
     expected = fit(images).bank
-    with pytest.raises(Interrupted):
+    with pytest.raises(StopError):
         fit(stopping((-images).split(9), 6), tmp_path)
     assert same(ConfigurationBank.load(tmp_path), expected)
     new = fit((-images).split(9), tmp_path, resume=True).bank
