@@ -109,9 +109,16 @@ class Draft:
             )
             for name in names
         }
-        for file in self._files.values():
-            if manifest.n_rows:
-                file.cut(manifest.n_rows, manifest.block_rows)
+        if manifest.n_rows:
+            self._cut()
+
+    def _cut(self) -> None:
+        try:
+            for file in self._files.values():
+                file.cut(self.manifest.n_rows, self.manifest.block_rows)
+        except BaseException:
+            self.close()
+            raise
 
     def append(self, states: Tensor, features: Tensor | None = None) -> None:
         """Append instances, as `ConfigurationBank.append` does."""

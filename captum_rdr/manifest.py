@@ -130,12 +130,12 @@ def read_manifest(path: Path) -> Manifest:
             first_rows=fields["first_rows"],
             **{name: fields[name] for name in _SIZES},
         )
-        counts = stored.places["active_counts"]
+        counts = stored.place("active_counts", torch.int64)
         check_shapes(path, origin, manifest.shape("rows"), counts.shape)
-        manifest.counts = stored.tensor("active_counts").to(torch.int64).numpy()
+        manifest.counts = stored.tensor("active_counts").numpy()
         for name in ("rows", "features", "neurons"):
             if f"{name}_sums" in stored.places:
-                flat = stored.tensor(f"{name}_sums").numpy().tobytes()
+                flat = stored.tensor(f"{name}_sums", torch.uint8).numpy().tobytes()
                 manifest.sums[name] = [
                     flat[start : start + 32] for start in range(0, len(flat), 32)
                 ]

@@ -113,4 +113,7 @@ def read_origin(path: PathLike, fields: Mapping[str, Any], threshold: Tensor) ->
             f"{os.fspath(path)!r} has fields of the wrong type; save it again with this "
             "version"
         )
-    return make_origin(shape, threshold, prints[0], to_input, prints[1])
+    try:
+        return make_origin(shape, threshold, prints[0], to_input, prints[1])
+    except ValueError as error:
+        raise ValueError(f"{os.fspath(path)!r} is inconsistent: {error}") from error

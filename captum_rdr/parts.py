@@ -89,13 +89,9 @@ def read_file(path: PathLike, *, mmap: bool) -> BankParts:
     with storage.opened(path, _KIND) as stored:
         storage.check_names(path, stored, _SAVED)
         origin = read_origin(path, stored.fields, stored.tensor("threshold"))
-        rows, counts = stored.places["rows"], stored.places["active_counts"]
+        rows = stored.place("rows", torch.uint8)
+        counts = stored.place("active_counts", torch.int64)
         check_shapes(path, origin, rows.shape, counts.shape)
-        if (rows.dtype, counts.dtype) != (torch.uint8, torch.int64):
-            raise ValueError(
-                f"{os.fspath(path)!r} has rows of {rows.dtype} and counts of "
-                f"{counts.dtype}; save it again"
-            )
         parts = BankParts(
             origin,
             stored.rows("rows") if mmap else GrowingRows.around(stored.tensor("rows")),

@@ -49,31 +49,49 @@ class Stored(NamedTuple):
     """A checked file, none of whose tensors has been read.
 
     Attributes:
+        path: the file, for messages.
         handle: its descriptor, open for as long as `opened` lasts.
         places: where each tensor lies.
         fields: named JSON values.
     """
 
+    path: PathLike
     handle: int
     places: dict[str, Place]
     fields: dict[str, Any]
 
+    def place(self, name: str, dtype: torch.dtype | None = None) -> Place:
+        """Where a tensor lies.
+
+        Raises:
+            ValueError: there is no such tensor, or its dtype is another.
+        """
+        place = self.places.get(name)
+        if place is None or dtype not in (None, place.dtype):
+            raise ValueError(
+                f"{os.fspath(self.path)!r} has no tensor {name!r} of {dtype or 'any'} "
+                "dtype; save it again with this version"
+            )
+        return place
+
     def rows(self, name: str) -> DiskRows:
         """A two-dimensional tensor of bytes, left on disk."""
-        place = self.places[name]
+        place = self.place(name, torch.uint8)
         length, width = place.shape
         return DiskRows(os.dup(self.handle), place.start, (length, width))
 
-    def tensor(self, name: str, *, mmap: bool = False) -> Tensor:
-        """A tensor: read, or mapped."""
-        dtype, shape, start, stop = self.places[name]
+    def tensor(
+        self, name: str, dtype: torch.dtype | None = None, *, mmap: bool = False
+    ) -> Tensor:
+        """A tensor, of the given dtype if one is given: read, or mapped."""
+        found, shape, start, stop = self.place(name, dtype)
         if start == stop:
-            return torch.empty(shape, dtype=dtype)
+            return torch.empty(shape, dtype=found)
         rows = DiskRows(os.dup(self.handle), start, (1, stop - start))
         flat: Bytes = rows.array[0] if mmap else rows.take(np.array([0]))[0]
         values = torch.from_numpy(flat)
         # A byte that is neither 0 nor 1 is no boolean that PyTorch knows.
-        typed = values != 0 if dtype == torch.bool else values.view(dtype)
+        typed = values != 0 if found == torch.bool else values.view(found)
         return typed.reshape(shape)
 
 
@@ -189,7 +207,7 @@ def _checked(handle: int, path: PathLike, kind: str) -> Stored:
             f"{checksum.hexdigest()[:12]}..., stated is {stated[:12]}...; save it "
             "again or restore it from a copy"
         )
-    return Stored(handle, places, fields)
+    return Stored(path, handle, places, fields)
 
 
 class _WrongKindError(ValueError):
