@@ -156,6 +156,29 @@ def check_banks(
     return for_each(banks, len(layer) if isinstance(layer, list) else 1, "bank")
 
 
+def check_thresholds(
+    thresholds: Sequence[Tensor | None], banks: Sequence[ConfigurationBank]
+) -> None:
+    """Refuse thresholds that were given and are not those of the banks.
+
+    Zero, which is the default, and the median, which is not known, go with any bank.
+
+    Raises:
+        ValueError: one differs.
+    """
+    for threshold, bank in zip(thresholds, banks, strict=True):
+        if threshold is None or (threshold.dim() == 0 and threshold == 0):
+            continue
+        flat = threshold.flatten() if threshold.dim() else threshold
+        if flat.shape != bank.threshold.shape or not bool(
+            (flat == bank.threshold).all()
+        ):
+            raise ValueError(
+                f"threshold={threshold} is not that of {bank!r}; leave threshold out to "
+                "use the bank's, or fit again"
+            )
+
+
 def checked_rows(indices: Sequence[int] | Tensor, n_rows: int) -> Tensor:
     """Bank rows as an int64 tensor.
 

@@ -13,6 +13,7 @@ from captum_rdr import bits
 from captum_rdr.arguments import (
     check_banks,
     check_layer,
+    check_thresholds,
     checked_call_index,
     checked_folders,
     checked_pools,
@@ -63,10 +64,14 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
             layer; its thresholds are used.
         call_index: which call of a layer that fires several times in a forward pass;
             negative counts from the last.
+        force: use a bank although the fingerprint of its weights, layer or pool is
+            another. Only for a model that is known to have the same states, such as one
+            that was converted.
 
     Raises:
         TypeError: an argument is of the wrong type.
-        ValueError: lists differ in length, or a threshold is not finite.
+        ValueError: lists differ in length, a threshold is not finite, or one that was
+            given is not that of ``bank``.
 
     >>> _ = torch.manual_seed(0)
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU())
@@ -89,6 +94,7 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         pool: Pool | list[Pool | None] | None = None,
         bank: ConfigurationBank | list[ConfigurationBank] | None = None,
         call_index: int | None = None,
+        force: bool = False,
     ) -> None:
         check_layer(forward_func, layer)
         super().__init__(forward_func, layer, device_ids)
@@ -109,8 +115,9 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         self._banks: list[ConfigurationBank] | None = None
         if bank is not None:
             self._banks = check_banks(bank, layer)
+            check_thresholds(self._thresholds, self._banks)
         self._fires_once = False
-        self._fingerprints = Fingerprints(self._reader)
+        self._fingerprints = Fingerprints(self._reader, force=force)
 
     @property
     def bank(self) -> Any:

@@ -2,8 +2,6 @@
 
 import json
 import struct
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -298,19 +296,3 @@ def test_other_files_are_refused(saved, tmp_path):
         ValueError, match=r"rows \(3, 16\) and counts \(4,\) for 5 neurons"
     ):
         ConfigurationBank.load(other)
-
-
-def test_a_killed_save_leaves_the_old_bank(saved):
-    _, path = saved
-    before = path.read_bytes()
-    program = (
-        "import os, sys, torch\n"
-        "from captum_rdr import ConfigurationBank, storage\n"
-        "bank = ConfigurationBank((7, 10))\n"
-        "storage.os.replace = lambda *_: os.kill(os.getpid(), 9)\n"
-        f"bank.save({str(path)!r})\n"
-    )
-    result = subprocess.run([sys.executable, "-c", program], check=False)
-    assert result.returncode == -9
-    assert path.read_bytes() == before
-    assert len(ConfigurationBank.load(path)) == 40

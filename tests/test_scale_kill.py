@@ -151,3 +151,16 @@ def test_a_save_killed_at_random_points(tmp_path, nursery, banks):
         assert same(left, old) or same(left, new)
     new.save(target)
     assert same(ConfigurationBank.load(target), new)
+
+
+def test_a_save_killed_at_every_change_on_disk(tmp_path, nursery, banks):
+    path, _, _ = banks
+    old, new = (ConfigurationBank.load(path / name) for name in ("file", "new file"))
+    target, lefts, ended = tmp_path / "file", [], False
+    while not ended:
+        shutil.copy(path / "file", target)
+        ended, _ = nursery.run("save", target, die_at=len(lefts))
+        left = ConfigurationBank.load(target)
+        assert same(left, old) or same(left, new)
+        lefts.append(same(left, new))
+    assert lefts == [False, False, True, True]
