@@ -217,7 +217,8 @@ def _refuse_shuffling(loader: DataLoader[Any]) -> None:
     raise ValueError(
         f"data is read in the order of a {type(reader).__name__}, so row i of the bank "
         "would not be item i of the dataset; build the DataLoader with shuffle=False and "
-        "no sampler, or put the order into the dataset with torch.utils.data.Subset"
+        "no sampler, or put the order into the dataset with torch.utils.data.Subset; for "
+        "a share of several processes see captum_rdr.distributed"
     )
 
 
