@@ -1,7 +1,9 @@
 """Checks of the arguments that a user passes."""
 
 import operator
+import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,6 +11,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from captum_rdr.bank import ConfigurationBank
+from captum_rdr.files import PathLike
 from captum_rdr.region import Region
 
 
@@ -63,6 +66,35 @@ def checked_pools(pool: Any, count: int) -> list[Any]:
                 "captum_rdr.pooling.spatial_mean"
             )
     return pools
+
+
+def checked_folders(
+    out: PathLike | list[PathLike] | None, layer: Module | list[Module], resume: bool
+) -> list[Path | None]:
+    """One folder a layer, or None for banks in memory.
+
+    Raises:
+        TypeError: a list does not meet a list.
+        ValueError: the lists differ in length, two folders are one, one is a file, or
+            there is nothing to resume.
+    """
+    count = len(layer) if isinstance(layer, list) else 1
+    if out is None:
+        if resume:
+            raise ValueError("resume=True needs out, the folder of the unfinished bank")
+        return [None] * count
+    if isinstance(layer, list) != isinstance(out, list):
+        raise TypeError(
+            f"out={out!r} does not fit layer; give a folder for a module, a list of "
+            "folders for a list of modules"
+        )
+    folders = [Path(one) for one in for_each(out, count, "out")]
+    if len({folder.resolve() for folder in folders}) < count:
+        raise ValueError(f"out={out!r} names one folder twice; give each layer its own")
+    for folder in folders:
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"out={os.fspath(folder)!r} is a file; give a folder")
+    return list(folders)
 
 
 def checked_regions(region: Region | list[Region], count: int) -> list[Region]:
@@ -122,6 +154,29 @@ def check_banks(
             "a list of them for a list of modules"
         )
     return for_each(banks, len(layer) if isinstance(layer, list) else 1, "bank")
+
+
+def check_thresholds(
+    thresholds: Sequence[Tensor | None], banks: Sequence[ConfigurationBank]
+) -> None:
+    """Refuse thresholds that were given and are not those of the banks.
+
+    Zero, which is the default, and the median, which is not known, go with any bank.
+
+    Raises:
+        ValueError: one differs.
+    """
+    for threshold, bank in zip(thresholds, banks, strict=True):
+        if threshold is None or (threshold.dim() == 0 and threshold == 0):
+            continue
+        flat = threshold.flatten() if threshold.dim() else threshold
+        if flat.shape != bank.threshold.shape or not bool(
+            (flat == bank.threshold).all()
+        ):
+            raise ValueError(
+                f"threshold={threshold} is not that of {bank!r}; leave threshold out to "
+                "use the bank's, or fit again"
+            )
 
 
 def checked_rows(indices: Sequence[int] | Tensor, n_rows: int) -> Tensor:

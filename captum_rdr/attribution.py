@@ -13,7 +13,9 @@ from captum_rdr import bits
 from captum_rdr.arguments import (
     check_banks,
     check_layer,
+    check_thresholds,
     checked_call_index,
+    checked_folders,
     checked_pools,
     checked_regions,
     checked_rows,
@@ -23,8 +25,10 @@ from captum_rdr.bank import ConfigurationBank
 from captum_rdr.batches import ForwardArguments, input_arguments
 from captum_rdr.concept import check_shape, concept_score
 from captum_rdr.construction import regions, warn_if_few
+from captum_rdr.files import PathLike
 from captum_rdr.fingerprint import Fingerprints
-from captum_rdr.indexing import LayerIndex, index_data
+from captum_rdr.indexing import index_data
+from captum_rdr.layerindex import LayerIndex
 from captum_rdr.neighborhood import Queries
 from captum_rdr.neurons import as_threshold, binarize, storable
 from captum_rdr.pooling import Pool
@@ -60,10 +64,14 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
             layer; its thresholds are used.
         call_index: which call of a layer that fires several times in a forward pass;
             negative counts from the last.
+        force: use a bank although the fingerprint of its weights, layer or pool is
+            another. Only for a model that is known to have the same states, such as one
+            that was converted.
 
     Raises:
         TypeError: an argument is of the wrong type.
-        ValueError: lists differ in length, or a threshold is not finite.
+        ValueError: lists differ in length, a threshold is not finite, or one that was
+            given is not that of ``bank``.
 
     >>> _ = torch.manual_seed(0)
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU())
@@ -86,6 +94,7 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         pool: Pool | list[Pool | None] | None = None,
         bank: ConfigurationBank | list[ConfigurationBank] | None = None,
         call_index: int | None = None,
+        force: bool = False,
     ) -> None:
         check_layer(forward_func, layer)
         super().__init__(forward_func, layer, device_ids)
@@ -106,8 +115,9 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         self._banks: list[ConfigurationBank] | None = None
         if bank is not None:
             self._banks = check_banks(bank, layer)
+            check_thresholds(self._thresholds, self._banks)
         self._fires_once = False
-        self._fingerprints = Fingerprints(self._reader)
+        self._fingerprints = Fingerprints(self._reader, force=force)
 
     @property
     def bank(self) -> Any:
@@ -126,6 +136,8 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         attribute_to_layer_input: bool = False,
         *,
         keep_features: bool = False,
+        out: PathLike | list[PathLike] | None = None,
+        resume: bool = False,
         show_progress: bool = True,
     ) -> Self:
         """Index the reference data in one pass, one bit a neuron.
@@ -133,6 +145,10 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         Row i of the bank is the i-th instance of the data. The model is left as found,
         and so are the random number generators. An earlier bank stays until the new one
         is complete.
+
+        With ``out`` the bank goes to a folder block by block, and queries read it from
+        there; whenever the process ends, the folder's old bank is whole, or the new one
+        is, and ``resume=True`` goes on behind the last finished block.
 
         Args:
             data: a DataLoader that does not shuffle, a Dataset, or a tensor ``(N, ...)``.
@@ -146,6 +162,11 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
             keep_features: also keep the float activations, which cosine and Euclidean
                 neighbors need, in the layer's dtype (float32 for bfloat16): 32 times
                 the bank's size or so.
+            out: folder for a bank on disk; for a list of layers, one for each.
+            resume: go on with the unfinished bank in ``out``, if there is one. The same
+                data must come in the same order; batches whose instances are all
+                finished are loaded but not run, so with the same batches the bank is
+                the same bit for bit. A bank that is finished stays as it is.
             show_progress: draw a progress bar.
 
         Returns:
@@ -154,7 +175,9 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         Raises:
             TypeError: the data, or the layer's output, is of an unusable type.
             ValueError: the data is empty or shuffled; the layer did not fire, fired
-                several times, or gave NaN or shapes that vary.
+                several times, or gave NaN or shapes that vary; or the bank to resume
+                is of another model, layer, threshold or data.
+            RuntimeError: another process writes to ``out``.
 
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU())
         >>> rdr = RelaxedDecisionRegion(model, model[1])
@@ -163,19 +186,26 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         """
         names, versions = self._reader.names, self._fingerprints.versions()
         prints = self._fingerprints.now(attribute_to_layer_input)
+        folders = checked_folders(out, self.layer, resume)
         self._banks = index_data(
             self._reader,
             data,
             [
                 LayerIndex(
-                    name, threshold, print_, attribute_to_layer_input, keep_features
+                    name,
+                    threshold,
+                    print_,
+                    attribute_to_layer_input,
+                    keep_features,
+                    folder,
                 )
-                for name, threshold, print_ in zip(
-                    names, self._thresholds, prints, strict=True
+                for name, threshold, print_, folder in zip(
+                    names, self._thresholds, prints, folders, strict=True
                 )
             ],
             additional_forward_args=additional_forward_args,
             attribute_to_layer_input=attribute_to_layer_input,
+            resume=resume,
             show_progress=show_progress,
         )
         self._fingerprints.accept(versions)
@@ -313,7 +343,7 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         for bank in banks:
             rule.check(bank, len(rows))
             queries = Queries(
-                bank.packed[rows.numpy()],
+                bank.take(rows.numpy()),
                 list(rows.tolist()),
                 bank.features_of(rows) if rule.needs_features else None,
             )

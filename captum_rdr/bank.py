@@ -1,45 +1,37 @@
 """The reference bank: bit-packed configurations of the reference instances."""
 
-import operator
 import os
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from captum_rdr import bits, storage
-from captum_rdr.neurons import as_threshold
-from captum_rdr.ranking import smallest
+from captum_rdr import bits, search
+from captum_rdr.diskrows import DiskRows
+from captum_rdr.folder import read_folder
+from captum_rdr.origin import Origin, make_origin
+from captum_rdr.parts import (
+    BankParts,
+    check_new_features,
+    no_parts,
+    read_file,
+    write_file,
+)
 from captum_rdr.rows import GrowingRows
-from captum_rdr.states import is_single, packed_rows, row_width
+from captum_rdr.search import Nearest, check_k
+from captum_rdr.states import checked_states, is_single, packed_rows
 
-_SAVED = {
-    "rows",
-    "active_counts",
-    "threshold",
-    "layer_shape",
-    "fingerprint",
-    "attribute_to_layer_input",
-}
 _BLOCK_BYTES = 1 << 26  # working memory of one step over the bank
-
-
-class Nearest(NamedTuple):
-    """Nearest bank rows of each query.
-
-    Attributes:
-        rows: int64 tensor ``(Q, k)`` of bank rows, nearest first.
-        distances: int64 tensor ``(Q, k)`` of configuration distances, in neurons.
-    """
-
-    rows: Tensor
-    distances: Tensor
 
 
 class ConfigurationBank:
     """Configurations of N reference instances, one bit a neuron.
+
+    A bank lies in memory, or on disk if `load` or ``fit(..., out=...)`` gave it. Queries
+    of a bank on disk read it block by block and keep one block in memory.
 
     Args:
         layer_shape: shape ``(D1, ..., Dm)`` of the layer's output, per instance.
@@ -48,6 +40,8 @@ class ConfigurationBank:
             unknown.
         attribute_to_layer_input: whether the states are those of the layer's input.
         reserve: instances to make room for at once; more may be appended.
+        data_fingerprint: identifies the data by its length and first instances; empty
+            when unknown.
 
     Raises:
         ValueError: a size is not positive, or the threshold has another shape.
@@ -87,25 +81,37 @@ class ConfigurationBank:
         attribute_to_layer_input: bool = False,
         *,
         reserve: int = 0,
+        data_fingerprint: str = "",
     ) -> None:
-        self.layer_shape = torch.Size(layer_shape)
-        if any(size < 1 for size in self.layer_shape):
-            raise ValueError(
-                f"layer_shape={tuple(layer_shape)} holds no neuron; give a shape with "
-                "positive sizes"
-            )
-        value = as_threshold(threshold)
-        if value.shape not in ((), self.layer_shape, (self.n_neurons,)):
-            raise ValueError(
-                f"threshold has shape {tuple(value.shape)}, but the layer has shape "
-                f"{tuple(self.layer_shape)}; give a number or a tensor of that shape"
-            )
-        self.threshold = value.flatten() if value.dim() else value
-        self.fingerprint = fingerprint
-        self.attribute_to_layer_input = attribute_to_layer_input
-        self._rows = GrowingRows(row_width(self.n_neurons), torch.uint8, reserve)
-        self._counts = np.zeros(self.n_neurons, np.int64)
-        self._features: GrowingRows | None = None
+        origin = make_origin(
+            layer_shape,
+            threshold,
+            fingerprint,
+            attribute_to_layer_input,
+            data_fingerprint,
+        )
+        self._take(no_parts(origin, reserve))
+
+    def _take(self, parts: BankParts) -> None:
+        origin = parts.origin
+        self.layer_shape, self.threshold = origin.layer_shape, origin.threshold
+        self.fingerprint = origin.fingerprint
+        self.data_fingerprint = origin.data_fingerprint
+        self.attribute_to_layer_input = origin.attribute_to_layer_input
+        self._rows, self._counts = parts.rows, parts.counts
+        self._features, self._columns = parts.features, parts.columns
+
+    def _parts(self) -> BankParts:
+        origin = Origin(
+            self.layer_shape,
+            self.threshold,
+            self.fingerprint,
+            self.attribute_to_layer_input,
+            self.data_fingerprint,
+        )
+        return BankParts(
+            origin, self._rows, self._counts, self._features, self._columns
+        )
 
     @property
     def n_neurons(self) -> int:
@@ -120,8 +126,12 @@ class ConfigurationBank:
 
     @property
     def packed(self) -> bits.Bytes:
-        """The rows as they lie in memory, each padded with zeros to 64 bits; a view."""
-        return self._rows.filled.numpy()
+        """The rows as they lie in the bank, each padded with zeros to 64 bits; a view.
+
+        Those of a bank on disk are mapped: what is read of them stays in memory for as
+        long as the system has room.
+        """
+        return self._rows.array
 
     @property
     def active_counts(self) -> Tensor:
@@ -137,20 +147,23 @@ class ConfigurationBank:
     def nbytes(self) -> int:
         """Bytes of the packed rows and of the features."""
         features = 0 if self.features is None else self.features.nbytes
-        return self.packed.nbytes + features
+        return len(self) * self._rows.width + features
 
     def __len__(self) -> int:
-        return len(self._rows.filled)
+        return len(self._rows)
 
     def __repr__(self) -> str:
         features = "" if self.features is None else f", {self.features.dtype} features"
+        on_disk = " on disk" if isinstance(self._rows, DiskRows) else ""
         return (
             f"ConfigurationBank({len(self)} instances x {self.n_neurons} neurons of "
-            f"shape {tuple(self.layer_shape)}, {self.nbytes} bytes{features})"
+            f"shape {tuple(self.layer_shape)}, {self.nbytes} bytes{on_disk}{features})"
         )
 
     def append(self, states: Tensor, features: Tensor | None = None) -> None:
         """Append instances; the room grows in steps, so that N appends cost O(N).
+
+        A bank on disk is copied into memory first.
 
         Args:
             states: bool ``(M, D)`` or ``(M, D1, ..., Dm)``, or packed uint8
@@ -162,36 +175,26 @@ class ConfigurationBank:
             ValueError: a shape is wrong, or only some instances have features.
         """
         packed = self.as_packed(states)
-        self._check_features(features, len(packed))
+        check_new_features(self._parts(), features, len(packed))
+        if isinstance(self._rows, DiskRows):
+            self._rows = GrowingRows.around(torch.from_numpy(self._rows.array))
+            self._columns = None
         if features is not None:
             if self._features is None:
                 reserve = max(self._rows.capacity, len(packed))
                 self._features = GrowingRows(self.n_neurons, features.dtype, reserve)
             self._features.append(features)
         self._rows.append(torch.from_numpy(packed))
-        counts = self._counts.copy()
-        for block in range(0, len(packed), 255):  # as many as a byte can count
-            unpacked = bits.unpack(packed[block : block + 255], self.n_neurons)
-            counts += unpacked.view(np.uint8).sum(0, dtype=np.uint8)
-        self._counts = counts
-
-    def _check_features(self, features: Tensor | None, n_new: int) -> None:
-        had = self._features is not None
-        if len(self) and had != (features is not None):
-            raise ValueError(
-                f"the bank's {len(self)} instances have {'' if had else 'no '}features,"
-                f" the appended {n_new} {'do not' if had else 'do'}; append all with "
-                "features or all without"
-            )
-        if features is not None and features.shape != (n_new, self.n_neurons):
-            raise ValueError(
-                f"features has shape {tuple(features.shape)}, but the states need "
-                f"{(n_new, self.n_neurons)}; give one row an instance"
-            )
+        self._counts = self._counts + bits.count_active(packed, self.n_neurons)
+        self.data_fingerprint = ""
 
     def as_packed(self, states: Tensor) -> bits.Bytes:
         """Instances as they lie in the bank, see `captum_rdr.states.packed_rows`."""
         return packed_rows(states, self.layer_shape)
+
+    def take(self, rows: bits.Ints) -> bits.Bytes:
+        """A copy of the given rows as they lie in the bank."""
+        return self._rows.take(rows)
 
     def features_of(self, rows: Tensor) -> Tensor:
         """Float activations ``(M, D)`` of the given bank rows.
@@ -210,8 +213,8 @@ class ConfigurationBank:
 
     def states(self, rows: Tensor | slice = slice(None)) -> Tensor:
         """Boolean states ``(M, D)`` of the given bank rows."""
-        picked = self.packed[rows if isinstance(rows, slice) else rows.numpy()]
-        return torch.from_numpy(bits.unpack(picked, self.n_neurons))
+        some = self.packed[rows] if isinstance(rows, slice) else self.take(rows.numpy())
+        return torch.from_numpy(bits.unpack(some, self.n_neurons))
 
     def distances(self, query: Tensor) -> Tensor:
         """Configuration distances from queries to every row.
@@ -224,8 +227,9 @@ class ConfigurationBank:
             neurons whose states differ.
         """
         queries = self.as_packed(query)
-        found = torch.from_numpy(bits.hamming(queries, self.packed).astype(np.int64))
-        return found[0] if is_single(query, self.layer_shape) else found
+        found = search.distances(self._rows.blocks(), len(self), queries)
+        of_all = torch.from_numpy(found)
+        return of_all[0] if is_single(query, self.layer_shape) else of_all
 
     def nearest(self, query: Tensor, k: int) -> Nearest:
         """The k nearest rows of each query, ties by the lower row.
@@ -237,30 +241,16 @@ class ConfigurationBank:
         Raises:
             ValueError: ``k`` is out of range.
         """
-        if not 1 <= operator.index(k) <= len(self):
-            raise ValueError(
-                f"k={k} is not between 1 and the bank's {len(self)} instances; change "
-                "k or append more"
-            )
-        queries = self.as_packed(query)
-        rows = np.empty((len(queries), k), np.int64)
-        distances = np.empty((len(queries), k), np.int64)
-        for start, stop in self.query_blocks(len(queries)):
-            block = bits.hamming(queries[start:stop], self.packed)
-            for index, row in enumerate(block, start):
-                rows[index] = smallest(row, k)
-                distances[index] = row[rows[index]]
-        return Nearest(torch.from_numpy(rows), torch.from_numpy(distances))
+        check_k(k, len(self))
+        return self.nearest_packed(self.as_packed(query), k)
 
-    def query_blocks(
-        self, n_queries: int, at_most: int = 1 << 16
-    ) -> list[tuple[int, int]]:
-        """Split queries so that their distances fit the working memory."""
-        fitting = _BLOCK_BYTES // (4 * max(1, len(self)))
-        step = max(1, min(fitting, at_most))
-        return [
-            (start, min(start + step, n_queries)) for start in range(0, n_queries, step)
-        ]
+    def nearest_packed(self, queries: bits.Bytes, k: int) -> Nearest:
+        """`nearest` for rows as they lie in the bank."""
+        return search.nearest(self._rows.blocks(), queries, k)
+
+    def equal_rows(self, query: bits.Bytes) -> bits.Ints:
+        """Rows that equal one that is given as it lies in the bank, ascending."""
+        return search.equal_rows(self._rows.blocks(), query)
 
     def disagreements(self, neurons: Tensor, states: Tensor) -> Tensor:
         """In how many of the given neurons each row differs from ``states``.
@@ -272,14 +262,23 @@ class ConfigurationBank:
         Returns:
             int64 tensor ``(N,)``.
         """
-        picked, wanted = self._checked(neurons, states)
-        return torch.from_numpy(bits.disagreements(self.packed, picked, wanted))
+        return torch.from_numpy(
+            self._disagreements(*checked_states(neurons, states, self.n_neurons))
+        )
+
+    def _disagreements(self, neurons: bits.Ints, states: bits.Bools) -> bits.Ints:
+        if self._columns is not None:
+            return search.column_disagreements(
+                self._columns, len(self), neurons, states
+            )
+        return search.disagreements(self._rows.blocks(), len(self), neurons, states)
 
     def members(self, neurons: Tensor, states: Tensor, tolerance: int = 0) -> Tensor:
         """Rows that differ from ``states`` in at most ``tolerance`` of the neurons.
 
         Args:
-            neurons: int64 ``(t,)``, flat indices.
+            neurons: int64 ``(t,)``, flat indices; those that rule out most rows first
+                are fastest.
             states: bool ``(t,)``.
             tolerance: neurons that may disagree.
 
@@ -289,10 +288,13 @@ class ConfigurationBank:
         Raises:
             ValueError: an index or the tolerance is out of range.
         """
-        picked, wanted = self._checked(neurons, states)
+        picked, wanted = checked_states(neurons, states, self.n_neurons)
         if tolerance < 0:
             raise ValueError(f"tolerance={tolerance} is negative; use 0 or more")
-        found = bits.agreeing(self.packed, picked, wanted, tolerance)
+        if self._columns is not None:
+            found = np.flatnonzero(self._disagreements(picked, wanted) <= tolerance)
+        else:
+            found = search.agreeing(self._rows.blocks(), picked, wanted, tolerance)
         return torch.from_numpy(found)
 
     def weighted_sum(self, neurons: Tensor, weights: Tensor) -> Tensor:
@@ -305,31 +307,18 @@ class ConfigurationBank:
         Returns:
             float64 tensor ``(N, W)``.
         """
-        picked = neurons.numpy()
-        total = np.empty((len(self), weights.shape[1]))
-        step = max(1, _BLOCK_BYTES // (8 * max(1, len(picked))))
-        for start in range(0, len(self), step):
-            block = bits.columns(self.packed[start : start + step], picked)
-            total[start : start + step] = block.astype(np.float64) @ weights.numpy()
+        total = search.weighted_sum(
+            self._rows.blocks(),
+            len(self),
+            neurons.numpy(),
+            weights.numpy(),
+            _BLOCK_BYTES,
+        )
         return torch.from_numpy(total)
-
-    def _checked(self, neurons: Tensor, states: Tensor) -> tuple[bits.Ints, bits.Bools]:
-        picked = torch.as_tensor(neurons, dtype=torch.int64).reshape(-1)
-        wanted = torch.as_tensor(states, dtype=torch.bool).reshape(-1)
-        if len(picked) != len(wanted):
-            raise ValueError(
-                f"{len(picked)} neurons but {len(wanted)} states; give one state each"
-            )
-        if len(picked) and not 0 <= picked.min() <= picked.max() < self.n_neurons:
-            raise ValueError(
-                f"neurons go from {int(picked.min())} to {int(picked.max())}, but the "
-                f"layer's flat indices from 0 to {self.n_neurons - 1}"
-            )
-        return picked.numpy(), wanted.numpy()
 
     @staticmethod
     def merge(banks: Iterable["ConfigurationBank"]) -> "ConfigurationBank":
-        """Put banks of one layer behind each other.
+        """Put banks of one layer behind each other, in memory.
 
         Raises:
             ValueError: there is none, or shape, threshold or fingerprint differ.
@@ -337,72 +326,45 @@ class ConfigurationBank:
         banks = list(banks)
         if not banks:
             raise ValueError("banks is empty; give one bank or more")
-        first = banks[0]
-        merged = ConfigurationBank(
-            first.layer_shape,
-            first.threshold,
-            first.fingerprint,
-            first.attribute_to_layer_input,
-            reserve=sum(len(bank) for bank in banks),
-        )
+        origin = banks[0]._parts().origin
+        n_rows = sum(len(bank) for bank in banks)
+        merged = _bank_of(no_parts(replace(origin, data_fingerprint=""), n_rows))
         for bank in banks:
-            same = bank.layer_shape == first.layer_shape and torch.equal(
-                bank.threshold, first.threshold
-            )
-            if not same or bank.fingerprint != first.fingerprint:
+            if not bank._parts().origin.same_layer(origin):
                 raise ValueError(
-                    f"{bank!r} and {first!r} differ in shape, threshold or fingerprint "
-                    f"({bank.fingerprint!r}, {first.fingerprint!r}); merge banks of "
-                    "one model, layer and threshold"
+                    f"{bank!r} and {banks[0]!r} differ in shape, threshold or "
+                    f"fingerprint ({bank.fingerprint!r}, {origin.fingerprint!r}); merge "
+                    "banks of one model, layer and threshold"
                 )
             merged.append(bank.rows, bank.features)
         return merged
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the bank to one file, atomically and with a checksum."""
-        tensors = {
-            "rows": self._rows.filled,
-            "active_counts": self.active_counts,
-            "threshold": self.threshold,
-        }
-        if self.features is not None:
-            tensors["features"] = self.features
-        fields = {
-            "layer_shape": list(self.layer_shape),
-            "fingerprint": self.fingerprint,
-            "attribute_to_layer_input": self.attribute_to_layer_input,
-        }
-        storage.write(path, "configuration bank", tensors, fields)
+        write_file(path, self._parts())
 
     @staticmethod
     def load(path: str | os.PathLike[str], mmap: bool = True) -> "ConfigurationBank":
-        """Read a bank that `save` wrote, after checking all of it.
+        """Read a bank from the file that `save` or the folder that `fit` wrote.
+
+        All of it is checked first. Nothing in it is run, and no more memory is taken
+        than the files are long.
 
         Args:
-            path: the file.
-            mmap: leave rows and features on disk and let the system load what queries
-                read; `append` then copies them into memory first.
+            path: the file or folder, or a link to it.
+            mmap: leave rows and features on disk and let queries read them block by
+                block; `append` then copies them into memory first.
 
         Raises:
-            ValueError: the file is damaged, or holds something else.
+            ValueError: it is damaged, unfinished, or something else.
         """
-        contents = storage.read(path, "configuration bank", mmap=mmap)
-        storage.check_names(path, contents, _SAVED)
-        tensors, fields = contents
-        bank = ConfigurationBank(
-            fields["layer_shape"],
-            tensors["threshold"],
-            fields["fingerprint"],
-            fields["attribute_to_layer_input"],
-        )
-        rows, counts = tensors["rows"], tensors["active_counts"]
-        width = row_width(bank.n_neurons)
-        if rows.shape[1:] != (width,) or counts.shape != (bank.n_neurons,):
-            raise ValueError(
-                f"{os.fspath(path)!r} has rows {tuple(rows.shape)} and counts "
-                f"{tuple(counts.shape)} for {bank.n_neurons} neurons; save it again"
-            )
-        bank._rows, bank._counts = GrowingRows.around(rows), counts.numpy()
-        if "features" in tensors:
-            bank._features = GrowingRows.around(tensors["features"])
-        return bank
+        path = Path(path)
+        if path.is_dir():
+            return _bank_of(read_folder(path, mmap=mmap))
+        return _bank_of(read_file(path, mmap=mmap))
+
+
+def _bank_of(parts: BankParts) -> ConfigurationBank:
+    bank = ConfigurationBank.__new__(ConfigurationBank)
+    bank._take(parts)
+    return bank

@@ -167,6 +167,14 @@ class Batches:
         return len(self) * (self._batches.batch_size or 0)
 
     @property
+    def length(self) -> int:
+        """Length of the dataset, whatever the batch size; 0 where it is unknown."""
+        if isinstance(self._batches, _TensorBatches):
+            return len(self._batches.data)
+        dataset = getattr(self._batches, "dataset", None)
+        return len(dataset) if isinstance(dataset, Sized) else 0
+
+    @property
     def can_repeat(self) -> bool:
         """Whether the data can be gone through a second time."""
         return iter(self._batches) is not self._batches
@@ -209,7 +217,8 @@ def _refuse_shuffling(loader: DataLoader[Any]) -> None:
     raise ValueError(
         f"data is read in the order of a {type(reader).__name__}, so row i of the bank "
         "would not be item i of the dataset; build the DataLoader with shuffle=False and "
-        "no sampler, or put the order into the dataset with torch.utils.data.Subset"
+        "no sampler, or put the order into the dataset with torch.utils.data.Subset; for "
+        "a share of several processes see captum_rdr.distributed"
     )
 
 

@@ -19,6 +19,11 @@ Ints = npt.NDArray[np.int64]
 _CACHE_BYTES = 1 << 19
 # Reading more than this share of a row's bytes is slower than unpacking the row.
 _UNPACK_SHARE = 0.5
+_EXCHANGES = [
+    (np.uint64(7), np.uint64(0x00AA00AA00AA00AA)),
+    (np.uint64(14), np.uint64(0x0000CCCC0000CCCC)),
+    (np.uint64(28), np.uint64(0x00000000F0F0F0F0)),
+]
 
 
 def row_bytes(n_neurons: int) -> int:
@@ -66,6 +71,48 @@ def unpack(rows: Bytes, n_neurons: int) -> Bools:
     array([[ True, False, False,  True]])
     """
     return np.unpackbits(rows, axis=-1, count=n_neurons, bitorder="little").view(bool)
+
+
+def count_active(rows: Bytes, n_neurons: int) -> Ints:
+    """In how many packed rows each neuron is active, ``(D,)``.
+
+    >>> count_active(np.array([[9], [14]], np.uint8), 4)
+    array([1, 1, 1, 2])
+    """
+    counts = np.zeros(n_neurons, np.int64)
+    for block in range(0, len(rows), 255):  # as many as a byte can count
+        unpacked = unpack(rows[block : block + 255], n_neurons)
+        counts += unpacked.view(np.uint8).sum(0, dtype=np.uint8)
+    return counts
+
+
+def transposed(rows: Bytes) -> Bytes:
+    """The bit matrix of packed rows, packed along its columns.
+
+    Blocks of eight by eight bits lie in a 64-bit word each and are transposed there by
+    three exchanges (Warren, *Hacker's Delight*, Section 7-3).
+
+    Args:
+        rows: uint8 ``(N, B)``, N a multiple of 8.
+
+    Returns:
+        uint8 ``(8 * B, N / 8)``: row i holds bit i of every row.
+
+    >>> transposed(np.array([[1], [3], [1], [0], [0], [0], [0], [2]], np.uint8))[:2]
+    array([[  7],
+           [130]], dtype=uint8)
+    """
+    n_eighths, n_bytes = len(rows) // 8, rows.shape[1]
+    result = np.empty((n_bytes, 8, n_eighths), np.uint8)
+    for start in range(0, n_bytes, 64):
+        part = rows[:, start : start + 64].reshape(n_eighths, 8, -1)
+        words = part.transpose(2, 0, 1).copy(order="C").view("<u8")[..., 0]
+        for shift, mask in _EXCHANGES:
+            differing = (words ^ (words >> shift)) & mask
+            words ^= differing ^ (differing << shift)
+        turned = words.view(np.uint8).reshape(*words.shape, 8)
+        result[start : start + 64] = turned.transpose(0, 2, 1)
+    return result.reshape(8 * n_bytes, n_eighths)
 
 
 def hamming(queries: Bytes, rows: Bytes) -> npt.NDArray[np.uint32]:

@@ -14,6 +14,10 @@ from captum_rdr.undisturbed import evaluating, same_random_state
 
 Keep = Callable[[int, Any], tuple[Tensor, ...]]
 
+# Hooks, modes, buffers and random states belong to the whole process, so threads record
+# one after the other. Nested recordings of one thread go on.
+_RECORDING = threading.RLock()
+
 
 class _Finished(BaseException):
     """Leaves a forward pass; no ``except Exception`` in a model may swallow it."""
@@ -48,6 +52,7 @@ class Record:
         self._call_index = call_index
         self._device_ids = device_ids
         self._lock = threading.Lock()
+        self._thread = threading.get_ident()
         self._leave_early = False
         self._clear()
 
@@ -86,6 +91,9 @@ class Record:
 
     def observe(self, index: int, value: Any) -> None:
         """Take one call of layer ``index``, and leave the pass if it was the last."""
+        replicas = self._device_ids is not None and len(self._device_ids) > 1
+        if not replicas and threading.get_ident() != self._thread:
+            return  # another thread uses the model
         device = _device(value)
         wanted = self._call_index
         with self._lock:
@@ -151,7 +159,9 @@ def recording(
 
     Hooks are removed, each module's ``training`` flag, the buffers of ``model`` and the
     global random states are restored, also after an exception. Inside, ``model`` is in
-    evaluation mode and no gradients are recorded unless asked for.
+    evaluation mode and no gradients are recorded unless asked for. A thread that would
+    record while another does waits for it. Forward passes that other threads run
+    meanwhile are not recorded, but run in evaluation mode.
 
     Args:
         layers: modules to record.
@@ -177,6 +187,7 @@ def recording(
     names = layer_names(layers, model)
     record = Record(names, keep, call_index, device_ids)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_RECORDING)
         stack.enter_context(same_random_state())
         stack.enter_context(hookable(layers, model))
         if not gradients:

@@ -23,7 +23,8 @@ from captum_rdr.selection import (
     scores,
 )
 
-_QUERIES = 64  # explained at a time
+_QUERIES = 64  # explained at a time, at most
+_WORK_BYTES = 1 << 27  # evidence of all rows for the queries of a step
 
 Floats = npt.NDArray[np.float64]
 
@@ -47,7 +48,7 @@ def regions(
         disable=not show_progress,
         delay=1,
     ) as progress:
-        for start, stop in bank.query_blocks(len(queries), at_most=_QUERIES):
+        for start, stop in _parts(len(queries), len(bank)):
             part = rule
             if isinstance(rule.neighbors, Tensor) and rule.neighbors.dim() == 2:
                 part = replace(rule, neighbors=rule.neighbors[start:stop])
@@ -73,6 +74,14 @@ def _with_queries(
             else queries.features[index].clone(),
         )
         for index, region in enumerate(found)
+    ]
+
+
+def _parts(n_queries: int, n_rows: int) -> list[tuple[int, int]]:
+    """Split queries so that a number for each bank row fits the working memory."""
+    step = max(1, min(_QUERIES, _WORK_BYTES // (8 * max(1, n_rows))))
+    return [
+        (start, min(start + step, n_queries)) for start in range(0, n_queries, step)
     ]
 
 
@@ -112,7 +121,7 @@ def _active_inside(
     bank: ConfigurationBank, packed: bits.Bytes, inside: Neighborhood
 ) -> npt.NDArray[np.int64]:
     """In how many instances of S each neuron is active."""
-    rows = bank.packed[inside.rows]
+    rows = bank.take(inside.rows)
     if inside.query is None:
         rows = np.concatenate([rows, packed[None]])
     states = bits.unpack(rows, bank.n_neurons).view(np.uint8)
@@ -162,9 +171,10 @@ def _by_disagreements(bank: ConfigurationBank, draft: Region) -> Region:
     """The paper's members: at most ``tolerance`` principal states disagree."""
     # The highest score first: it rules out most rows.
     order = draft.scores.argsort(descending=True, stable=True)
-    neurons, states = draft.neurons[order].numpy(), draft.states[order].numpy()
-    members = bits.agreeing(bank.packed, neurons, states, int(draft.tolerance))
-    return replace(draft, members=torch.from_numpy(members))
+    members = bank.members(
+        draft.neurons[order], draft.states[order], int(draft.tolerance)
+    )
+    return replace(draft, members=members)
 
 
 def _bank_evidence(bank: ConfigurationBank, drafts: Sequence[Region]) -> Floats:

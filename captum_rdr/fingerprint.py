@@ -44,6 +44,7 @@ class Fingerprints:
 
     Args:
         reader: what turns an input into the layers' activations.
+        force: accept any bank.
 
     >>> net = torch.nn.Linear(2, 2)
     >>> prints = Fingerprints(LayerReader(net, [net], None, [None], None))
@@ -51,8 +52,8 @@ class Fingerprints:
     [64]
     """
 
-    def __init__(self, reader: LayerReader) -> None:
-        self._reader = reader
+    def __init__(self, reader: LayerReader, *, force: bool = False) -> None:
+        self._reader, self._force = reader, force
         self._accepted: Versions | None = None
 
     def versions(self) -> "Versions":
@@ -92,6 +93,8 @@ class Fingerprints:
         Raises:
             ValueError: a bank has another fingerprint.
         """
+        if self._force:
+            return
         versions = self.versions()
         if versions == self._accepted:
             return
@@ -102,7 +105,8 @@ class Fingerprints:
                     f"the bank of layer {name!r} has fingerprint "
                     f"{bank.fingerprint[:12]}..., but model and layer now have "
                     f"{now[:12]}...: weights, layer, pool or call_index differ; fit "
-                    "again, or load the weights that the bank was made with"
+                    "again, load the weights that the bank was made with, or pass "
+                    "force=True if the states are known to be the same"
                 )
         self.accept(versions)
 

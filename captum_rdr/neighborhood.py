@@ -10,8 +10,10 @@ from torch import Tensor
 from captum_rdr import bits
 from captum_rdr.bank import ConfigurationBank
 from captum_rdr.features import nearest_features, same_features
-from captum_rdr.ranking import smallest
 from captum_rdr.rule import Rule
+
+Ints = npt.NDArray[np.int64]
+Distances = npt.NDArray[np.int64] | npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,8 @@ class Neighborhood:
     """
 
     query: int | None
-    rows: npt.NDArray[np.int64]
-    distances: npt.NDArray[np.int64] | npt.NDArray[np.float64]
+    rows: Ints
+    distances: Distances
 
     @property
     def size(self) -> int:
@@ -81,13 +83,14 @@ def _by_configuration(
     bank: ConfigurationBank, queries: Queries, k: int
 ) -> list[Neighborhood]:
     found = []
-    for index, distances in enumerate(bits.hamming(queries.packed, bank.packed)):
-        rows = smallest(distances, k)
+    nearest = bank.nearest_packed(queries.packed, k)
+    for index, (rows, distances) in enumerate(
+        zip(nearest.rows.numpy(), nearest.distances.numpy(), strict=True)
+    ):
         own = queries.rows[index]
-        if own is None and distances[rows[0]] == 0:
+        if own is None and distances[0] == 0:
             own = int(rows[0])
-        rows = _with_own(rows, own, k)
-        found.append(Neighborhood(own, rows, distances[rows].astype(np.int64)))
+        found.append(Neighborhood(own, *_with_own(rows, distances, own, k)))
     return found
 
 
@@ -102,18 +105,13 @@ def _by_features(
         own = queries.rows[index]
         if own is None:
             own = _same_row(bank, queries, index)
-        kept = _with_own(rows, own, k)
-        # Only an own row that k equal ones pushed out is not among the rows found.
-        known = dict(zip(rows.tolist(), distances.tolist(), strict=True))
-        of_kept = np.array([known.get(row, 0.0) for row in kept.tolist()])
-        found.append(Neighborhood(own, kept, of_kept))
+        found.append(Neighborhood(own, *_with_own(rows, distances, own, k)))
     return found
 
 
 def _same_row(bank: ConfigurationBank, queries: Queries, index: int) -> int | None:
     """The lowest bank row with an input's configuration and features, if any."""
-    distances = bits.hamming(queries.packed[index : index + 1], bank.packed)[0]
-    rows = np.flatnonzero(distances == 0)
+    rows = bank.equal_rows(queries.packed[index])
     if queries.features is None or not len(rows):
         return None
     features = bank.features_of(torch.from_numpy(rows))
@@ -141,20 +139,25 @@ def at_rows(
     bank: ConfigurationBank,
     packed: bits.Bytes,
     query: int | None,
-    rows: npt.NDArray[np.int64],
+    rows: Ints,
 ) -> Neighborhood:
     """S made of given bank rows, nearest by configuration first."""
-    distances = bits.hamming(packed[None], bank.packed[rows])[0].astype(np.int64)
+    distances = bits.hamming(packed[None], bank.take(rows))[0].astype(np.int64)
     order = np.lexsort((rows, distances))
     return Neighborhood(query, rows[order], distances[order])
 
 
 def _with_own(
-    rows: npt.NDArray[np.int64], own: int | None, k: int
-) -> npt.NDArray[np.int64]:
+    rows: Ints, distances: Distances, own: int | None, k: int
+) -> tuple[Ints, Distances]:
     """The k rows of S that the bank holds, or k - 1 if it does not hold the query."""
     if own is None:
-        return rows[: k - 1]
+        return rows[: k - 1], distances[: k - 1]
     if own in rows:
-        return rows
-    return np.concatenate([[own], rows[: k - 1]])
+        return rows, distances
+    # Only k rows at the same distance, zero, can have pushed it out.
+    nearest = np.zeros(1, distances.dtype)
+    return (
+        np.concatenate([[own], rows[: k - 1]]),
+        np.concatenate([nearest, distances[: k - 1]]),
+    )

@@ -1,5 +1,9 @@
 """Rows of one width that grow at the end."""
 
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -39,6 +43,14 @@ class GrowingRows:
         """Leave the room that is not used out of copies and pickles."""
         return {"_room": self.filled.clone(), "_length": self._length}
 
+    def __len__(self) -> int:
+        return self._length
+
+    @property
+    def width(self) -> int:
+        """Values a row."""
+        return self._room.shape[1]
+
     @property
     def capacity(self) -> int:
         """Number of rows for which there is room."""
@@ -48,6 +60,19 @@ class GrowingRows:
     def filled(self) -> Tensor:
         """The rows, a view."""
         return self._room[: self._length]
+
+    @property
+    def array(self) -> npt.NDArray[np.uint8]:
+        """The rows as an array, a view."""
+        return self.filled.numpy()
+
+    def blocks(self) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
+        """Give the rows as one block, as `DiskRows` gives them as many."""
+        yield 0, self.array
+
+    def take(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        """A copy of the given rows."""
+        return self.array[rows]
 
     def append(self, block: Tensor) -> None:
         """Append rows of shape ``(M, width)``."""

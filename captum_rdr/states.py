@@ -78,6 +78,31 @@ def is_single(states: Tensor, layer_shape: torch.Size) -> bool:
     return states.shape == layer_shape and states.shape not in (row_of_one, (1,))
 
 
+def checked_states(
+    neurons: Tensor, states: Tensor, n_neurons: int
+) -> tuple[bits.Ints, bits.Bools]:
+    """Neurons and the states wanted of them, as arrays.
+
+    Raises:
+        ValueError: they differ in number, or an index is out of range.
+
+    >>> checked_states(torch.tensor([3]), torch.tensor([True]), 4)
+    (array([3]), array([ True]))
+    """
+    picked = torch.as_tensor(neurons, dtype=torch.int64).reshape(-1)
+    wanted = torch.as_tensor(states, dtype=torch.bool).reshape(-1)
+    if len(picked) != len(wanted):
+        raise ValueError(
+            f"{len(picked)} neurons but {len(wanted)} states; give one state each"
+        )
+    if len(picked) and not 0 <= picked.min() <= picked.max() < n_neurons:
+        raise ValueError(
+            f"neurons go from {int(picked.min())} to {int(picked.max())}, but the "
+            f"layer's flat indices from 0 to {n_neurons - 1}"
+        )
+    return picked.numpy(), wanted.numpy()
+
+
 def _fits(states: Tensor, layer_shape: torch.Size) -> bool:
     if states.dtype == torch.uint8:
         flat = bits.row_bytes(layer_shape.numel())

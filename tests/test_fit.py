@@ -18,7 +18,7 @@ from torch.utils.data import (
 from torch.utils.data.distributed import DistributedSampler
 
 from captum_rdr import ConfigurationBank, RelaxedDecisionRegion, neurons, pooling
-from captum_rdr.indexing import LayerIndex
+from captum_rdr.layerindex import LayerIndex
 from captum_rdr.neurons import MedianSample, sampled_median_error
 
 identity = nn.Identity()
@@ -341,7 +341,7 @@ def test_one_threshold_and_pool_for_each_layer(net, images):
 
 
 def test_features_that_take_much_memory_are_warned_of(monkeypatch):
-    monkeypatch.setattr("captum_rdr.indexing.FEATURES_WARNED", 100)
+    monkeypatch.setattr("captum_rdr.layerindex.FEATURES_WARNED", 100)
     with pytest.warns(
         UserWarning, match=r"will hold 0.0 GiB of features .*60 instances"
     ):

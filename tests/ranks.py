@@ -1,0 +1,167 @@
+"""What every process of a group does in `test_scale_distributed`; see `main`."""
+
+import os
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data.distributed import DistributedSampler
+
+from captum_rdr import ConfigurationBank, RelaxedDecisionRegion
+from captum_rdr.distributed import ShardedBank, fit_sharded
+
+N = 101  # no multiple of 2 or 3, so that a DistributedSampler repeats instances
+
+
+def model() -> nn.Sequential:
+    """A layer of whole numbers, which no batch size rounds in another way."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(12, 70), nn.ReLU())
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.mul_(50).round_()
+    return net
+
+
+def images() -> torch.Tensor:
+    x = torch.randn(N, 12, generator=torch.Generator().manual_seed(1)).mul(4).round()
+    x[50:60] = x[:10]  # ties
+    return x
+
+
+def check_against_one_process(folder: Path) -> None:
+    """Shares from a dataset and from a DistributedSampler answer as the whole bank."""
+    net, x = model(), images()
+    whole = RelaxedDecisionRegion(net, net[1]).fit(x, show_progress=False).bank
+    dataset = TensorDataset(x, torch.arange(N))
+    loader = DataLoader(
+        dataset, batch_size=7, sampler=DistributedSampler(dataset, shuffle=False)
+    )
+    out = folder / f"share {dist.get_rank()}"
+    quiet = {"show_progress": False, "keep_features": True}
+    shards = [
+        fit_sharded(net, net[1], dataset, show_progress=False),
+        fit_sharded(net, net[1], loader, out=out, **quiet),
+    ]
+    shards.append(ShardedBank(ConfigurationBank.load(out)))
+    t = torch.arange(0, 70, 9)
+    for shard in shards:
+        assert len(shard) == N
+        assert f"{N} instances, {dist.get_world_size()} processes" in repr(shard)
+        assert shard.active_counts().equal(whole.active_counts)
+        for k in (1, 8, 60, N):
+            found = shard.nearest(whole.rows[[0, 55, 100]], k)
+            expected = whole.nearest(whole.rows[[0, 55, 100]], k)
+            assert found.rows.equal(expected.rows)
+            assert found.distances.equal(expected.distances)
+        for row in (0, 55, 100):
+            states = whole.states()[row, t]
+            for tolerance in (0, 2, 8):
+                assert shard.members(t, states, tolerance).equal(
+                    whole.members(t, states, tolerance)
+                )
+        gathered = shard.gather()
+        assert gathered.rows.equal(whole.rows)
+        assert gathered.active_counts.equal(whole.active_counts)
+        rdr = RelaxedDecisionRegion(net, net[1], bank=gathered)
+        assert len(rdr.attribute(x[:3], 4, 3)[1]) == 3
+    assert gathered.features.equal(net(x).detach())
+
+
+def raised(call, *errors) -> str:
+    try:
+        call()
+    except errors as error:
+        return str(error)
+    raise AssertionError("nothing was raised")
+
+
+def check_disagreement() -> None:
+    """What differs between processes is refused by all of them."""
+    net, x = model(), images()
+    rank, size = dist.get_rank(), dist.get_world_size()
+    shard = fit_sharded(net, net[1], TensorDataset(x), show_progress=False)
+    call = "the processes call nearest with different arguments"
+    assert call in raised(
+        lambda: shard.nearest(shard.bank.rows[:1], 2 + rank), ValueError
+    )
+    own = shard.bank.rows[rank : rank + 1]
+    assert call in raised(lambda: shard.nearest(own, 2), ValueError)
+    other = ConfigurationBank((70,), threshold=float(rank))
+    assert "different models, layers" in raised(lambda: ShardedBank(other), ValueError)
+    ahead = ConfigurationBank((70,))
+    ahead.append(torch.ones(1 + 2 * rank, 70) > 0)
+    assert "rows, not [" in raised(lambda: ShardedBank(ahead), ValueError)
+    x[size - 1] = float("nan")  # an instance of the last process
+    error = raised(
+        lambda: fit_sharded(net, net[1], TensorDataset(x), show_progress=False),
+        ValueError if rank == size - 1 else RuntimeError,
+    )
+    last = rank == size - 1
+    assert ("gave NaN" if last else f"processes [{size - 1}] of {size} failed") in error
+
+
+def check_death(stop: str) -> None:
+    """A process that dies or sleeps gives the others an error, not a hang."""
+    net = model()
+    shard = fit_sharded(net, net[1], TensorDataset(images()), show_progress=False)
+    if dist.get_rank() == 1:
+        if stop == "dies":
+            os._exit(0)
+        time.sleep(6)
+        os._exit(0)
+    query = torch.ones(1, 70) > 0
+    error = raised(lambda: [shard.nearest(query, 5) for _ in range(3)], RuntimeError)
+    assert "died or did not answer in time" in error
+
+
+def work(task: str, folder: Path) -> None:
+    torch.set_num_threads(1)
+    if task == "answers":
+        check_against_one_process(folder)
+        check_disagreement()
+    else:
+        check_death(task)
+
+
+def join(rank: int, size: int, store: Path, seconds: float) -> None:
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{store}",
+        rank=rank,
+        world_size=size,
+        timeout=timedelta(seconds=seconds),
+    )
+
+
+def main() -> None:
+    """Run a task: ``TASK FOLDER SIZE`` forks the processes, torchrun brings its own."""
+    task, folder = sys.argv[1], Path(sys.argv[2])
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        dist.init_process_group("gloo", timeout=timedelta(seconds=60))
+        work(task, folder)
+        dist.destroy_process_group()
+        return
+    children = []
+    for scenario, size in (("answers", 3), ("dies", 2), ("sleeps", 3)):
+        for rank in range(size):
+            pid = os.fork()
+            children.append(pid)
+            if pid == 0:
+                place = folder / scenario
+                place.mkdir(exist_ok=True)
+                join(rank, size, place / "store", 3 if scenario == "sleeps" else 60)
+                work(scenario, place)
+                os._exit(0)
+        codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children]
+        children.clear()
+        assert codes == [0] * size, (scenario, codes)
+
+
+if __name__ == "__main__":
+    main()
