@@ -64,6 +64,15 @@ class ConfigurationBank:
     (tensor([2, 1, 1, 2]), tensor([[ 9],
             [15],
             [ 0]], dtype=torch.uint8))
+    >>> bank.states(slice(1)), bank.unpacked(bank.rows[2:])
+    (tensor([[ True, False, False,  True]]), tensor([[False, False, False, False]]))
+    >>> bank.weighted_sum(torch.tensor([0, 3]), torch.tensor([[1.0], [0.5]])).T
+    tensor([[1.5000, 1.5000, 0.0000]], dtype=torch.float64)
+    >>> packed = bank.as_packed(torch.tensor([True, False, False, True]))
+    >>> bank.equal_rows(packed[0]), bank.nearest_packed(packed, 1).rows
+    (array([0]), tensor([[0]]))
+    >>> bank.take(bank.equal_rows(packed[0])).tolist()
+    [[9, 0, 0, 0, 0, 0, 0, 0]]
     >>> len(ConfigurationBank.merge([bank, bank]))
     6
     >>> import tempfile
@@ -201,6 +210,11 @@ class ConfigurationBank:
 
         Raises:
             ValueError: the bank holds none.
+
+        >>> bank = ConfigurationBank((2,))
+        >>> bank.append(torch.tensor([[True, False]]), torch.tensor([[0.5, -1.0]]))
+        >>> bank.features_of(torch.tensor([0]))
+        tensor([[ 0.5000, -1.0000]])
         """
         if self.features is None:
             raise ValueError("the bank holds no features; fit with keep_features=True")
@@ -238,6 +252,9 @@ class ConfigurationBank:
             query: states or packed rows as in `append`, or a single instance.
             k: number of rows, from 1 to N.
 
+        Returns:
+            rows and distances, each ``(Q, k)``.
+
         Raises:
             ValueError: ``k`` is out of range.
         """
@@ -245,7 +262,15 @@ class ConfigurationBank:
         return self.nearest_packed(self.as_packed(query), k)
 
     def nearest_packed(self, queries: bits.Bytes, k: int) -> Nearest:
-        """`nearest` for rows as they lie in the bank."""
+        """`nearest` for rows as they lie in the bank.
+
+        Args:
+            queries: as `as_packed` makes them.
+            k: as in `nearest`.
+
+        Returns:
+            as `nearest`.
+        """
         return search.nearest(self._rows.blocks(), queries, k)
 
     def equal_rows(self, query: bits.Bytes) -> bits.Ints:
@@ -354,6 +379,9 @@ class ConfigurationBank:
             path: the file or folder, or a link to it.
             mmap: leave rows and features on disk and let queries read them block by
                 block; `append` then copies them into memory first.
+
+        Returns:
+            the bank.
 
         Raises:
             ValueError: it is damaged, unfinished, or something else.

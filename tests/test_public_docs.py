@@ -15,7 +15,13 @@ import pytest
 import captum_rdr
 
 ROOT = Path(__file__).parent.parent
-MODULES = ["captum_rdr.clamping", "captum_rdr.pooling", "captum_rdr.significance"]
+MODULES = [
+    "captum_rdr.clamping",
+    "captum_rdr.devices",
+    "captum_rdr.distributed",
+    "captum_rdr.pooling",
+    "captum_rdr.significance",
+]
 """Modules that users import from, without an ``__all__`` of their own."""
 
 PUBLISHED = {
@@ -134,6 +140,7 @@ def results() -> dict[str, list[str]]:
             other.__name__
             for other in CLASSES.values()
             if one.__name__ in str(getattr(other, "__orig_bases__", ""))
+            or one.__name__ in str(getattr(other, "__annotations__", ""))
         }
         found[name] = [
             made
