@@ -102,6 +102,9 @@ class DeviceBank:
             query: states or packed rows, or a single instance.
             k: number of rows, from 1 to N.
 
+        Returns:
+            rows and distances, each ``(Q, k)``, on the CPU.
+
         Raises:
             ValueError: ``k`` is out of range.
         """

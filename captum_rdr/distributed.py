@@ -44,6 +44,22 @@ class ShardedBank:
     Raises:
         ValueError: the shares are not those of one layer and one set of data.
         RuntimeError: a process died or did not answer in time; so does every method.
+
+    >>> dist.init_process_group(
+    ...     "gloo", store=dist.HashStore(), rank=0, world_size=1
+    ... )  # as torchrun's processes do: dist.init_process_group("gloo")
+    >>> share = ConfigurationBank((3,))
+    >>> share.append(torch.tensor([[True, True, False], [True, False, True]]))
+    >>> sharded = ShardedBank(share)
+    >>> len(sharded), sharded.active_counts()
+    (2, tensor([2, 1, 1]))
+    >>> sharded.nearest(torch.tensor([True, False, False]), 1).rows
+    tensor([[0]])
+    >>> sharded.members(torch.tensor([2]), torch.tensor([True]))
+    tensor([1])
+    >>> sharded.gather()
+    ConfigurationBank(2 instances x 3 neurons of shape (3,), 16 bytes)
+    >>> dist.destroy_process_group()
     """
 
     def __init__(
@@ -91,6 +107,9 @@ class ShardedBank:
         Args:
             query: states or packed rows, or a single instance.
             k: number of rows, from 1 to N.
+
+        Returns:
+            instances and distances, each ``(Q, k)``.
 
         Raises:
             ValueError: ``k`` is out of range, or the processes ask different things.
@@ -195,6 +214,13 @@ def fit_sharded(
         ValueError: there are fewer instances than processes, or the threshold is the
             median, which no process knows alone.
         RuntimeError: a process failed, died or did not answer in time.
+
+    >>> dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU())
+    >>> data = torch.utils.data.TensorDataset(torch.randn(20, 4))
+    >>> len(fit_sharded(model, model[1], data, show_progress=False))
+    20
+    >>> dist.destroy_process_group()
     """
     if isinstance(threshold, str):
         raise ValueError(

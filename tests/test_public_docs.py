@@ -28,11 +28,22 @@ PUBLISHED = {
     "ConfigurationBank",
     "Region",
     "RelaxedDecisionRegion",
+    "ablation",
     "benjamini_hochberg",
+    "clamping",
+    "coherence",
+    "compare",
+    "coverage",
+    "enrichment",
+    "entropy",
+    "generalization",
     "paper_setup",
-    "with_significance",
+    "purity",
+    "stability",
+    "subclasses",
+    "visualize_plane",
 }
-"""Names that come from a publication, which their docstrings must name."""
+"""Names that have a source, which their docstrings must name."""
 
 
 def packages():
@@ -183,8 +194,7 @@ def test_an_example_is_executed(name):
 @pytest.mark.parametrize("name", sorted(PUBLISHED))
 def test_the_source_is_named(name):
     (value,) = {id(v): v for k, v in NAMES.items() if k.endswith(f".{name}")}.values()
-    documentation = " ".join((inspect.getdoc(value) or "").split())
-    assert re.search(r"Source: .*\b(19|20)\d\d|\b(19|20)\d\d\)", documentation)
+    assert re.search(r"Source: +\w", inspect.getdoc(value) or "")
 
 
 def test_the_reference_lists_every_public_module():
