@@ -12,7 +12,7 @@ import jupytext
 from nbclient import NotebookClient
 
 EXAMPLES = Path(__file__).parent
-FIGURES = EXAMPLES.parent / "docs" / "figures"
+FIGURES = EXAMPLES.parent / "docs" / "tutorials"
 TUTORIALS = ["tabular", "text", "time_series"]
 
 

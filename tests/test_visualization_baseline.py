@@ -67,9 +67,7 @@ def test_region():
 def test_principal_neurons():
     data = shapes(60, 3)
     region = fitted(data).attribute_members([5], 4, 24, weighting="evidence")[0][0]
-    return without_text(
-        visualize_principal_neurons(region, data[5], use_pyplot=False)
-    )
+    return without_text(visualize_principal_neurons(region, data[5], use_pyplot=False))
 
 
 @drawn

@@ -47,7 +47,9 @@ def test_text_of_members_and_typical_words():
     found = visualize_text_region(bank, region, reference)
     lines = str(found).splitlines()
     assert lines[0].startswith("3 principal neurons of 3")
-    assert lines[1].startswith("2 of 2 members shown, nearest first. Typical words: fine")
+    assert lines[1].startswith(
+        "2 of 2 members shown, nearest first. Typical words: fine"
+    )
     assert lines[2] == (
         "query   | good → good | 0 differ | a *fine* film with *fine* *actors*"
     ).replace("film with", "film *with*")
@@ -65,7 +67,7 @@ def test_weights_of_the_users():
     )
     assert "*actors*" in found.text
     assert "Typical" not in found.text
-    assert 'rgba(213,94,0' in found.html  # "a" speaks against
+    assert "rgba(213,94,0" in found.html  # "a" speaks against
     flat = visualize_text_region(bank, region, TEXTS, weigh=lambda w: [0.0] * len(w))
     assert "<mark" not in flat.html
     with pytest.raises(ValueError, match="weigh gave 1 weights for 6 words"):
@@ -74,7 +76,7 @@ def test_weights_of_the_users():
 
 def test_texts_are_escaped():
     bank, region = two_kinds()
-    bad = ["<script>alert(1)</script> & \"x\""] * 6
+    bad = ['<script>alert(1)</script> & "x"'] * 6
     reference = Reference(bad, [0] * 6, [1] * 6, ["<img src=x>", "</td>"])
     found = visualize_text_region(bank, region, reference)
     assert "<script" not in found.html
@@ -92,7 +94,13 @@ def test_a_new_text_needs_its_states():
         visualize_text_region(bank, new, TEXTS, "so fine")
     states = torch.tensor([True, True, False])
     found = visualize_text_region(
-        bank, new, TEXTS, "so fine", query_states=states, query_label=1, query_prediction=0
+        bank,
+        new,
+        TEXTS,
+        "so fine",
+        query_states=states,
+        query_label=1,
+        query_prediction=0,
     )
     assert "query   | 1 → 0 | 1 differs | so *fine*" in found.text
     tokens = [text.split() for text in TEXTS]
@@ -172,7 +180,9 @@ def test_the_bars_are_the_effects():
     means, shares = ax.child_axes
     found = effects(table, region)
     widths = [bar.get_width() for bar in shares.patches]
-    assert widths == pytest.approx([100 * one.size for one in found if one.is_share][:2])
+    assert widths == pytest.approx(
+        [100 * one.size for one in found if one.is_share][:2]
+    )
     assert len(means.patches) == 2
     texts = strings(ax)
     assert any(text.endswith("(percentage points): 2 of 3 shown") for text in texts)
@@ -185,7 +195,11 @@ def test_the_bars_are_the_effects():
 def test_tables_of_every_kind():
     _, region = two_kinds()
     rows = np.arange(12.0).reshape(6, 2)
-    for table in (rows, torch.from_numpy(rows), {"feature 0": rows[:, 0], "feature 1": rows[:, 1]}):
+    for table in (
+        rows,
+        torch.from_numpy(rows),
+        {"feature 0": rows[:, 0], "feature 1": rows[:, 1]},
+    ):
         assert [one.name for one in effects(columns_of(table, None), region)] == [
             "feature 0",
             "feature 1",
@@ -203,7 +217,9 @@ def test_tables_of_every_kind():
         columns_of({"a": [1], "b": [1, 2]}, None)
     with pytest.raises(TypeError, match="table is a list; give an array"):
         columns_of([1], None)
-    with pytest.raises(ValueError, match="table has 1 rows, but the region has member 1"):
+    with pytest.raises(
+        ValueError, match="table has 1 rows, but the region has member 1"
+    ):
         effects({"a": np.ones(1)}, region)
 
 

@@ -25,7 +25,9 @@ def region_of(shape, count=12, weighting="evidence") -> Region:
 def summed(region, state, axis):
     """Scores of the neurons with a state by one or two coordinates, the plain way."""
     total = {}
-    neurons = zip(region.unravel(), region.states.tolist(), region.scores.tolist())
+    neurons = zip(
+        region.unravel(), region.states.tolist(), region.scores.tolist(), strict=True
+    )
     for index, its_state, score in neurons:
         if its_state == state:
             key = tuple(index[i] for i in axis)
@@ -98,7 +100,10 @@ def test_maps_show_the_sums_at_the_places_of_the_layer():
     _, ax = visualize_principal_neurons(region, use_pyplot=False, cmap="PuOr")
     active, inactive, bars = ax.child_axes
     largest = max(layout.active.max(), layout.inactive.max())
-    for child, values, sign in ((active, layout.active, 1), (inactive, layout.inactive, -1)):
+    for child, values, sign in (
+        (active, layout.active, 1),
+        (inactive, layout.inactive, -1),
+    ):
         drawn = np.asarray(child.images[0].get_array())
         import matplotlib
 
@@ -108,7 +113,9 @@ def test_maps_show_the_sums_at_the_places_of_the_layer():
     used = np.flatnonzero(layout.channels.sum(0))
     assert np.allclose(heights[: len(used)], layout.channels[0, used])
     assert np.allclose(heights[len(used) :], -layout.channels[1, used])
-    assert [tick.get_text() for tick in bars.get_xticklabels()] == [str(c) for c in used]
+    assert [tick.get_text() for tick in bars.get_xticklabels()] == [
+        str(c) for c in used
+    ]
 
 
 def test_the_overlay_lies_over_the_image():

@@ -18,11 +18,15 @@ def network(kind):
     """A model, the modules of its affine map and the layer behind them."""
     torch.manual_seed(1)
     if kind == "linear":
-        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 9))
+        model = nn.Sequential(
+            nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 9)
+        )
         model.append(nn.ReLU())
         return model, [model[3]], model[4]
     if kind == "linear's own output":
-        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 9))
+        model = nn.Sequential(
+            nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 9)
+        )
         return model, model[3], model[3]
     first = nn.Sequential(nn.Conv2d(1, 3, 3, stride=2), nn.ReLU())
     norm = nn.BatchNorm2d(4, momentum=None)
@@ -97,13 +101,17 @@ def test_a_plane_keeps_distances(n_features, seed):
     assert np.allclose(plane.points(plane.anchors), points)
     for i in range(3):
         away = np.linalg.norm(points - points[i], axis=1)
-        assert np.allclose(np.linalg.norm(plane.anchors - plane.anchors[i], axis=1), away)
+        assert np.allclose(
+            np.linalg.norm(plane.anchors - plane.anchors[i], axis=1), away
+        )
 
 
 def test_the_figure_says_what_it_shows():
     data = shapes(60)
     model, affine, layer = network("linear")
-    both = RelaxedDecisionRegion(model, [model[2], layer]).fit(data, show_progress=False)
+    both = RelaxedDecisionRegion(model, [model[2], layer]).fit(
+        data, show_progress=False
+    )
     region = outcome(both.attribute_members([4], 6, 5)[1][0], FAILED)
     _, ax = visualize_plane(
         both, region, affine, data[[4, 5, 17]], data[20:50], use_pyplot=False
@@ -138,15 +146,17 @@ def test_layers_that_are_no_affine_map():
     rdr = RelaxedDecisionRegion(model, layer).fit(data, show_progress=False)
     region = rdr.attribute_members([4], 6, 5)[0]
     anchors = data[[4, 5, 17]]
-    with pytest.raises(ValueError, match="affine holds ReLU.*linear layers and"):
+    with pytest.raises(ValueError, match=r"affine holds ReLU.*linear layers and"):
         visualize_plane(rdr, region, [model[2], *affine], anchors)
     with pytest.raises(ValueError, match="affine holds no module"):
         visualize_plane(rdr, region, [], anchors)
     with pytest.raises(TypeError, match="affine is a str; give the module"):
         visualize_plane(rdr, region, "linear", anchors)
-    with pytest.raises(ValueError, match="affine gives 12 values .* has 9 neurons"):
+    with pytest.raises(ValueError, match=r"affine gives 12 values .* has 9 neurons"):
         visualize_plane(rdr, region, model[1], anchors)
-    with pytest.raises(ValueError, match=r"anchors is \(2, 1, 8, 8\); give a tensor of th"):
+    with pytest.raises(
+        ValueError, match=r"anchors is \(2, 1, 8, 8\); give a tensor of th"
+    ):
         visualize_plane(rdr, region, affine, anchors[:2])
     with pytest.raises(ValueError, match="features of the three anchors lie on a line"):
         visualize_plane(rdr, region, affine, data[[4, 4, 17]])
@@ -162,7 +172,9 @@ def test_layers_that_are_no_affine_map():
     block = Residual()
     rdr = RelaxedDecisionRegion(block, block.relu).fit(data, show_progress=False)
     region = rdr.attribute_members([4], 4, 3)[0]
-    with pytest.raises(ValueError, match="states of layer ReLU are not those of the aff"):
+    with pytest.raises(
+        ValueError, match="states of layer ReLU are not those of the aff"
+    ):
         visualize_plane(rdr, region, block.linear, anchors)
 
 

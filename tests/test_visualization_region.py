@@ -150,7 +150,9 @@ def test_a_new_input(rdr, data):
     assert np.allclose(ax.child_axes[0].images[0].get_array(), new[0].permute(1, 2, 0))
     with pytest.raises(ValueError, match=r"query has shape \(1, 3, 8, 8\)"):
         visualize_region(rdr, found, data, new[0][None])
-    with pytest.raises(TypeError, match="query is a ndarray; give the input as a tensor"):
+    with pytest.raises(
+        TypeError, match="query is a ndarray; give the input as a tensor"
+    ):
         visualize_region(rdr, found, data, new[0].numpy())
 
 
@@ -219,7 +221,7 @@ def test_a_given_size_is_kept_and_filled(rdr, region, data):
         assert tuple(fig.get_size_inches()) == size
         fig.canvas.draw()
         texts = [text.get_window_extent() for text in ax.texts]
-        assert all(0 <= box.y0 and box.x1 <= size[0] * fig.dpi + 1 for box in texts)
+        assert all(box.y0 >= 0 and box.x1 <= size[0] * fig.dpi + 1 for box in texts)
 
 
 def test_nothing_overlaps_or_leaves_the_figure(rdr, region, data):
@@ -240,7 +242,9 @@ def test_nothing_overlaps_or_leaves_the_figure(rdr, region, data):
 
 def test_names_are_never_mathematics(rdr, region, data):
     reference = Reference(data, [0] * 60, class_names=["$\\frac{"])
-    fig, ax = visualize_region(rdr, region, reference, use_pyplot=False, title="$\\bad{")
+    fig, ax = visualize_region(
+        rdr, region, reference, use_pyplot=False, title="$\\bad{"
+    )
     fig.canvas.draw()
     assert strings(ax)[0] == "$\\bad{"
 
@@ -257,11 +261,13 @@ def test_regions_of_others_are_refused(rdr, data):
     both = fitted(data)
     ((first,), (second,)) = both.attribute_members([2])
     visualize_region(both, first, data, use_pyplot=False)
-    with pytest.raises(ValueError, match=r"shape \(6, 4, 4\), which is not that of rdr"):
+    with pytest.raises(
+        ValueError, match=r"shape \(6, 4, 4\), which is not that of rdr"
+    ):
         visualize_region(rdr, first, data)
     with pytest.raises(TypeError, match="region is a list; give a Region"):
         visualize_region(rdr, [second], data)
-    with pytest.raises(ValueError, match="rdr has no bank yet; call rdr.fit"):
+    with pytest.raises(ValueError, match=r"rdr has no bank yet; call rdr\.fit"):
         visualize_region(
             RelaxedDecisionRegion(both.forward_func, both.layer[0]), first, data
         )

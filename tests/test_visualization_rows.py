@@ -68,7 +68,13 @@ def test_every_way_of_captum_to_draw(rdr, region, data):
     before = data.clone()
     for method in ("blended_heat_map", "masked_image", "alpha_scaling"):
         fig, _ = visualize_concept(
-            rdr, region, attribute, data, method=method, sign="positive", use_pyplot=False
+            rdr,
+            region,
+            attribute,
+            data,
+            method=method,
+            sign="positive",
+            use_pyplot=False,
         )
         fig.canvas.draw()
     assert data.equal(before)
@@ -80,7 +86,14 @@ def test_gray_images_and_a_new_query():
     region = outcome(rdr.attribute_members([4], 5, 4)[0], FAILED)
     attribute = Saliency(rdr.concept_score(region)).attribute
     fig, ax = visualize_concept(
-        rdr, region, attribute, gray, gray[4], query_label=0, n_members=0, use_pyplot=False
+        rdr,
+        region,
+        attribute,
+        gray,
+        gray[4],
+        query_label=0,
+        n_members=0,
+        use_pyplot=False,
     )
     fig.canvas.draw()
     assert len(ax.child_axes) == 2
@@ -130,7 +143,9 @@ def test_neighbors_by_each_distance(rdr, data):
         found = rows[6 * number + 1 : 6 * number + 6]
         assert found == distances.argsort(stable=True)[1:6].tolist()
     shared = len(set(rows[1:6]) & set(rows[7:12]))
-    assert f"Nearest by cosine distance: {shared} of 5 as in the first row" in strings(ax)
+    assert f"Nearest by cosine distance: {shared} of 5 as in the first row" in strings(
+        ax
+    )
 
 
 def test_neighbors_of_a_new_input(rdr, data):
@@ -154,7 +169,9 @@ def test_neighbors_that_cannot_be_found(rdr, data):
         visualize_neighbors(rdr, 60, data)
     with pytest.raises(ValueError, match="n_neighbors=0 is too small"):
         visualize_neighbors(rdr, 4, data, n_neighbors=0)
-    with pytest.raises(ValueError, match="rdr has 2 layers; neighbors are those of one"):
+    with pytest.raises(
+        ValueError, match="rdr has 2 layers; neighbors are those of one"
+    ):
         visualize_neighbors(fitted(data), 4, data)
     with pytest.raises(ValueError, match="fit with keep_features=True"):
         visualize_neighbors(hidden(data), 4, data)

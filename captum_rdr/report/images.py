@@ -6,8 +6,8 @@ import io
 import numpy as np
 import torch
 import torch.nn.functional as F
-from matplotlib.figure import Figure, SubFigure
-from matplotlib.image import imsave
+from matplotlib.figure import Figure
+from matplotlib.image import imread, imsave
 
 from captum_rdr.visualization.pictures import Picture
 
@@ -64,13 +64,18 @@ def thumbnail_uri(picture: Picture) -> str:
 def _uri(picture: Picture, kind: str) -> str:
     buffer = io.BytesIO()
     imsave(buffer, np.ascontiguousarray(picture), format=kind)
+    return _data_uri(buffer, kind)
+
+
+def _data_uri(buffer: io.BytesIO, kind: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def figure_uri(fig: Figure | SubFigure) -> str:
-    """A figure as a data URI."""
-    if isinstance(fig, SubFigure):
-        raise TypeError("fig is a part of a figure; give the whole")
+def figure_uri(fig: Figure) -> str:
+    """A figure as a data URI: PNG, or JPEG where photographs make that smaller."""
     buffer = io.BytesIO()
     fig.savefig(buffer, format="png", dpi=_DPI)
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    png = _data_uri(buffer, "png")
+    buffer.seek(0)
+    picture = imread(buffer, format="png")[..., :3]
+    return min(png, _uri(picture, "jpeg"), key=len)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure, SubFigure
+from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextToPath
 
@@ -19,7 +19,7 @@ WIDTH = 6.0
 _MARGIN = 0.08
 _SCALES = [step / 40 for step in range(120, 3, -1)]
 
-FigureAxes = tuple[Figure | SubFigure, Axes]
+FigureAxes = tuple[Figure, Axes]
 
 
 class Canvas:
@@ -110,7 +110,6 @@ def draw_sheet(
         heading = [paragraph(title, inner, size=10, weight="bold")] if title else []
         return [spacer(_MARGIN), *heading, *content(inner), spacer(_MARGIN)]
 
-    fig: Figure | SubFigure
     if plt_fig_axis is not None:
         fig, ax = plt_fig_axis
         dpi = ax.figure.dpi
