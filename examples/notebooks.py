@@ -1,4 +1,4 @@
-"""Make a notebook of each tutorial, run it, and keep its figure for the documentation.
+"""Make a notebook of each tutorial, run it, and keep its last figure for the documentation.
 
 Run with ``make notebooks``. The scripts are the source: nobody edits the notebooks.
 """
@@ -13,7 +13,7 @@ from nbclient import NotebookClient
 
 EXAMPLES = Path(__file__).parent
 FIGURES = EXAMPLES.parent / "docs" / "tutorials"
-TUTORIALS = ["tabular", "text", "time_series"]
+TUTORIALS = ["quickstart", "tabular", "text", "time_series"]
 
 
 def notebook_of(script: Path) -> Any:
@@ -77,9 +77,8 @@ def main() -> None:
         notebook = notebook_of(EXAMPLES / f"{name}.py")
         run(notebook, EXAMPLES.parent)
         jupytext.write(notebook, EXAMPLES / f"{name}.ipynb")
-        for number, figure in enumerate(figures(notebook)):
-            suffix = f"_{number}" if number else ""
-            (FIGURES / f"{name}{suffix}.png").write_bytes(figure)
+        for figure in figures(notebook)[-1:]:
+            (FIGURES / f"{name}.png").write_bytes(figure)
 
 
 if __name__ == "__main__":
