@@ -2,15 +2,25 @@
 
 from captum_rdr.discovery.comparison import Comparison, compare
 from captum_rdr.discovery.layerwise import Layerwise, Stage, layerwise
+from captum_rdr.discovery.misclassification import (
+    Cause,
+    Misclassification,
+    Misclassified,
+    misclassification,
+)
 from captum_rdr.discovery.subclasses import Subclass, Subclasses, subclasses
 
 __all__ = [
+    "Cause",
     "Comparison",
     "Layerwise",
+    "Misclassification",
+    "Misclassified",
     "Stage",
     "Subclass",
     "Subclasses",
     "compare",
     "layerwise",
+    "misclassification",
     "subclasses",
 ]

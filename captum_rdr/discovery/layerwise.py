@@ -231,6 +231,8 @@ def _pieces(
     regions = bank_regions(
         bank, rows, recipe(bank, len(bank), choices), show_progress=show_progress
     )
-    count, group = connected_components(links(regions, rows), directed=False)
+    count, group = connected_components(
+        links(regions, rows, bank, len(rows)), directed=False
+    )
     pieces = [rows[torch.from_numpy(group == number)] for number in range(count)]
     return tuple(sorted(pieces, key=lambda piece: (-len(piece), int(piece[0]))))

@@ -5,11 +5,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from scipy.sparse import csr_array, diags_array
 from scipy.sparse.csgraph import connected_components
 from scipy.sparse.linalg import eigsh
 from torch import Tensor
 
+from captum_rdr.bank import ConfigurationBank
 from captum_rdr.region import Region
 
 Ints = npt.NDArray[np.int64]
@@ -32,37 +34,45 @@ class Reach(NamedTuple):
     vectors: Floats
 
 
-def links(regions: Sequence[Region], rows: Tensor) -> Any:
+def links(
+    regions: Sequence[Region], rows: Tensor, bank: ConfigurationBank, at_most: int
+) -> Any:
     """Which instances lie in which regions, as a sparse matrix.
 
     Args:
         regions: one region for each of the rows.
         rows: int64 ``(n,)``, bank rows, each once.
+        bank: the bank of the rows.
+        at_most: of a region with more members among the rows, only so many count: those
+            with the most evidence, ties to the lower row.
 
     Returns:
         float64 ``csr_array`` of shape ``(n, n)``: 1 where instance j lies in the region
         of instance i, and on the diagonal.
 
-    >>> import torch
     >>> from captum_rdr import RelaxedDecisionRegion
     >>> model, data = torch.nn.Identity(), torch.tensor([[1.0, 1], [1, 1], [-1, 1]])
     >>> rdr = RelaxedDecisionRegion(model, model).fit(data, show_progress=False)
     >>> found = rdr.attribute_members([0, 2], n_neighbors=1, n_neurons=1)
-    >>> links(found, torch.tensor([0, 2])).toarray()
+    >>> links(found, torch.tensor([0, 2]), rdr.bank, 32).toarray()
     array([[1., 0.],
            [0., 1.]])
     """
-    wanted = rows.numpy()
-    order = np.argsort(wanted)
+    order = rows.argsort()
+    ascending = rows[order]
     heads, tails = [], []
     for head, region in enumerate(regions):
-        members = region.members.numpy()
-        at = np.searchsorted(wanted[order], members).clip(max=len(wanted) - 1)
-        inside = order[at[wanted[order][at] == members]]
+        at = torch.searchsorted(ascending, region.members)
+        at = at.clamp(max=len(rows) - 1)
+        inside = order[at[ascending[at] == region.members]]
+        if len(inside) > at_most:
+            evidence = region.evidence(bank.states(rows[inside]))
+            ranked = evidence.round(decimals=9).argsort(descending=True, stable=True)
+            inside = inside[ranked[:at_most]]
         heads.append(np.full(len(inside) + 1, head))
-        tails.append(np.append(inside, head))
-    pair = np.concatenate(heads), np.concatenate(tails)
-    counts = csr_array((np.ones(len(pair[0])), pair), shape=(len(rows), len(rows)))
+        tails.append(np.append(inside.numpy(), head))
+    pairs = np.concatenate(heads), np.concatenate(tails)
+    counts = csr_array((np.ones(len(pairs[0])), pairs), shape=(len(rows), len(rows)))
     return (counts > 0).astype(np.float64)
 
 

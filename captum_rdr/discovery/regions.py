@@ -62,7 +62,7 @@ def bank_regions(
 
 
 def explainer_of(rdr: RelaxedDecisionRegion, index: int) -> RelaxedDecisionRegion:
-    """An explainer of one of the layers, with its bank.
+    """An explainer of one of the layers, with its bank and its thresholds.
 
     Args:
         rdr: fitted explainer of one layer or several.
@@ -70,10 +70,12 @@ def explainer_of(rdr: RelaxedDecisionRegion, index: int) -> RelaxedDecisionRegio
     """
     reader = rdr.reader
     bank = rdr.bank[index] if isinstance(rdr.bank, list) else rdr.bank
+    threshold = bank.threshold
     return RelaxedDecisionRegion(
         reader.forward_func,
         reader.layers[index],
         None if reader.device_ids is None else list(reader.device_ids),
+        threshold=threshold.reshape(bank.layer_shape) if threshold.dim() else threshold,
         pool=reader.pools[index],
         bank=bank,
         call_index=reader.call_index,

@@ -19,6 +19,9 @@ from captum_rdr.discovery.table import single_bank, table
 from captum_rdr.metrics import with_significance
 from captum_rdr.region import Region
 
+LINKED = 32
+"""Instances of the class that one region links to its own, at most: the most evident."""
+
 AT_MOST = 20
 """Subclasses that are looked for where their number is not given."""
 
@@ -114,7 +117,8 @@ def subclasses(
 
     1. The region of every instance of the class is found, members restricted to the
        class.
-    2. Two instances are linked when one lies in the other's region. A random walk along
+    2. Two instances are linked when one lies in the other's region, among the `LINKED`
+       most evident members of the class. A random walk along
        these links tells how alike two instances are: by the cosine between what
        ``walk_length`` steps from each reach. So overlapping regions merge.
     3. The few instances are chosen that stand for all: those whose subclasses cover the
@@ -155,7 +159,7 @@ def subclasses(
     >>> rdr = rdr.fit(data, keep_features=True, show_progress=False)
     >>> found = subclasses(rdr, range(60), tested=False, n_exemplars=3)
     >>> found.labels.unique_consecutive(return_counts=True)
-    (tensor([0, 1]), tensor([30, 30]))
+    (tensor([1, 0]), tensor([30, 30]))
     >>> found
     2 subclasses of 60 instances, coverage 0.983, 0 in none
       subclass  size   gain  region  significance  exemplars
@@ -168,7 +172,7 @@ def subclasses(
     made = rdr.attribute_members(
         rows, show_progress=show_progress, **recipe(bank, len(rows), choices)
     )
-    parts = reach(links(made, rows), operator.index(walk_length))
+    parts = reach(links(made, rows, bank, LINKED), operator.index(walk_length))
     wanted = AT_MOST if n_subclasses is None else operator.index(n_subclasses)
     cover = greedy_cover(parts, wanted, LEAST_GAIN if n_subclasses is None else 0.0)
     standing = [made[position] for position in cover.chosen.tolist()]

@@ -1,0 +1,56 @@
+"""Predicted classes, from a model that is left as it was found."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import Tensor
+
+from captum_rdr.attribution import RelaxedDecisionRegion
+from captum_rdr.batches import BATCH_SIZE
+from captum_rdr.undisturbed import evaluating, same_random_state
+
+
+@contextmanager
+def undisturbed(rdr: RelaxedDecisionRegion) -> Iterator[None]:
+    """Run the explained model in evaluation mode without gradients, and put it back."""
+    with ExitStack() as stack:
+        for module in rdr.reader.modules:
+            stack.enter_context(evaluating(module))
+        stack.enter_context(same_random_state())
+        stack.enter_context(torch.no_grad())
+        yield
+
+
+def predicted_classes(rdr: RelaxedDecisionRegion, inputs: Tensor) -> Tensor:
+    """The class that the model predicts for each input, in batches.
+
+    Args:
+        rdr: explainer of the model.
+        inputs: ``(M, ...)``.
+
+    Returns:
+        int64 ``(M,)``: the class of the largest output.
+
+    Raises:
+        ValueError: the model gives something else than one number a class.
+
+    >>> model = torch.nn.Identity()
+    >>> rdr = RelaxedDecisionRegion(model, model)
+    >>> predicted_classes(rdr, torch.tensor([[1.0, 2, 0], [3, 1, 1]]))
+    tensor([1, 0])
+    """
+    found = []
+    with undisturbed(rdr):
+        for batch in torch.split(inputs, BATCH_SIZE):
+            device = rdr.reader.device
+            outputs = rdr.forward_func(batch if device is None else batch.to(device))
+            shape = tuple(getattr(outputs, "shape", ()))
+            if len(shape) != 2 or shape[0] != len(batch):
+                raise ValueError(
+                    f"forward_func gave {type(outputs).__name__} of shape "
+                    f"{shape} for {len(batch)} inputs; it must give class scores "
+                    "of shape (B, n_classes)"
+                )
+            found.append(outputs.argmax(1).cpu())
+    return torch.cat(found) if found else torch.empty(0, dtype=torch.int64)
