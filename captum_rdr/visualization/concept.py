@@ -27,7 +27,7 @@ from captum_rdr.visualization.members import (
     member_tiles,
     order_name,
     ranked,
-    significance_row,
+    significance_rows,
 )
 from captum_rdr.visualization.query import bank_of, find_query, layer_index
 from captum_rdr.visualization.reference import as_reference
@@ -116,15 +116,13 @@ def visualize_concept(
     own = reference.input(asked.row or 0) if query is None else query
     inputs = [own, *(reference.input(row) for row in rows.tolist())]
     attributions = _attributed(attribute, inputs)
-    tested = significance_row(region)
     order = order_name(region, None)
     heading = f"Query and {len(rows)} of {len(region.members)} members, {order}"
 
     def content(width: float) -> list[Block]:
-        warning = [] if tested is None else row_blocks(tested, width)
         return [
             paragraph(heading, width),
-            *warning,
+            *row_blocks(significance_rows(region), width),
             _pairs_block(tiles, attributions, width, (method, sign, cmap)),
         ]
 

@@ -25,7 +25,7 @@ from captum_rdr.visualization.members import (
     member_tiles,
     order_name,
     ranked,
-    significance_row,
+    significance_rows,
 )
 from captum_rdr.visualization.query import Query, banks_of, find_query
 from captum_rdr.visualization.reference import Reference, as_reference
@@ -112,7 +112,7 @@ def visualize_layers(
     names = names_of(rdr)
 
     def content(width: float) -> list[Block]:
-        blocks = [block for one in rows for block in row_blocks(one, width)]
+        blocks = row_blocks(rows, width)
         if len(regions) > 1:
             heading = paragraph("Members in common (Jaccard index)", width)
             blocks += [heading, _overlap_block(overlaps(regions), names, width)]
@@ -156,13 +156,12 @@ def layer_rows(
         if query.row is not None:
             others = others[others != query.row]
         shown = ranked(region, others, bank, states)[:n_members]
-        tested = significance_row(region)
         heading = (
             f"Layer {name}: {len(shown)} of {len(region.members)} members, "
             f"{order_name(region, None)}"
         )
         tiles = member_tiles(region, shown, bank, reference, cmap)
-        rows += [TileRow(heading), *([] if tested is None else [tested])]
+        rows += [TileRow(heading), *significance_rows(region)]
         rows.append(TileRow("", (query.tile, *tiles)))
     return rows
 

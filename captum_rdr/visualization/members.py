@@ -108,15 +108,15 @@ def described(region: Region) -> str:
     )
 
 
-def significance_row(region: Region) -> TileRow | None:
-    """What the test of a region found, or None if it was not tested."""
+def significance_rows(region: Region) -> list[TileRow]:
+    """What the test of a region found; nothing if it was not tested."""
     tested = region.significance
     if tested is None:
-        return None
+        return []
     if tested.passed:
-        return TileRow(f"Significant: {tested}, effect {tested.effect:.2g}")
+        return [TileRow(f"Significant: {tested}, effect {tested.effect:.2g}")]
     found = str(tested).removeprefix("not significant: ")
-    return TileRow(
-        f"Not significant: {found} (level {tested.level:g}), so this may be a chance find",
-        is_warning=True,
+    doubt = (
+        f"Not significant: {found} (level {tested.level:g}), so this may be a chance"
     )
+    return [TileRow(f"{doubt} find", is_warning=True)]

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from captum_rdr.attribution import RelaxedDecisionRegion
@@ -76,7 +77,7 @@ def visualize_neighbors(
     asked = find_query(rdr, row, reference, given, query_label, query_prediction, cmap)
     rows = neighbor_rows(rdr, asked, given, reference, n_neighbors, metrics, cmap)
     return draw_sheet(
-        lambda width: [block for one in rows for block in row_blocks(one, width)],
+        partial(row_blocks, rows),
         plt_fig_axis,
         use_pyplot,
         fig_size,

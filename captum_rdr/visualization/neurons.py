@@ -23,7 +23,7 @@ from captum_rdr.visualization.canvas import (
     left,
     paragraph,
 )
-from captum_rdr.visualization.members import described, significance_row
+from captum_rdr.visualization.members import described, significance_rows
 from captum_rdr.visualization.pictures import as_picture
 from captum_rdr.visualization.tiles import row_blocks, show_picture
 
@@ -162,12 +162,10 @@ def visualize_principal_neurons(
     layout = neuron_layout(region, grid)
     colors = matplotlib.colormaps.get_cmap(_SIGNED if cmap is None else cmap)
     picture = None if image is None else as_picture(image)
-    tested = significance_row(region)
 
     def content(width: float) -> list[Block]:
         blocks = [paragraph(f"{described(region)}.", width)]
-        if tested is not None:
-            blocks += row_blocks(tested, width)
+        blocks += row_blocks(significance_rows(region), width)
         if not len(region.neurons):
             return [*blocks, paragraph("The region has no principal neuron.", width)]
         if layout.active is None:

@@ -31,7 +31,7 @@ from captum_rdr.visualization.canvas import (
     left,
     paragraph,
 )
-from captum_rdr.visualization.members import described, significance_row
+from captum_rdr.visualization.members import described, significance_rows
 from captum_rdr.visualization.query import bank_of, layer_index
 from captum_rdr.visualization.tiles import row_blocks
 
@@ -179,13 +179,11 @@ def visualize_plane(
     'feature space, towards the second anchor'
     """
     picture = plane_picture(rdr, region, affine, anchors, others)
-    tested = significance_row(region)
 
     def content(width: float) -> list[Block]:
-        warning = [] if tested is None else row_blocks(tested, width)
         return [
             paragraph(f"{described(region)}. {_counted(picture)}", width),
-            *warning,
+            *row_blocks(significance_rows(region), width),
             _plane_block(picture, region, width, cmap),
         ]
 

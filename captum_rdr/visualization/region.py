@@ -1,5 +1,6 @@
 """A query, its neighbors and the members of its region."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from captum_rdr.visualization.members import (
     order_name,
     outside_neighbors,
     ranked,
-    significance_row,
+    significance_rows,
 )
 from captum_rdr.visualization.query import Query, bank_of, find_query, layer_index
 from captum_rdr.visualization.reference import Reference, as_reference
@@ -88,7 +89,7 @@ def visualize_region(
     )
     rows = region_rows(rdr, region, reference, asked, n_members, generator, cmap)
     return draw_sheet(
-        lambda width: [block for row in rows for block in row_blocks(row, width)],
+        partial(row_blocks, rows),
         plt_fig_axis,
         use_pyplot,
         fig_size,
@@ -118,11 +119,10 @@ def region_rows(
     shown = shown if region.query is not None else shown[:-1]
     n_shown = int(torch.isin(region.members, shown).sum())
     summary = f"{described(region)}. {n_shown} of {len(region.members)} members shown."
-    tested = significance_row(region)
     inside = (query.tile, *member_tiles(region, near, bank, reference, cmap))
     return [
         TileRow(summary),
-        *([] if tested is None else [tested]),
+        *significance_rows(region),
         TileRow(_neighbors_heading(len(near), len(neighbors)), inside),
         _further_row(
             member_tiles(region, far, bank, reference, cmap),

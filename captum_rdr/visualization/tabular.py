@@ -19,7 +19,7 @@ from captum_rdr.visualization.canvas import (
     shortened,
 )
 from captum_rdr.visualization.effects import Effect, columns_of, effects
-from captum_rdr.visualization.members import check_count, significance_row
+from captum_rdr.visualization.members import check_count, significance_rows
 from captum_rdr.visualization.tiles import row_blocks
 
 _ROW = 0.19
@@ -74,7 +74,6 @@ def visualize_tabular_region(
     found = effects(columns_of(table, feature_names), region)
     means = [one for one in found if not one.is_share]
     shares = [one for one in found if one.is_share]
-    tested = significance_row(region)
     kinds = [
         (means, "Standardized mean difference, members less others (Cohen's d)"),
         (shares, "Difference of shares, members less others (percentage points)"),
@@ -82,8 +81,7 @@ def visualize_tabular_region(
 
     def content(width: float) -> list[Block]:
         blocks = [paragraph(f"{len(region.members)} members.", width)]
-        if tested is not None:
-            blocks += row_blocks(tested, width)
+        blocks += row_blocks(significance_rows(region), width)
         for of_kind, name in kinds:
             if of_kind:
                 count = f"{min(n_features, len(of_kind))} of {len(of_kind)} shown"

@@ -16,7 +16,7 @@ from captum_rdr.visualization.members import (
     disagreements,
     order_name,
     ranked,
-    significance_row,
+    significance_rows,
 )
 from captum_rdr.visualization.reference import Classes, as_reference
 from captum_rdr.visualization.words import distinctive_words, words_of
@@ -142,14 +142,13 @@ def visualize_text_region(
 
 
 def _headings(region: Region, n_shown: int, typical: dict[str, float]) -> list[str]:
-    tested = significance_row(region)
     order = order_name(region, None)
     shown = f"{n_shown} of {len(region.members)} members shown, {order}."
     top = sorted(typical, key=lambda word: -typical[word])[:8]
     words = ", ".join(word for word in top if typical[word] > 0)
     return [
         f"{described(region)}.",
-        *([] if tested is None else [f"{tested.heading}."]),
+        *(f"{row.heading}." for row in significance_rows(region)),
         f"{shown} Typical words: {words}" if words else shown,
     ]
 

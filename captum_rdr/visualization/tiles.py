@@ -67,8 +67,12 @@ class TileRow:
     is_warning: bool = False
 
 
-def row_blocks(row: TileRow, width: float) -> list[Block]:
-    """Blocks that draw a row, in as many lines as the width needs."""
+def row_blocks(rows: Sequence[TileRow], width: float) -> list[Block]:
+    """Blocks that draw rows, each in as many lines as the width needs."""
+    return [block for row in rows for block in _blocks_of(row, width)]
+
+
+def _blocks_of(row: TileRow, width: float) -> list[Block]:
     blocks = []
     if row.heading:
         color = ORANGE if row.is_warning else INK
