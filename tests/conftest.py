@@ -10,11 +10,10 @@ from torch import Tensor, nn
 from captum_rdr import ConfigurationBank
 
 
-@pytest.fixture
-def net() -> nn.Sequential:
-    """A small convolutional network whose modules are not all in one mode."""
+def small_net() -> nn.Sequential:
+    """A small convolutional network, always the same."""
     torch.manual_seed(0)
-    model = nn.Sequential(
+    return nn.Sequential(
         nn.Conv2d(1, 4, 3),
         nn.BatchNorm2d(4),
         nn.ReLU(inplace=True),
@@ -24,6 +23,12 @@ def net() -> nn.Sequential:
         nn.ReLU(),
         nn.Linear(20, 3),
     )
+
+
+@pytest.fixture
+def net() -> nn.Sequential:
+    """The network, its modules not all in one mode."""
+    model = small_net()
     model.train()
     model[3].eval()
     return model

@@ -22,6 +22,7 @@ from captum.attr import (
 from captum.concept import TCAV
 from captum.metrics import infidelity, infidelity_perturb_func_decorator
 from captum.metrics import sensitivity_max as captum_sensitivity_max
+from conftest import small_net
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
@@ -36,17 +37,7 @@ def trained() -> nn.Sequential:
     generator = torch.Generator().manual_seed(1)
     centers = torch.randn(3, 1, 8, 8, generator=generator)  # those of the images
     images = centers.repeat_interleave(30, 0)
-    torch.manual_seed(0)
-    model = nn.Sequential(
-        nn.Conv2d(1, 4, 3),
-        nn.BatchNorm2d(4),
-        nn.ReLU(inplace=True),
-        nn.Dropout(),
-        nn.Flatten(),
-        nn.Linear(4 * 6 * 6, 20),
-        nn.ReLU(),
-        nn.Linear(20, 3),
-    )
+    model = small_net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     for _ in range(20):
         optimizer.zero_grad()
