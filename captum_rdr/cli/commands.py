@@ -34,14 +34,7 @@ class Answer(NamedTuple):
 
 def fit(options: argparse.Namespace) -> Answer:
     """Index a folder of images and write the bank."""
-    setup, images = load(
-        options.model,
-        options.data,
-        weights=options.weights,
-        layer=options.layer,
-        pool=options.pool,
-        threshold=options.threshold,
-    )
+    setup, images = _loaded(options, options.threshold)
     loader = DataLoader(
         images, batch_size=options.batch_size, num_workers=options.workers
     )
@@ -128,18 +121,23 @@ def described(bank: ConfigurationBank) -> dict[str, Any]:
     }
 
 
-def _fitted(
-    options: argparse.Namespace,
-) -> tuple[ImageFolder, Setup, RelaxedDecisionRegion]:
-    """The reference images, the model, and the attribution with the stored bank."""
-    bank = ConfigurationBank.load(options.bank)
-    setup, images = load(
+def _loaded(options: argparse.Namespace, threshold: Any) -> tuple[Setup, ImageFolder]:
+    return load(
         options.model,
         options.data,
         weights=options.weights,
         layer=options.layer,
         pool=options.pool,
+        threshold=threshold,
     )
+
+
+def _fitted(
+    options: argparse.Namespace,
+) -> tuple[ImageFolder, Setup, RelaxedDecisionRegion]:
+    """The reference images, the model, and the attribution with the stored bank."""
+    bank = ConfigurationBank.load(options.bank)
+    setup, images = _loaded(options, 0.0)  # the bank has its own thresholds
     if len(images) != len(bank):
         raise ValueError(
             f"{options.data!r} has {len(images)} images, but the bank has {len(bank)} "
