@@ -18,7 +18,6 @@ from captum_rdr.visualization.canvas import (
     Canvas,
     FigureAxes,
     draw_sheet,
-    left,
     paragraph,
 )
 from captum_rdr.visualization.layout import Floats, NeuronLayout, neuron_layout
@@ -117,7 +116,7 @@ def _maps_block(
         else:
             _draw_bars(canvas, x, y + height + 0.1, width, 1.2, layout, colors)
 
-    return Block(height if wide else height + 1.4, left(draw))
+    return Block(height if wide else height + 1.4, draw)
 
 
 def _maps(layout: NeuronLayout) -> list[tuple[str, int, Floats]]:
@@ -157,7 +156,7 @@ def _draw_map(
 def _bars_block(layout: NeuronLayout, width: float, colors: Any) -> Block:
     return Block(
         1.7,
-        left(lambda canvas, x, y: _draw_bars(canvas, x, y, width, 1.6, layout, colors)),
+        lambda canvas, x, y: _draw_bars(canvas, x, y, width, 1.6, layout, colors),
     )
 
 

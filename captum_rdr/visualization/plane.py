@@ -19,7 +19,6 @@ from captum_rdr.visualization.canvas import (
     Canvas,
     FigureAxes,
     draw_sheet,
-    left,
     paragraph,
 )
 from captum_rdr.visualization.members import described, significance_rows
@@ -81,6 +80,7 @@ def visualize_plane(
         ValueError: the layer's pre-activation is no affine map of the features, the
             anchors' features lie on a line, or the region is not that of ``rdr``.
 
+    >>> import torch
     >>> from captum_rdr import RelaxedDecisionRegion
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 9), torch.nn.ReLU())
     >>> data = torch.randn(60, 4, generator=torch.Generator().manual_seed(0))
@@ -130,7 +130,7 @@ def _plane_block(
             ax.figure.colorbar(field, cax=bar)
             bar.set_ylabel("configuration distance from the first anchor", size=size)
 
-    return Block(side + 0.85, left(draw))
+    return Block(side + 0.85, draw)
 
 
 def _draw_field(ax: Axes, picture: PlanePicture, cmap: Any) -> Any:
