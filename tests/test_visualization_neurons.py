@@ -11,7 +11,7 @@ from torch import nn
 
 from captum_rdr import ConfigurationBank, Region, RelaxedDecisionRegion
 from captum_rdr.visualization import visualize_principal_neurons
-from captum_rdr.visualization.neurons import neuron_layout
+from captum_rdr.visualization.layout import neuron_layout
 
 
 def region_of(shape, count=12, weighting="evidence") -> Region:

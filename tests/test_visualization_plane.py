@@ -11,7 +11,7 @@ from torch import nn
 from captum_rdr import RelaxedDecisionRegion
 from captum_rdr.visualization import visualize_plane
 from captum_rdr.visualization.affine import affine_modules, plane_through
-from captum_rdr.visualization.plane import plane_picture
+from captum_rdr.visualization.sampling import plane_picture
 
 
 def network(kind):

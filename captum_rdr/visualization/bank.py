@@ -19,7 +19,6 @@ from captum_rdr.visualization.canvas import (
     Canvas,
     FigureAxes,
     draw_sheet,
-    left,
     paragraph,
     shortened,
 )
@@ -161,7 +160,7 @@ def _map_block(
                 canvas.text(x + side + 0.55, top, sign, 7, color=color)
                 canvas.text(x + side + 0.7, top, shortened(name, room - 0.15, 7), 7)
 
-    return Block(side + 0.45, left(draw))
+    return Block(side + 0.45, draw)
 
 
 def _draw_points(

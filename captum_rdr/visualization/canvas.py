@@ -73,11 +73,11 @@ class Block(NamedTuple):
 
     Attributes:
         height: in inches.
-        draw: called with the canvas and the block's distance from the top.
+        draw: called with the canvas and the block's left and top edge, in inches.
     """
 
     height: float
-    draw: Callable[[Canvas, float], None]
+    draw: Callable[[Canvas, float, float], None]
 
 
 Content = Callable[[float], Sequence[Block]]
@@ -146,20 +146,13 @@ def _draw(blocks: Sequence[Block], canvas: Canvas) -> None:
     canvas.ax.set_axis_off()
     y = 0.0
     for block in blocks:
-        block.draw(canvas, y)
+        block.draw(canvas, _MARGIN, y)
         y += block.height
-
-
-def left(
-    block: Callable[[Canvas, float, float], None],
-) -> Callable[[Canvas, float], None]:
-    """Give a drawing function the left margin as its second argument."""
-    return lambda canvas, y: block(canvas, _MARGIN, y)
 
 
 def spacer(height: float) -> Block:
     """Empty space."""
-    return Block(height, lambda canvas, y: None)
+    return Block(height, lambda canvas, x, y: None)
 
 
 def paragraph(string: str, width: float, size: float = 8, **kwargs: Any) -> Block:
@@ -171,7 +164,7 @@ def paragraph(string: str, width: float, size: float = 8, **kwargs: Any) -> Bloc
         for number, line in enumerate(lines):
             canvas.text(x, y + number * step, line, size, **kwargs)
 
-    return Block(step * len(lines) + 0.03, left(draw))
+    return Block(step * len(lines) + 0.03, draw)
 
 
 def wrapped(

@@ -18,7 +18,6 @@ from captum_rdr.visualization.canvas import (
     Canvas,
     FigureAxes,
     draw_sheet,
-    left,
     paragraph,
     shortened,
 )
@@ -178,7 +177,7 @@ def _pairs_block(
                 text = shortened(line, side, 7)
                 canvas.text(start + side / 2, below, text, 7, ha="center", color=INK)
 
-    return Block(2 * side + _GAP + 0.125 * n_lines + 0.1, left(draw))
+    return Block(2 * side + _GAP + 0.125 * n_lines + 0.1, draw)
 
 
 def _has_sign(values: npt.NDArray[Any], sign: str) -> bool:

@@ -16,7 +16,6 @@ from captum_rdr.visualization.canvas import (
     Canvas,
     FigureAxes,
     draw_sheet,
-    left,
     paragraph,
     shortened,
 )
@@ -194,4 +193,4 @@ def _overlap_block(
                     va="center",
                 )
 
-    return Block(_CELL * count + 0.3, left(draw))
+    return Block(_CELL * count + 0.3, draw)

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.rule import Metric
 from captum_rdr.visualization.canvas import FigureAxes, draw_sheet
@@ -68,7 +70,7 @@ def visualize_neighbors(
      first row', 'Nearest by euclidean distance: 3 of 4 as in the first row']
     """
     reference = as_reference(dataset)
-    row = query if isinstance(query, int) else None
+    row = int(query) if isinstance(query, (int, np.integer)) else None
     given = None if row is not None else query
     if row is not None and not 0 <= row < len(banks_of(rdr)[0]):
         raise ValueError(

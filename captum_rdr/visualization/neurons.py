@@ -1,11 +1,9 @@
 """Where in a layer's grid and channels the principal neurons sit."""
 
-import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import matplotlib
 import numpy as np
-import numpy.typing as npt
 import torch
 from captum.attr import LayerAttribution
 from matplotlib.axes import Axes
@@ -20,94 +18,16 @@ from captum_rdr.visualization.canvas import (
     Canvas,
     FigureAxes,
     draw_sheet,
-    left,
     paragraph,
 )
+from captum_rdr.visualization.layout import Floats, NeuronLayout, neuron_layout
 from captum_rdr.visualization.members import described, significance_rows
 from captum_rdr.visualization.pictures import as_picture
 from captum_rdr.visualization.tiles import row_blocks, show_picture
 
-Floats = npt.NDArray[np.float64]
-
 _MAP, _MAP_GAP = 1.65, 0.15
 _NAMED = 10  # columns that are named one by one, at most
 _SIGNED = LinearSegmentedColormap.from_list("signed", [ORANGE, "white", BLUE])
-
-
-class NeuronLayout(NamedTuple):
-    """Principal neurons by place and by channel.
-
-    Attributes:
-        active: summed scores of the neurons that must be active at each place,
-            ``(H, W)``; None for a layer without places.
-        inactive: the same of those that must be inactive.
-        prefix: summed scores of tokens before the grid, active and inactive,
-            ``(2, P)``.
-        channels: summed scores of each channel, active and inactive, ``(2, C)``.
-        unit: what a channel is called.
-    """
-
-    active: Floats | None
-    inactive: Floats | None
-    prefix: Floats
-    channels: Floats
-    unit: str
-
-
-def neuron_layout(region: Region, grid: tuple[int, int] | None = None) -> NeuronLayout:
-    """Sum the scores of a region's principal neurons by place and by channel.
-
-    Args:
-        region: its layer has shape ``(C, H, W)``; ``(T, E)``, tokens by features; or
-            ``(D,)``.
-        grid: height and width of the tokens' grid; tokens before it, the class token
-            for one, stand apart. None for a square grid behind no or one such token,
-            or else one row.
-
-    Raises:
-        ValueError: the layer has another shape, or the grid does not fit it.
-    """
-    shape = tuple(region.layer_shape)
-    if len(shape) not in (1, 2, 3):
-        raise ValueError(
-            f"region's layer has shape {shape}; only channels with places (C, H, W), "
-            "tokens (T, E) and vectors (D,) can be drawn: pool the layer, see "
-            "captum_rdr.pooling"
-        )
-    if grid is not None and len(shape) != 2:
-        raise ValueError(
-            f"grid={grid} is for tokens (T, E), but the region's layer has shape {shape}"
-            "; leave it out"
-        )
-    mask = region.mask().double()
-    signed = torch.stack([mask.clamp(min=0), -mask.clamp(max=0)])
-    none = np.zeros((2, 0))
-    if len(shape) == 1:
-        return NeuronLayout(None, None, none, signed.numpy(), "neuron")
-    if len(shape) == 3:
-        places = signed.sum(1).numpy()
-        channels = signed.sum((2, 3)).numpy()
-        return NeuronLayout(places[0], places[1], none, channels, "channel")
-    height, width = grid or _token_grid(shape[0])
-    n_prefix = shape[0] - height * width
-    if min(height, width) < 1 or n_prefix < 0:
-        raise ValueError(
-            f"grid={grid} holds {height * width} tokens, but the layer has {shape[0]}; "
-            "give a height and width whose product is no more"
-        )
-    tokens = signed.sum(2).numpy()
-    active, inactive = tokens[:, n_prefix:].reshape(2, height, width)
-    channels = signed.sum(1).numpy()
-    return NeuronLayout(active, inactive, tokens[:, :n_prefix], channels, "feature")
-
-
-def _token_grid(n_tokens: int) -> tuple[int, int]:
-    """A square grid, behind a class token where that makes one; else one row."""
-    for n_patches in (n_tokens - 1, n_tokens):
-        side = math.isqrt(n_patches)
-        if side > 1 and side * side == n_patches:
-            return side, side
-    return 1, n_tokens
 
 
 def visualize_principal_neurons(
@@ -196,7 +116,7 @@ def _maps_block(
         else:
             _draw_bars(canvas, x, y + height + 0.1, width, 1.2, layout, colors)
 
-    return Block(height if wide else height + 1.4, left(draw))
+    return Block(height if wide else height + 1.4, draw)
 
 
 def _maps(layout: NeuronLayout) -> list[tuple[str, int, Floats]]:
@@ -236,7 +156,7 @@ def _draw_map(
 def _bars_block(layout: NeuronLayout, width: float, colors: Any) -> Block:
     return Block(
         1.7,
-        left(lambda canvas, x, y: _draw_bars(canvas, x, y, width, 1.6, layout, colors)),
+        lambda canvas, x, y: _draw_bars(canvas, x, y, width, 1.6, layout, colors),
     )
 
 

@@ -1,11 +1,9 @@
 """The paper's picture: a region on a plane through three instances."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from torch import Tensor
@@ -13,13 +11,6 @@ from torch.nn import Module
 
 from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.region import Region
-from captum_rdr.visualization.affine import (
-    Floats,
-    Plane,
-    affine_modules,
-    plane_through,
-    read_affine,
-)
 from captum_rdr.visualization.canvas import (
     BLUE,
     INK,
@@ -28,98 +19,18 @@ from captum_rdr.visualization.canvas import (
     Canvas,
     FigureAxes,
     draw_sheet,
-    left,
     paragraph,
 )
 from captum_rdr.visualization.members import described, significance_rows
-from captum_rdr.visualization.query import bank_of, layer_index
+from captum_rdr.visualization.sampling import (
+    PlanePicture,
+    crosses,
+    in_view,
+    plane_picture,
+)
 from captum_rdr.visualization.tiles import row_blocks
 
-_STEPS = 240  # sampled points along each side of the view
-_BLOCK = 1 << 25  # states of sampled points held at a time
 _LIGHT = LinearSegmentedColormap.from_list("light", ["white", "#888888"])
-_ROOM = 0.6  # view around the anchors, in shares of their extent
-
-
-class PlanePicture(NamedTuple):
-    """A region on a plane, sampled.
-
-    Attributes:
-        plane: the plane in feature space.
-        xs: coordinates of the columns, ``(G,)``.
-        ys: coordinates of the rows, ``(G,)``.
-        inside: whether each point lies in the region, bool ``(G, G)``.
-        distances: configuration distance of each point from the first anchor,
-            ``(G, G)``.
-        lines: each principal neuron's margin ``a x + b y + c`` on the plane, ``(t, 3)``.
-        others: projections of the other instances, ``(M, 2)``.
-        members: which of the other instances are members, bool ``(M,)``.
-    """
-
-    plane: Plane
-    xs: Floats
-    ys: Floats
-    inside: npt.NDArray[np.bool_]
-    distances: npt.NDArray[np.int64]
-    lines: Floats
-    others: Floats
-    members: npt.NDArray[np.bool_]
-
-
-def plane_picture(
-    rdr: RelaxedDecisionRegion,
-    region: Region,
-    affine: Module | Sequence[Module],
-    anchors: Tensor,
-    others: Tensor | None = None,
-) -> PlanePicture:
-    """Sample what `visualize_plane` draws."""
-    if not isinstance(anchors, Tensor) or len(anchors) != 3:
-        got = tuple(anchors.shape) if isinstance(anchors, Tensor) else type(anchors)
-        raise ValueError(
-            f"anchors is {got}; give a tensor of three inputs, e.g. "
-            "torch.stack([query, dataset[3], dataset[8]])"
-        )
-    modules, bank = affine_modules(affine), bank_of(rdr, region)
-    layer = (
-        rdr.layer
-        if isinstance(rdr.layer, Module)
-        else rdr.layer[layer_index(rdr, region)]
-    )
-    inputs = anchors if others is None else torch.cat([anchors, others])
-    features, margins = read_affine(rdr, layer, bank, modules, inputs)
-    plane = plane_through(features[:3])
-    # The margins are affine on the plane, so their values at three points fix them.
-    system = np.concatenate([plane.anchors, np.ones((3, 1))], 1)
-    on_plane = np.linalg.solve(system, margins[:3])
-    xs, ys = _view(plane.anchors)
-    points = np.stack(np.meshgrid(xs, ys), -1).reshape(-1, 2)
-    own = torch.from_numpy(margins[:1] > 0)
-    inside, distances = [], []
-    for block in np.array_split(points, max(1, len(points) * bank.n_neurons // _BLOCK)):
-        states = torch.from_numpy(block @ on_plane[:2] + on_plane[2] > 0)
-        inside.append(region.contains(states).numpy())
-        distances.append((states != own).sum(1).numpy())
-    shape = (len(ys), len(xs))
-    return PlanePicture(
-        plane,
-        xs,
-        ys,
-        np.concatenate(inside).reshape(shape),
-        np.concatenate(distances).reshape(shape),
-        on_plane.T[region.neurons.numpy()],
-        plane.project(features[3:]),
-        region.contains(torch.from_numpy(margins[3:] > 0)).numpy(),
-    )
-
-
-def _view(anchors: Floats) -> tuple[Floats, Floats]:
-    """Sampled columns and rows of a square around the anchors."""
-    low, high = anchors.min(0), anchors.max(0)
-    half = (0.5 + _ROOM) * float((high - low).max())
-    middle = (low + high) / 2
-    steps = np.linspace(-half, half, _STEPS)
-    return middle[0] + steps, middle[1] + steps
 
 
 def visualize_plane(
@@ -169,6 +80,7 @@ def visualize_plane(
         ValueError: the layer's pre-activation is no affine map of the features, the
             anchors' features lie on a line, or the region is not that of ``rdr``.
 
+    >>> import torch
     >>> from captum_rdr import RelaxedDecisionRegion
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 9), torch.nn.ReLU())
     >>> data = torch.randn(60, 4, generator=torch.Generator().manual_seed(0))
@@ -191,32 +103,12 @@ def visualize_plane(
 
 
 def _counted(picture: PlanePicture) -> str:
-    visible = sum(_crosses(line, picture) for line in picture.lines)
+    visible = sum(crosses(line, picture) for line in picture.lines)
     text = f"{visible} of {len(picture.lines)} zero lines cross this view."
     if len(picture.others):
-        in_view = int(_in_view(picture).sum())
-        text += f" {in_view} of {len(picture.others)} other instances project into it."
+        near = int(in_view(picture).sum())
+        text += f" {near} of {len(picture.others)} other instances project into it."
     return text
-
-
-def _crosses(line: Floats, picture: PlanePicture) -> bool:
-    """Whether a neuron's zero line passes through the view."""
-    corners = np.array(
-        [[x, y, 1] for x in picture.xs[[0, -1]] for y in picture.ys[[0, -1]]]
-    )
-    values = corners @ line
-    return bool(values.min() < 0 < values.max())
-
-
-def _in_view(picture: PlanePicture) -> npt.NDArray[np.bool_]:
-    x, y = picture.others.T
-    inside: npt.NDArray[np.bool_] = (
-        (x >= picture.xs[0])
-        & (x <= picture.xs[-1])
-        & (y >= picture.ys[0])
-        & (y <= picture.ys[-1])
-    )
-    return inside
 
 
 def _plane_block(
@@ -238,7 +130,7 @@ def _plane_block(
             ax.figure.colorbar(field, cax=bar)
             bar.set_ylabel("configuration distance from the first anchor", size=size)
 
-    return Block(side + 0.85, left(draw))
+    return Block(side + 0.85, draw)
 
 
 def _draw_field(ax: Axes, picture: PlanePicture, cmap: Any) -> Any:
@@ -262,7 +154,7 @@ def _draw_field(ax: Axes, picture: PlanePicture, cmap: Any) -> Any:
 def _draw_lines(ax: Axes, picture: PlanePicture, region: Region, scale: float) -> None:
     """Zero lines; the region lies on the side that its neuron's state asks for."""
     for line, active in zip(picture.lines, region.states.tolist(), strict=True):
-        if _crosses(line, picture):
+        if crosses(line, picture):
             a, b, c = line
             nearest = -c * np.array([a, b]) / (a * a + b * b)
             further = nearest + np.array([-b, a]) / np.hypot(a, b) * np.ptp(picture.xs)

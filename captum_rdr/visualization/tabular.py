@@ -14,7 +14,6 @@ from captum_rdr.visualization.canvas import (
     Canvas,
     FigureAxes,
     draw_sheet,
-    left,
     paragraph,
     shortened,
 )
@@ -117,7 +116,7 @@ def _effects_block(shown: Sequence[Effect], width: float) -> Block:
             text = shortened(_both_sides(one), numbers, 7)
             canvas.text(x + width - numbers, middle, text, 7, va="center", color=GRAY)
 
-    return Block(height + 0.3, left(draw))
+    return Block(height + 0.3, draw)
 
 
 def _both_sides(effect: Effect) -> str:

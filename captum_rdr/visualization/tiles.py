@@ -13,7 +13,6 @@ from captum_rdr.visualization.canvas import (
     ORANGE,
     Block,
     Canvas,
-    left,
     paragraph,
     shortened,
     spacer,
@@ -90,7 +89,7 @@ def _tile_block(tiles: Sequence[Tile]) -> Block:
         for number, tile in enumerate(tiles):
             _draw_tile(canvas, x + number * (_TILE + _GAP), y, tile)
 
-    return Block(_TILE + n_lines * _LINE + 0.09, left(draw))
+    return Block(_TILE + n_lines * _LINE + 0.09, draw)
 
 
 def _draw_tile(canvas: Canvas, x: float, y: float, tile: Tile) -> None:
