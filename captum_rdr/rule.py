@@ -58,13 +58,10 @@ class Rule:
         >>> Rule.from_fields(Rule(neighbors=torch.tensor([3, 5])).as_fields()).neighbors
         tensor([3, 5])
         """
-        fields = {
-            name: value.item() if isinstance(value, np.generic) else value
+        return {
+            name: value.tolist() if isinstance(value, (np.generic, Tensor)) else value
             for name, value in asdict(self).items()
         }
-        if isinstance(self.neighbors, Tensor):
-            fields["neighbors"] = self.neighbors.tolist()
-        return fields
 
     @classmethod
     def from_fields(cls, fields: dict[str, Any]) -> Self:

@@ -18,7 +18,6 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from captum_rdr import Region, RelaxedDecisionRegion
 from captum_rdr.pooling import class_token, last_token
@@ -146,20 +145,24 @@ print(f"right about {accuracy:.0%} of the held-out sentences")
 # %% [markdown]
 # ## Regions at two positions of one layer
 #
-# The layer is the hidden layer of the last block, `(B, T, 128)` after its ReLU. A pool picks
+# The layer is the hidden layer of the last block, `(B, T, 96)` after its ReLU. A pool picks
 # the position: `class_token` the first, `last_token` the last that is not padding. The pool's
 # parameter `attention_mask` is filled from the model's argument of that name.
 
+
 # %%
-batch = {"tokens": tokens, "attention_mask": attention_mask}
-train = [{key: value[i] for key, value in batch.items()} for i in range(n_train)]
+def inputs(rows: Tensor) -> dict[str, Tensor]:
+    """Keyword arguments of the model."""
+    return {"tokens": tokens[rows], "attention_mask": attention_mask[rows]}
+
+
+train = [inputs(rows) for rows in torch.arange(n_train).split(256)]
 pools = {"class token": class_token, "last token": last_token}
-queries = {key: value[held_out] for key, value in batch.items()}
 regions: dict[str, list[Region]] = {}
 for position, pool in pools.items():
     rdr = RelaxedDecisionRegion(model, model.last.hidden, pool=pool)
-    rdr.fit(DataLoader(train, batch_size=256), show_progress=False)  # type: ignore[arg-type]
-    _, regions[position] = rdr.attribute(queries, n_neighbors=8, n_neurons=8)
+    rdr.fit(train, show_progress=False)  # batches, or a DataLoader
+    _, regions[position] = rdr.attribute(inputs(held_out), n_neighbors=8, n_neurons=8)
 
 # %% [markdown]
 # How often does a member share the topic, and how often the last word?

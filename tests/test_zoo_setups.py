@@ -128,11 +128,9 @@ def test_the_papers_networks():
     assert [one.out_channels for one in convolutions] == [64, 128, 256, 512, 512]
 
 
+@pytest.mark.filterwarnings("ignore:.*deprecated")  # newer torch's quantization
 def test_a_quantized_model_gets_its_pool():
-    with pytest.warns(match="deprecated"):
-        setup = zoo.explain(
-            "quantized_resnet18", None, inputs=(3, 64, 64), quantize=True
-        )
+    setup = zoo.explain("quantized_resnet18", None, inputs=(3, 64, 64), quantize=True)
     assert setup.pools == (zoo.dequantized,)
     assert "ends in relu" in repr(setup)
     assert "quantized: use pool=dequantized" in repr(setup)
