@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from scipy.sparse import csr_array
 from torch import Tensor
 
 from captum_rdr.bank import ConfigurationBank
@@ -23,6 +24,7 @@ LEAST_GAIN = 0.01
 def grouped(
     bank: ConfigurationBank,
     errors: Tensor,
+    predicted: Tensor,
     choices: dict[str, Any],
     *,
     show_progress: bool,
@@ -31,12 +33,14 @@ def grouped(
 
     The region of an error among the evaluated inputs has the error and its nearest other
     errors for S, so it tells what these errors have in common and the other inputs have
-    not. Two errors are linked when one lies in the other's region. Groups then form as
-    subclasses do: by what walks along the links reach, and a greedy cover.
+    not. Two errors are linked when one lies in the other's region and both are taken for
+    the same class: one cause has one outcome. Groups then form as subclasses do: by what
+    walks along the links reach, and a greedy cover.
 
     Args:
         bank: the evaluated inputs, right and wrong.
         errors: int64 ``(E,)``, rows of the errors.
+        predicted: int64 ``(E,)``, the class that each is taken for.
         choices: all that `captum_rdr.discovery.regions.recipe` gives.
         show_progress: draw a progress bar when it takes more than a second.
 
@@ -46,8 +50,11 @@ def grouped(
     neighbors = errors[_nearest_errors(bank, errors, min(NEIGHBORS, len(errors)))]
     made = {**choices, "neighbors": neighbors}
     regions = bank_regions(bank, errors, made, show_progress=show_progress)
-    parts = reach(links(regions, errors, bank, len(errors)), WALK_LENGTH)
-    return regions, greedy_cover(parts, AT_MOST, LEAST_GAIN)
+    linked = links(regions, errors, bank, len(errors)).tocoo()
+    heads, tails = linked.coords
+    alike = (predicted[heads] == predicted[tails]).numpy()
+    kept = csr_array((linked.data[alike], (heads[alike], tails[alike])), linked.shape)
+    return regions, greedy_cover(reach(kept, WALK_LENGTH), AT_MOST, LEAST_GAIN)
 
 
 def _nearest_errors(bank: ConfigurationBank, errors: Tensor, count: int) -> Tensor:

@@ -162,9 +162,8 @@ def misclassification(
     and whether clamping those to that region's states makes the prediction right, and
     how many it takes.
 
-    Errors form groups by shared regions among the inputs, see
-    `captum_rdr.discovery.causes.grouped`. A convolutional layer tells causes apart
-    better than the last hidden one, where errors with one outcome look alike.
+    Errors that are taken for the same class form groups by the regions that they share
+    among the inputs, see `captum_rdr.discovery.causes.grouped`.
 
     Args:
         rdr: fitted explainer of one layer of a classifier; its forward function gives
@@ -223,6 +222,7 @@ def misclassification(
     standing, cover = grouped(
         evaluated,
         wrong,
+        predicted[wrong],
         recipe(evaluated, len(wrong), choices),
         show_progress=show_progress,
     )
