@@ -211,7 +211,8 @@ def _checked_banks(rdr: RelaxedDecisionRegion) -> list[ConfigurationBank]:
 
 
 def _purity(region: Region, labels: Tensor) -> float:
-    others = labels[region.members[region.members != region.query]]
+    members = region.members
+    others = labels[members if region.query is None else members[members != region.query]]
     if not len(others):
         return float("nan")
     if region.query is None:
