@@ -139,6 +139,21 @@ def test_many_channels_keep_their_places():
     assert bars.get_xlim() == (-0.7, 63.7)
 
 
+def test_thousands_of_neurons_are_lines():
+    region = region_of((3000,), count=3000)
+    layout = neuron_layout(region)
+    _, ax = visualize_principal_neurons(region, use_pyplot=False)
+    (bars,) = ax.child_axes
+    active, inactive = bars.collections
+    used = np.flatnonzero(layout.channels.sum(0))
+    for lines, heights in (
+        (active, layout.channels[0]),
+        (inactive, -layout.channels[1]),
+    ):
+        drawn = np.array([line[1] for line in lines.get_segments()])
+        assert np.allclose(drawn, np.stack([used, heights[used]], 1))
+
+
 def test_regions_of_one_kind_of_neuron():
     """Neither map nor bars need both active and inactive neurons."""
     region = region_of((5, 3, 3), count=4)

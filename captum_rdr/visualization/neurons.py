@@ -27,6 +27,7 @@ from captum_rdr.visualization.tiles import row_blocks, show_picture
 
 _MAP, _MAP_GAP = 1.65, 0.15
 _NAMED = 10  # columns that are named one by one, at most
+_BARS = 256  # columns of which some are bars and not lines, at most
 _SIGNED = LinearSegmentedColormap.from_list("signed", [ORANGE, "white", BLUE])
 
 
@@ -193,6 +194,9 @@ def _bars(ax: Axes, values: Floats, colors: Any) -> None:
     else:
         positions = used
         ax.set_xlim(-0.7, values.shape[1] - 0.3)
-    ax.bar(positions, values[0, used], color=colors(1.0))
-    ax.bar(positions, -values[1, used], color=colors(0.0))
+    for heights, color in ((values[0], colors(1.0)), (-values[1], colors(0.0))):
+        if len(used) <= _NAMED or values.shape[1] <= _BARS:
+            ax.bar(positions, heights[used], color=color)
+        else:  # bars would be too narrow to see, and thousands take minutes
+            ax.vlines(positions, 0, heights[used], color=color, linewidth=1)
     ax.axhline(0, color=GRAY, linewidth=0.6)
