@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import random_states
-from drawing import FAILED, outcome, strings
+from drawing import FAILED, check_texts, draw, outcome, strings
 from torch import nn
 
 from captum_rdr import ConfigurationBank, Region, RelaxedDecisionRegion
@@ -76,8 +76,8 @@ def test_tokens(n_tokens, grid, expected):
         tokens = np.concatenate([sums, places.reshape(-1)])
         assert as_dict(tokens) == pytest.approx(summed(region, state, (0,)))
     fig, ax = visualize_principal_neurons(region, grid=grid, use_pyplot=False)
-    fig.canvas.draw()
-    labels = {1: "class token", 2: "other tokens"}
+    check_texts(fig)
+    labels = {1: "class\ntoken", 2: "other\ntokens"}
     assert (labels.get(n_prefix) in strings(ax)) == (n_prefix > 0)
 
 
@@ -160,7 +160,7 @@ def test_regions_of_one_kind_of_neuron():
     for state in (True, False):
         uniform = replace(region, states=torch.full((len(region.neurons),), state))
         fig, ax = visualize_principal_neurons(uniform, use_pyplot=False)
-        fig.canvas.draw()
+        draw(fig)
         number = f"({4 * state} active, {4 * (not state)} inactive)"
         assert number in strings(ax)[0]
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from captum.attr import IntegratedGradients, Occlusion, Saliency
-from drawing import FAILED, fitted, hidden, outcome, shapes, strings
+from drawing import FAILED, draw, fitted, hidden, outcome, shapes, strings
 
 from captum_rdr import RelaxedDecisionRegion
 from captum_rdr.visualization import (
@@ -82,7 +82,7 @@ def test_every_way_of_captum_to_draw(rdr, region, data):
             sign="positive",
             use_pyplot=False,
         )
-        fig.canvas.draw()
+        draw(fig)
     assert data.equal(before)
 
 
@@ -101,14 +101,14 @@ def test_gray_images_and_a_new_query():
         n_members=0,
         use_pyplot=False,
     )
-    fig.canvas.draw()
+    draw(fig)
     assert len(ax.child_axes) == 2
     assert any(text.startswith("Not significant") for text in strings(ax))
 
 
 def test_attributions_that_are_zero_are_said_to_be(rdr, region, data):
     fig, ax = visualize_concept(rdr, region, torch.zeros_like, data, use_pyplot=False)
-    fig.canvas.draw()
+    draw(fig)
     assert strings(ax).count("no attribution") == 5
     _, ax = visualize_concept(
         rdr, region, torch.ones_like, data, sign="negative", use_pyplot=False
@@ -219,7 +219,7 @@ def test_a_region_without_members(data):
         visualize_tabular_region(regions[0], torch.rand(60, 2), use_pyplot=False),
     ]
     for fig, _ in figures:
-        fig.canvas.draw()
+        draw(fig)
     texts = strings(figures[0][1])
     assert texts[0].endswith("0 of 0 members shown.")
     assert "Query, which has no neighbor" in texts

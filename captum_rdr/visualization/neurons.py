@@ -173,15 +173,17 @@ def _draw_bars(
     """Summed scores of each channel, and of each token before the grid."""
     n_prefix = layout.prefix.shape[1]
     canvas.text(x + 0.4, y, f"score by {layout.unit}")
-    room = 0.42 + 0.12 * n_prefix if n_prefix else 0.0
-    ax = canvas.plot(x + 0.4, y + 0.2, width - 0.45 - room, height - 0.5)
+    room = 0.5 + 0.1 * n_prefix if n_prefix else 0.0
+    ax = canvas.plot(x + 0.4, y + 0.2, width - 0.45 - room, height - 0.55)
     _bars(ax, layout.channels, colors)
     ax.set_xlabel(layout.unit, size=7 * canvas.scale, labelpad=1)
     if n_prefix:
-        beside = canvas.plot(x + width - room + 0.3, y + 0.2, room - 0.32, height - 0.5)
+        beside = canvas.plot(
+            x + width - room + 0.3, y + 0.2, room - 0.32, height - 0.55
+        )
         _bars(beside, layout.prefix, colors)
         beside.set_xticks([])
-        name = "class token" if n_prefix == 1 else "other tokens"
+        name = "class\ntoken" if n_prefix == 1 else "other\ntokens"
         beside.set_xlabel(name, size=7 * canvas.scale, labelpad=2)
 
 
