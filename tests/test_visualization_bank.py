@@ -113,6 +113,7 @@ def test_many_classes_share_a_color():
     bank, _ = mapped()
     _, ax = visualize_bank(bank, labels=torch.arange(80) // 2, use_pyplot=False)
     assert "30 more" in strings(ax)
+    assert "All 80 instances of the bank." in strings(ax)
     sizes = [len(one.get_offsets()) for one in ax.child_axes[0].collections]
     assert sizes == [2] * 10 + [60]
 

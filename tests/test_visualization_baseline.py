@@ -11,7 +11,7 @@ import pytest
 import torch
 from captum.attr import Saliency
 from conftest import bank_of, random_states
-from drawing import FAILED, fitted, hidden, outcome
+from drawing import FAILED, check_texts, fitted, hidden, outcome
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 from matplotlib.testing.compare import compare_images
@@ -47,6 +47,7 @@ drawn = pytest.mark.mpl_image_compare(
 def without_text(figure_axes: tuple[Figure, object]) -> Figure:
     """Texts are tested as texts; fonts are drawn differently everywhere."""
     fig, _ = figure_axes
+    check_texts(fig)
     for text in fig.findobj(Text):
         text.set_visible(False)
     return fig

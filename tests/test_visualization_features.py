@@ -51,9 +51,9 @@ def test_text_of_members_and_typical_words():
         "2 of 2 members shown, nearest first. Typical words: fine"
     )
     assert lines[2] == (
-        "query   | good → good | 0 differ | a *fine* film with *fine* *actors*"
+        "query | good → good | 0 differ | a *fine* film with *fine* *actors*"
     ).replace("film with", "film *with*")
-    assert lines[3] == "row 1   | good → bad | 0 differ | *Fine* *acting*"
+    assert lines[3] == "row 1 | good → bad | 0 differ | *Fine* *acting*"
     assert found._repr_html_() == found.html
     assert repr(found) == found.text
     assert re.sub("<[^>]+>", "", found.html).count("fine") == 3  # two and one typical
@@ -102,12 +102,12 @@ def test_a_new_text_needs_its_states():
         query_label=1,
         query_prediction=0,
     )
-    assert "query   | 1 → 0 | 1 differs | so *fine*" in found.text
+    assert "query | 1 → 0 | 1 differs | so *fine*" in found.text
     tokens = [text.split() for text in TEXTS]
     again = visualize_text_region(
         bank, new, tokens, ["so", "fine"], query_states=states, query_label=1
     )
-    assert "query   | 1 | 1 differs | so *fine*" in again.text
+    assert "query | 1 | 1 differs | so *fine*" in again.text
 
 
 def test_long_texts_are_cut_and_failed_tests_said():

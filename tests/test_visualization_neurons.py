@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import random_states
-from drawing import FAILED, outcome, strings
+from drawing import FAILED, check_texts, draw, outcome, strings
 from torch import nn
 
 from captum_rdr import ConfigurationBank, Region, RelaxedDecisionRegion
@@ -76,8 +76,8 @@ def test_tokens(n_tokens, grid, expected):
         tokens = np.concatenate([sums, places.reshape(-1)])
         assert as_dict(tokens) == pytest.approx(summed(region, state, (0,)))
     fig, ax = visualize_principal_neurons(region, grid=grid, use_pyplot=False)
-    fig.canvas.draw()
-    labels = {1: "class token", 2: "other tokens"}
+    check_texts(fig)
+    labels = {1: "class\ntoken", 2: "other\ntokens"}
     assert (labels.get(n_prefix) in strings(ax)) == (n_prefix > 0)
 
 
@@ -139,13 +139,28 @@ def test_many_channels_keep_their_places():
     assert bars.get_xlim() == (-0.7, 63.7)
 
 
+def test_thousands_of_neurons_are_lines():
+    region = region_of((3000,), count=3000)
+    layout = neuron_layout(region)
+    _, ax = visualize_principal_neurons(region, use_pyplot=False)
+    (bars,) = ax.child_axes
+    active, inactive = bars.collections
+    used = np.flatnonzero(layout.channels.sum(0))
+    for lines, heights in (
+        (active, layout.channels[0]),
+        (inactive, -layout.channels[1]),
+    ):
+        drawn = np.array([line[1] for line in lines.get_segments()])
+        assert np.allclose(drawn, np.stack([used, heights[used]], 1))
+
+
 def test_regions_of_one_kind_of_neuron():
     """Neither map nor bars need both active and inactive neurons."""
     region = region_of((5, 3, 3), count=4)
     for state in (True, False):
         uniform = replace(region, states=torch.full((len(region.neurons),), state))
         fig, ax = visualize_principal_neurons(uniform, use_pyplot=False)
-        fig.canvas.draw()
+        draw(fig)
         number = f"({4 * state} active, {4 * (not state)} inactive)"
         assert number in strings(ax)[0]
 

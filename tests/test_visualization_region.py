@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import bank_of
-from drawing import FAILED, PASSED, fitted, hidden, outcome, shapes, strings
+from drawing import FAILED, PASSED, draw, fitted, hidden, outcome, shapes, strings
 from matplotlib import pyplot
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
@@ -66,7 +66,7 @@ def test_any_number_of_members(n_members):
     )
     assert ("No further members" in texts) == (n_members <= 3)
     assert ("16 of 497 further members, nearest first" in texts) == (n_members == 500)
-    fig.canvas.draw()
+    draw(fig)
 
 
 def test_captions_are_those_of_the_rows(rdr, region, data):
@@ -207,7 +207,7 @@ def test_given_axes_are_drawn_in(rdr, region, data):
     assert not left.axison
     assert right.axison
     assert right.child_axes == []
-    fig.canvas.draw()
+    draw(fig)
     outer = left.get_window_extent()
     for child in left.child_axes:
         inner = child.get_window_extent()
@@ -219,7 +219,7 @@ def test_a_given_size_is_kept_and_filled(rdr, region, data):
     for size in [(3.0, 3.0), (6.0, 2.0), (12.0, 9.0)]:
         fig, ax = visualize_region(rdr, region, data, fig_size=size, use_pyplot=False)
         assert tuple(fig.get_size_inches()) == size
-        fig.canvas.draw()
+        draw(fig)
         texts = [text.get_window_extent() for text in ax.texts]
         assert all(box.y0 >= 0 and box.x1 <= size[0] * fig.dpi + 1 for box in texts)
 
@@ -228,7 +228,7 @@ def test_nothing_overlaps_or_leaves_the_figure(rdr, region, data):
     names = ["a name that is far too long for a tile", "x"]
     reference = Reference(data, torch.arange(60) % 2, torch.arange(60) % 2, names)
     fig, ax = visualize_region(rdr, region, reference, use_pyplot=False)
-    fig.canvas.draw()
+    draw(fig)
     boxes = [text.get_window_extent() for text in ax.texts]
     boxes += [child.get_window_extent() for child in ax.child_axes]
     for index, one in enumerate(boxes):
@@ -245,7 +245,7 @@ def test_names_are_never_mathematics(rdr, region, data):
     fig, ax = visualize_region(
         rdr, region, reference, use_pyplot=False, title="$\\bad{"
     )
-    fig.canvas.draw()
+    draw(fig)
     assert strings(ax)[0] == "$\\bad{"
 
 

@@ -1,17 +1,23 @@
 """Figures of concepts, neighbors and layers."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from captum.attr import IntegratedGradients, Occlusion, Saliency
-from drawing import FAILED, fitted, hidden, outcome, shapes, strings
+from drawing import FAILED, draw, fitted, hidden, outcome, shapes, strings
 
 from captum_rdr import RelaxedDecisionRegion
 from captum_rdr.visualization import (
     Reference,
+    visualize_bank,
     visualize_concept,
     visualize_layers,
     visualize_neighbors,
+    visualize_region,
+    visualize_tabular_region,
+    visualize_text_region,
 )
 from captum_rdr.visualization.layers import jaccard, overlaps
 
@@ -76,7 +82,7 @@ def test_every_way_of_captum_to_draw(rdr, region, data):
             sign="positive",
             use_pyplot=False,
         )
-        fig.canvas.draw()
+        draw(fig)
     assert data.equal(before)
 
 
@@ -95,14 +101,14 @@ def test_gray_images_and_a_new_query():
         n_members=0,
         use_pyplot=False,
     )
-    fig.canvas.draw()
+    draw(fig)
     assert len(ax.child_axes) == 2
     assert any(text.startswith("Not significant") for text in strings(ax))
 
 
 def test_attributions_that_are_zero_are_said_to_be(rdr, region, data):
     fig, ax = visualize_concept(rdr, region, torch.zeros_like, data, use_pyplot=False)
-    fig.canvas.draw()
+    draw(fig)
     assert strings(ax).count("no attribution") == 5
     _, ax = visualize_concept(
         rdr, region, torch.ones_like, data, sign="negative", use_pyplot=False
@@ -194,6 +200,36 @@ def test_layers_and_their_overlap(data):
     _, ((one,), (two,)) = both.attribute(data[:1] * 0.93)
     _, ax = visualize_layers(both, [one, two], data, data[0] * 0.93, use_pyplot=False)
     assert "query" in strings(ax)
+
+
+def test_a_region_without_members(data):
+    """A new input alone in S may share its states with nobody."""
+    both = fitted(data)
+    new = 1 - data[:1]
+    found = both.attribute(new, n_neighbors=1, n_neurons=24)[1]
+    regions = [replace(one, members=one.members[:0], query=None) for (one,) in found]
+    assert all(not len(one.neighbors) for one in regions)
+    figures = [
+        visualize_region(both, regions[0], data, new[0], use_pyplot=False),
+        visualize_concept(
+            both, regions[0], torch.zeros_like, data, new[0], use_pyplot=False
+        ),
+        visualize_layers(both, regions, data, new[0], use_pyplot=False),
+        visualize_bank(both.bank[0], regions[:1], use_pyplot=False),
+        visualize_tabular_region(regions[0], torch.rand(60, 2), use_pyplot=False),
+    ]
+    for fig, _ in figures:
+        draw(fig)
+    texts = strings(figures[0][1])
+    assert texts[0].endswith("0 of 0 members shown.")
+    assert "Query, which has no neighbor" in texts
+    assert "No further members" in texts
+    assert jaccard(*regions) == 0
+    states = both.states(new)[0][0]
+    text = visualize_text_region(
+        both.bank[0], regions[0], ["a text"] * 60, "new", query_states=states
+    )
+    assert "0 of 0 members shown" in str(text)
 
 
 def test_layers_in_a_wrong_order_are_refused(data):

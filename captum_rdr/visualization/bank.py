@@ -88,8 +88,8 @@ def visualize_bank(
     axes_names, points = _placed(bank, shown, embedding)
     names = _class_of_each(bank, shown, labels, class_names)
     few = "All" if len(shown) == len(bank) else f"{len(shown)} of"
-    plural = "" if len(regions) == 1 else "s"
-    counted = f"{few} {len(bank)} instances of the bank, {len(regions)} region{plural} outlined."
+    outlined = f", {len(regions)} region{'s' * (len(regions) > 1)} outlined"
+    counted = f"{few} {len(bank)} instances of the bank{outlined if regions else ''}."
 
     def content(width: float) -> list[Block]:
         return [

@@ -17,7 +17,7 @@ WIDTH = 6.0
 """Width of a figure that is made without ``fig_size``, in inches."""
 
 _MARGIN = 0.08
-_SCALES = [step / 40 for step in range(120, 3, -1)]
+_SCALES = [step / 40 for step in range(60, 3, -1)]
 
 FigureAxes = tuple[Figure, Axes]
 

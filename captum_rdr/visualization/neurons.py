@@ -27,6 +27,7 @@ from captum_rdr.visualization.tiles import row_blocks, show_picture
 
 _MAP, _MAP_GAP = 1.65, 0.15
 _NAMED = 10  # columns that are named one by one, at most
+_BARS = 256  # columns of which some are bars and not lines, at most
 _SIGNED = LinearSegmentedColormap.from_list("signed", [ORANGE, "white", BLUE])
 
 
@@ -172,15 +173,17 @@ def _draw_bars(
     """Summed scores of each channel, and of each token before the grid."""
     n_prefix = layout.prefix.shape[1]
     canvas.text(x + 0.4, y, f"score by {layout.unit}")
-    room = 0.42 + 0.12 * n_prefix if n_prefix else 0.0
-    ax = canvas.plot(x + 0.4, y + 0.2, width - 0.45 - room, height - 0.5)
+    room = 0.5 + 0.1 * n_prefix if n_prefix else 0.0
+    ax = canvas.plot(x + 0.4, y + 0.2, width - 0.45 - room, height - 0.55)
     _bars(ax, layout.channels, colors)
     ax.set_xlabel(layout.unit, size=7 * canvas.scale, labelpad=1)
     if n_prefix:
-        beside = canvas.plot(x + width - room + 0.3, y + 0.2, room - 0.32, height - 0.5)
+        beside = canvas.plot(
+            x + width - room + 0.3, y + 0.2, room - 0.32, height - 0.55
+        )
         _bars(beside, layout.prefix, colors)
         beside.set_xticks([])
-        name = "class token" if n_prefix == 1 else "other tokens"
+        name = "class\ntoken" if n_prefix == 1 else "other\ntokens"
         beside.set_xlabel(name, size=7 * canvas.scale, labelpad=2)
 
 
@@ -193,6 +196,9 @@ def _bars(ax: Axes, values: Floats, colors: Any) -> None:
     else:
         positions = used
         ax.set_xlim(-0.7, values.shape[1] - 0.3)
-    ax.bar(positions, values[0, used], color=colors(1.0))
-    ax.bar(positions, -values[1, used], color=colors(0.0))
+    for heights, color in ((values[0], colors(1.0)), (-values[1], colors(0.0))):
+        if len(used) <= _NAMED or values.shape[1] <= _BARS:
+            ax.bar(positions, heights[used], color=color)
+        else:  # bars would be too narrow to see, and thousands take minutes
+            ax.vlines(positions, 0, heights[used], color=color, linewidth=1)
     ax.axhline(0, color=GRAY, linewidth=0.6)

@@ -21,6 +21,7 @@ from captum_rdr.visualization.members import (
 from captum_rdr.visualization.reference import Classes, as_reference
 from captum_rdr.visualization.words import distinctive_words, words_of
 
+_CELL = "text-align:left;padding:2px 10px"
 _WORDS = 60  # of each text, at most
 _MARKED = 0.35  # weight from which plain text marks a word
 
@@ -108,8 +109,8 @@ def visualize_text_region(
     >>> visualize_text_region(bank, region, texts)
     2 principal neurons of 2 (2 active, 0 inactive), all must agree.
     2 of 2 members shown, nearest first. Typical words: fine, acting
-    query   | 0 differ | a *fine* film
-    row 1   | 0 differ | *fine* *acting*
+    query | 0 differ | a *fine* film
+    row 1 | 0 differ | *fine* *acting*
     """
     check_count("n_members", n_members)
     region.check_layer(bank.layer_shape, bank.fingerprint)
@@ -179,7 +180,7 @@ def _line(
 
 
 def _as_text(heads: Sequence[str], lines: Sequence[_Line]) -> str:
-    rows = []
+    rows, width = [], max(len(line.who) for line in lines)
     for line in lines:
         label, prediction = line.classes
         classes = [] if label is None else [label]
@@ -189,7 +190,7 @@ def _as_text(heads: Sequence[str], lines: Sequence[_Line]) -> str:
         ]
         text = " ".join([*words, *(["…"] if line.is_cut else [])])
         parts = [
-            f"{line.who:<7}",
+            f"{line.who:<{width}}",
             *([" ".join(classes)] if classes else []),
             line.differ,
         ]
@@ -200,7 +201,7 @@ def _as_text(heads: Sequence[str], lines: Sequence[_Line]) -> str:
 def _as_html(heads: Sequence[str], lines: Sequence[_Line]) -> str:
     rows = "".join(_html_row(line) for line in lines)
     named = "".join(
-        f'<th scope="col" style="text-align:left">{name}</th>'
+        f'<th scope="col" style="{_CELL}">{name}</th>'
         for name in ("Instance", "Label", "Prediction", "Neurons", "Text")
     )
     paragraphs = "".join(f"<p>{html.escape(head)}</p>" for head in heads)
@@ -216,9 +217,9 @@ def _html_row(line: _Line) -> str:
         prediction = f'<b style="color:#D55E00">{prediction} (wrong)</b>'
     words = " ".join(_html_word(word, weight) for word, weight in line.words)
     cells = (label, prediction, line.differ, words + (" …" if line.is_cut else ""))
-    tags = "".join(f'<td style="text-align:left">{cell}</td>' for cell in cells)
+    tags = "".join(f'<td style="{_CELL}">{cell}</td>' for cell in cells)
     who = html.escape(line.who)
-    return f'<tr><th scope="row" style="text-align:left">{who}</th>{tags}</tr>'
+    return f'<tr><th scope="row" style="{_CELL}">{who}</th>{tags}</tr>'
 
 
 def _html_word(word: str, weight: float) -> str:
