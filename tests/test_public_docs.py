@@ -15,6 +15,8 @@ import pytest
 import captum_rdr
 
 ROOT = Path(__file__).parent.parent
+TUTORIALS = ["quickstart", "tabular", "text", "time_series"]
+"""The scripts that `test_example_notebooks` runs."""
 MODULES = [
     "captum_rdr.clamping",
     "captum_rdr.devices",
@@ -201,3 +203,17 @@ def test_the_reference_lists_every_public_module():
     page = (ROOT / "docs" / "api.md").read_text()
     listed = set(re.findall(r"automodule:: ([\w.]+)", page))
     assert listed == {package.__name__ for package in packages()} | set(MODULES)
+
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_code_block_is_executed(page):
+    """Python stands in examples that pytest runs, or is included from a script it runs."""
+    blocks = re.findall(r"^```(.*)\n(.*?)^```$", page.read_text(), re.M | re.S)
+    for language, block in blocks:
+        if language in ("", "python", "pycon"):
+            assert block.lstrip().startswith(">>>"), block
+        if language.startswith("{literalinclude}"):
+            assert Path(language.split()[1]).stem in TUTORIALS
