@@ -28,6 +28,10 @@ def network(kind):
             nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 9)
         )
         return model, model[3], model[3]
+    if kind == "linear in a block":
+        block = nn.Sequential(nn.Linear(12, 9), nn.ReLU())
+        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), block)
+        return model, block[0], block
     first = nn.Sequential(nn.Conv2d(1, 3, 3, stride=2), nn.ReLU())
     norm = nn.BatchNorm2d(4, momentum=None)
     nn.init.uniform_(norm.weight, 0.5, 2)
@@ -37,7 +41,7 @@ def network(kind):
     return model, second, model[2]
 
 
-KINDS = ["linear", "linear's own output", "convolution"]
+KINDS = ["linear", "linear's own output", "linear in a block", "convolution"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -185,3 +189,6 @@ def test_negative_thresholds_behind_a_relu_are_no_half_plane():
     region = rdr.fit(data, show_progress=False).attribute_members([4], 2, 1)[0]
     with pytest.raises(ValueError, match="thresholds of 0 or more"):
         visualize_plane(rdr, region, affine, data[[4, 5, 17]])
+    before = RelaxedDecisionRegion(model, affine[0], threshold=-0.1)
+    region = before.fit(data, show_progress=False).attribute_members([4], 2, 1)[0]
+    visualize_plane(before, region, affine, data[[4, 5, 17]], use_pyplot=False)

@@ -158,11 +158,9 @@ def read_affine(
     thresholds = bank.threshold.double().numpy()
     values = margins + thresholds
     flat = outputs.flatten(1).double().cpu().numpy()
-    behind = isinstance(layer, nn.ReLU)
-    expected = np.maximum(values, 0) if behind else values
-    slack = 1e-4 * (1 + float(np.abs(flat).max()))
-    same = flat.shape == values.shape and np.allclose(flat, expected, 1e-3, slack)
-    if not same or (behind and bool((thresholds < 0).any())):
+    behind_relu = not isinstance(layer, _AFFINE) and _close(flat, np.maximum(values, 0))
+    has_negative = bool((thresholds < 0).any())
+    if (behind_relu and has_negative) or not (behind_relu or _close(flat, values)):
         raise ValueError(
             f"the states of layer {type(layer).__name__} are not those of the affine "
             f"map {[type(one).__name__ for one in affine]} of its input; give as affine "
@@ -170,6 +168,13 @@ def read_affine(
             "of them or a ReLU behind it, with thresholds of 0 or more"
         )
     return AffineRead(features.flatten(1).double().cpu().numpy(), margins)
+
+
+def _close(first: Floats, second: Floats) -> bool:
+    """Whether values are the same but for the rounding of single precision."""
+    if first.shape != second.shape:
+        return False
+    return np.allclose(first, second, 1e-3, 1e-4 * (1 + float(np.abs(first).max())))
 
 
 def margins_of(
