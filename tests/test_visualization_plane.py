@@ -29,9 +29,9 @@ def network(kind):
         )
         return model, model[3], model[3]
     if kind == "linear in a block":
-        block = nn.Sequential(nn.Linear(12, 9), nn.ReLU())
-        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), block)
-        return model, block[0], block
+        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU())
+        model.append(nn.Sequential(nn.Linear(12, 9), nn.ReLU()))
+        return model, model[3][0], model[3]
     first = nn.Sequential(nn.Conv2d(1, 3, 3, stride=2), nn.ReLU())
     norm = nn.BatchNorm2d(4, momentum=None)
     nn.init.uniform_(norm.weight, 0.5, 2)

@@ -131,13 +131,13 @@ def query_part(
         rdr, asked.row, reference, asked.input, asked.label, asked.prediction, cmap
     )
     several = isinstance(rdr.layer, list)
-    names = names_of(rdr) if several else [""]
+    layer_names = names_of(rdr) if several else [""]
     scores: list[Any] = [None] * len(regions)
     if method is not None and all(len(region.neurons) for region in regions):
         found = rdr.concept_score(list(regions) if several else regions[0])
         scores = found if several else [found]
     layers = []
-    for name, region, score in zip(names, regions, scores, strict=True):
+    for name, region, score in zip(layer_names, regions, scores, strict=True):
         rows = region_rows(rdr, region, reference, query, n_members, cmap=cmap)
         drawings = [_neurons(region, query)]
         if method is not None and score is not None:
@@ -147,10 +147,10 @@ def query_part(
     if not several and banks_of(rdr)[0].features is not None:
         neighbors = neighbor_rows(rdr, query, asked.input, reference, cmap=cmap)
     table = [tuple(row) for row in overlaps(regions).tolist()] if several else []
-    row = "New input" if asked.row is None else f"Row {asked.row}"
+    name = f"New input {number}" if asked.row is None else f"Row {asked.row}"
     return QueryPart(
         number,
-        f"{row}" if asked.row is not None else f"{row} {number}",
+        name,
         query.tile,
         tuple(layers),
         tuple(table),
