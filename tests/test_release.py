@@ -6,6 +6,7 @@ import statistics
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -115,3 +116,18 @@ def test_importing_costs_little_more_than_captum():
     )
     times = [float(run(sys.executable, "-c", program)) for _ in range(3)]
     assert statistics.median(times) < 0.2
+
+
+def test_lower_bounds_are_those_that_are_tested():
+    """The oldest versions: what pyproject.toml promises, and what the pages tell."""
+    lines = (ROOT / ".ci" / "oldest.txt").read_text().splitlines()
+    oldest = dict(line.split("==") for line in lines if "==" in line)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for requirement in project["dependencies"]:
+        name, bound = re.match(r"([\w-]+)>=([\d.]+)", requirement).groups()
+        assert f"{oldest[name]}.".startswith(f"{bound}."), requirement
+    table = (
+        (ROOT / "docs" / "limits.md").read_text().lower().replace("pytorch", "torch")
+    )
+    for name in ("torch", "captum", "numpy", "scipy", "matplotlib", "simsimd"):
+        assert re.search(rf"\| {name} \| {re.escape(oldest[name])} \|", table), name
