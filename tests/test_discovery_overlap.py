@@ -67,11 +67,15 @@ def test_p_values_of_random_sets_are_valid():
         own = rng.choice(200, 10, replace=False)
         sets = [
             torch.from_numpy(
-                np.sort(np.append(rng.choice(np.delete(np.arange(200), o), 15, False), o))
+                np.sort(
+                    np.append(rng.choice(np.delete(np.arange(200), o), 15, False), o)
+                )
             )
             for o in (*own[:5], *own[5:])
         ]
-        p_values += best_matches(sets[:5], sets[5:], own[:5], own[5:], 200).p_value.tolist()
+        p_values += best_matches(
+            sets[:5], sets[5:], own[:5], own[5:], 200
+        ).p_value.tolist()
     assert np.mean(np.array(p_values) <= 0.05) <= 0.05
 
 

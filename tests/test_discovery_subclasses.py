@@ -51,7 +51,8 @@ def test_known_clusters_are_the_subclasses(keep_features, n_subclasses):
 
 
 def test_the_papers_rule_serves_too():
-    found = subclasses(fitted(clusters()), range(75), 3, **quiet(weighting="uniform", n_neurons=5))
+    choices = quiet(weighting="uniform", n_neurons=5, n_neighbors=8)
+    found = subclasses(fitted(clusters(noise=0.4)), range(75), 3, **choices)
     assert len(found[0].region.neurons) == 5
     truth = torch.arange(3).repeat_interleave(25)
     pairs = set(zip(truth.tolist(), found.labels.tolist(), strict=True))
@@ -176,7 +177,9 @@ def test_layerwise_of_a_new_input():
     found = layerwise(rdr, data[20:21] + 0.01, labels, show_progress=False)
     assert found[0].region.query is None
     members = labels[found[0].region.members]
-    assert found[0].purity == pytest.approx(int(members.bincount().max()) / len(members))
+    assert found[0].purity == pytest.approx(
+        int(members.bincount().max()) / len(members)
+    )
     assert "splits at" in repr(found)
     with pytest.raises(ValueError, match="query holds 2 instances"):
         layerwise(rdr, data[:2])
