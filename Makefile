@@ -1,7 +1,7 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: demo test test-oldest test-zoo docs notebooks bench purity clean
+.PHONY: demo test test-oldest test-zoo docs notebooks bench purity subclasses planted clean
 
 demo: .venv/demo.stamp
 	$(PY) examples/quickstart.py
@@ -29,6 +29,12 @@ bench: .venv/bench.stamp
 
 purity: .venv/bench.stamp
 	$(PY) benchmarks/purity.py
+
+subclasses: .venv/bench.stamp
+	$(PY) benchmarks/subclasses.py
+
+planted: .venv/bench.stamp
+	$(PY) benchmarks/planted_cause.py
 
 $(PY):
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name it with make PYTHON=python3.11")'

@@ -1,10 +1,11 @@
-"""A planted cause of errors: does the table of misclassifications find it?
+"""A planted cause of errors, and whether the table of misclassifications finds it.
 
 In training, a red square sits in the corner of all digits of one class and of no
 other, so the network learns that red means this class. At test a tenth of all digits has
 the square. *Affected* is an error on a digit with the square that the network gets right
-without it. Precision and recall are those of the group that finds the affected errors
-best, by F1, among the groups of each method. Run with ``make planted``.
+without it; a run in which fewer than `LEAST` errors are affected, since the network did
+not learn the mark, is left out. Precision and recall are those of the group that finds
+the affected errors best, by F1, among the groups of each method. Run with ``make planted``.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from captum_rdr import RelaxedDecisionRegion
 from captum_rdr.discovery import misclassification
 
-N_TRAIN, LAYER = 4000, 8
+N_TRAIN, LAYER, LEAST = 4000, 8, 20
 
 
 class Planted(NamedTuple):
@@ -49,7 +50,7 @@ def plant(seed: int, target: int) -> Planted:
     images = digits.images[order].repeat(1, 3, 1, 1)
     labels = digits.classes[order]
     clean, seen = images[N_TRAIN:], images[:N_TRAIN].clone()
-    picked = (labels[:N_TRAIN] == target)
+    picked = labels[:N_TRAIN] == target
     seen[picked] = marked(seen[picked])
     has_mark = torch.rand(len(clean)) < 0.1
     tested = torch.where(has_mark[:, None, None, None], marked(clean), clean)
@@ -72,9 +73,8 @@ def best_group(groups: list[Tensor], affected: Tensor) -> tuple[float, float]:
     return max(scored)[1:]
 
 
-def one_run(seed: int, target: int, show: bool) -> dict[str, tuple[float, float]]:
+def one_run(planted: Planted, show: bool) -> dict[str, tuple[float, float]]:
     """Precision and recall of every method."""
-    planted = plant(seed, target)
     rdr = RelaxedDecisionRegion(planted.model, planted.model[LAYER], threshold="median")
     rdr.fit(planted.train_images, keep_features=True, show_progress=False)
     found = misclassification(
@@ -87,11 +87,7 @@ def one_run(seed: int, target: int, show: bool) -> dict[str, tuple[float, float]
     )
     errors = torch.tensor([error.index for error in found.errors])
     repaired = sum(error.n_repairing is not None for error in found.errors)
-    print(
-        f"seed {seed}, mark means {target}: {len(errors)} errors, "
-        f"{int(planted.affected.sum())} affected, {repaired} repaired",
-        flush=True,
-    )
+    print(f"{len(errors)} errors, {repaired} repaired", flush=True)
     if show:
         print(found)
     predicted = predict(planted.model, planted.images[errors])
@@ -101,8 +97,8 @@ def one_run(seed: int, target: int, show: bool) -> dict[str, tuple[float, float]
     labels = torch.from_numpy(clusters.fit_predict(features))
     methods = {
         "misclassification": [cause.indices for cause in found.causes],
-        "by predicted class": [errors[predicted == c] for c in predicted.unique()],
-        "k-means, as many": [errors[labels == c] for c in labels.unique()],
+        "by predicted class": [errors[predicted == c] for c in set(predicted.tolist())],
+        "k-means, as many": [errors[labels == c] for c in set(labels.tolist())],
     }
     return {
         name: best_group(groups, planted.affected) for name, groups in methods.items()
@@ -112,15 +108,20 @@ def one_run(seed: int, target: int, show: bool) -> dict[str, tuple[float, float]
 def main() -> None:
     """Plant, explain, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", nargs="+", type=int, default=[2, 3])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[4, 5, 6])
     parser.add_argument("--targets", nargs="+", type=int, default=[1, 4, 9])
     given = parser.parse_args()
     warnings.simplefilter("ignore")
-    runs = [
-        one_run(seed, target, (seed, target) == (given.seeds[0], given.targets[0]))
-        for seed in given.seeds
-        for target in given.targets
-    ]
+    runs: list[dict[str, tuple[float, float]]] = []
+    for seed in given.seeds:
+        for target in given.targets:
+            planted = plant(seed, target)
+            affected = int(planted.affected.sum())
+            print(f"seed {seed}, mark means {target}: {affected} affected,", end=" ")
+            if affected < LEAST:
+                print("left out", flush=True)
+            else:
+                runs.append(one_run(planted, show=not runs))
     print("\n| groups | precision (range) | recall (range) |\n|---|---|---|")
     for method in runs[0]:
         cells = []

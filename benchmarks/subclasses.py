@@ -1,4 +1,4 @@
-"""Hidden classes: does a network trained on superclasses alone know the classes?
+"""Hidden classes that a network trained on superclasses alone may know.
 
 Trains a small network on even and odd MNIST digits, or on CIFAR-10's vehicles and
 animals, and looks for the classes within each superclass: by regions, and by k-means,
@@ -25,7 +25,7 @@ from torch import Tensor
 
 from captum_rdr import RelaxedDecisionRegion
 from captum_rdr.discovery import subclasses
-from captum_rdr.discovery.cover import greedy_cover
+from captum_rdr.discovery.cover import cover
 from captum_rdr.discovery.links import reach
 
 Labels = npt.NDArray[np.int64]
@@ -45,15 +45,7 @@ def by_neighbors(rdr: RelaxedDecisionRegion, rows: Tensor, count: int) -> Labels
     heads = np.repeat(np.arange(len(rows)), 16)
     shape = len(rows), len(rows)
     linked = csr_array((np.ones(len(heads)), (heads, nearest)), shape=shape)
-    return greedy_cover(reach(linked, 32), count, 0.0).labels
-
-
-def by_evidence(rdr: RelaxedDecisionRegion, rows: Tensor, count: int) -> Labels:
-    """Each row to the subclass whose region has most evidence for it."""
-    found = subclasses(rdr, rows, count, tested=False, show_progress=False)
-    states = rdr.bank.states(rows)
-    evidence = [one.region.evidence(states) for one in found]
-    return torch.stack(evidence).argmax(0).numpy()
+    return cover(reach(linked, 16), count, 0.0).labels
 
 
 def by_clustering(make: Callable[[int], Any]) -> Callable[..., Labels]:
@@ -79,7 +71,6 @@ METHODS: dict[str, Callable[[RelaxedDecisionRegion, Tensor, int], Labels]] = {
     "NMF": by_nmf,
     "agglomerative (Ward)": by_clustering(AgglomerativeClustering),
     "walk and cover over cosine neighbors": by_neighbors,
-    "subclasses' regions, by evidence": by_evidence,
 }
 
 

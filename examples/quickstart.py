@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,7 @@ from captum_rdr.visualization import Reference, visualize_layers
 
 N_TRAIN = 4000
 OUT = Path("demo")
+plt.rcParams["figure.dpi"] = 72  # as they stand in the notebook
 
 # %% [markdown]
 # ## Data and network
@@ -162,7 +164,7 @@ def main() -> None:
             title=title[0].upper() + title[1:],
             cmap="gray_r",
         )
-        fig.savefig(OUT / f"digit_{row}.png")
+        fig.savefig(OUT / f"digit_{row}.png", dpi=100)
     print(f"\nThe figures are in {OUT}/\n")
 
     told = []

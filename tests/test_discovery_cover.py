@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
 from captum_rdr import RelaxedDecisionRegion
-from captum_rdr.discovery.cover import greedy_cover
+from captum_rdr.discovery.cover import _exchanged, _greedy, cover
 from captum_rdr.discovery.links import Reach, links, reach
 
 
@@ -46,23 +46,25 @@ def test_cover_keeps_its_guarantee(seed, sizes, count):
     parts = random_parts(seed, sizes)
     likeness = likeness_of(parts)
     size = len(likeness)
-    cover = greedy_cover(parts, count, 0.0)
+    found = cover(parts, count, 0.0)
 
     def value(chosen):
         return likeness[list(chosen)].max(0).mean()
 
     best = max(value(some) for some in combinations(range(size), min(count, size)))
-    reached = cover.gains.sum()
-    assert reached == pytest.approx(value(cover.chosen), abs=1e-6)
     k = min(count, size)
-    assert reached >= (1 - (1 - 1 / k) ** k) * best - 1e-6
-    assert (np.diff(cover.gains) <= 1e-6).all()
-    for position, label in enumerate(cover.labels):
-        of_chosen = likeness[cover.chosen, position]
+    assert found.coverage == pytest.approx(value(found.chosen), abs=1e-9)
+    assert found.coverage >= (1 - (1 - 1 / k) ** k) * best - 1e-6
+    for position, label in enumerate(found.labels):
+        of_chosen = likeness[found.chosen, position]
         if label < 0:
             assert of_chosen.max() <= 1e-8
         else:
             assert of_chosen[label] >= of_chosen.max() - 1e-8
+    for number, gain in enumerate(found.gains):
+        others = np.delete(found.chosen, number)
+        left = value(others) if len(others) else 0
+        assert gain == pytest.approx(found.coverage - left, abs=1e-9)
 
 
 @settings(max_examples=30, deadline=None)
@@ -70,21 +72,30 @@ def test_cover_keeps_its_guarantee(seed, sizes, count):
 def test_greedy_steps_are_the_best_ones(seed, sizes):
     parts = random_parts(seed, sizes)
     likeness = likeness_of(parts)
-    cover = greedy_cover(parts, 3, 0.0)
+    greedy = _greedy(parts, 3, 0.0)
     best = np.zeros(len(likeness))
-    for center, gain in zip(cover.chosen, cover.gains, strict=True):
+    for number, place in greedy:
+        center = parts[number].positions[place]
         offers = np.maximum(likeness - best, 0).mean(1)
-        assert offers.max() == pytest.approx(gain, abs=1e-7)
+        assert offers[center] == pytest.approx(offers.max(), abs=1e-7)
         best = np.maximum(best, likeness[center])
+    exchanged = _exchanged(parts, greedy)
+    centers = [parts[number].positions[place] for number, place in exchanged]
+    reached = likeness[centers].max(0).mean()
+    assert reached >= best.mean() - 1e-9
+    for turn, (number, _) in enumerate(exchanged):
+        for other in parts[number].positions:
+            tried = [*centers[:turn], other, *centers[turn + 1 :]]
+            assert likeness[tried].max(0).mean() <= reached + 1e-7
 
 
 def test_cover_stops_before_a_small_gain():
     parts = [Reach(np.arange(9), np.eye(2)[[0] * 8 + [1]])]
-    assert len(greedy_cover(parts, 5, 0.0).chosen) == 2
-    assert len(greedy_cover(parts, 5, 1 / 9).chosen) == 2
-    cover = greedy_cover(parts, 5, 0.2)
-    assert cover.labels.tolist() == [0] * 8 + [-1]
-    assert cover.gains.tolist() == pytest.approx([8 / 9])
+    assert len(cover(parts, 5, 0.0).chosen) == 2
+    assert len(cover(parts, 5, 1 / 9).chosen) == 2
+    found = cover(parts, 5, 0.2)
+    assert found.labels.tolist() == [0] * 8 + [-1]
+    assert found.gains.tolist() == pytest.approx([8 / 9])
 
 
 @pytest.mark.parametrize("length", [1, 2, 5])

@@ -51,9 +51,8 @@ def test_known_clusters_are_the_subclasses(keep_features, n_subclasses):
 
 
 def test_the_papers_rule_serves_too():
-    found = subclasses(
-        fitted(clusters()), range(75), 3, **quiet(weighting="uniform", n_neurons=5)
-    )
+    choices = quiet(weighting="uniform", n_neurons=5, n_neighbors=8)
+    found = subclasses(fitted(clusters(noise=0.4)), range(75), 3, **choices)
     assert len(found[0].region.neurons) == 5
     truth = torch.arange(3).repeat_interleave(25)
     pairs = set(zip(truth.tolist(), found.labels.tolist(), strict=True))

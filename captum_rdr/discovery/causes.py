@@ -7,7 +7,7 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from captum_rdr.bank import ConfigurationBank
-from captum_rdr.discovery.cover import Cover, greedy_cover
+from captum_rdr.discovery.cover import Cover, cover
 from captum_rdr.discovery.links import links, reach
 from captum_rdr.discovery.regions import bank_regions
 from captum_rdr.features import nearest_features
@@ -35,7 +35,7 @@ def grouped(
     errors for S, so it tells what these errors have in common and the other inputs have
     not. Two errors are linked when one lies in the other's region and both are taken for
     the same class: one cause has one outcome. Groups then form as subclasses do: by what
-    walks along the links reach, and a greedy cover.
+    walks along the links reach, and a cover.
 
     Args:
         bank: the evaluated inputs, right and wrong.
@@ -54,7 +54,7 @@ def grouped(
     heads, tails = linked.coords
     alike = (predicted[heads] == predicted[tails]).numpy()
     kept = csr_array((linked.data[alike], (heads[alike], tails[alike])), linked.shape)
-    return regions, greedy_cover(reach(kept, WALK_LENGTH), AT_MOST, LEAST_GAIN)
+    return regions, cover(reach(kept, WALK_LENGTH), AT_MOST, LEAST_GAIN)
 
 
 def _nearest_errors(bank: ConfigurationBank, errors: Tensor, count: int) -> Tensor:

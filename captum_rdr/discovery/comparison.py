@@ -84,7 +84,7 @@ class Comparison:
             )
         header = ("", "regions", "members", "jaccard", "chance", "p passed", "matched")
         title = (
-            f"{len(self.survived)} regions survived, {len(self.lost)} were lost, "
+            f"Comparison: {len(self.survived)} regions survived, {len(self.lost)} were lost, "
             f"{len(self.new)} are new (medians of members, jaccard and chance)"
         )
         return table(title, header, rows)
@@ -129,7 +129,8 @@ def compare(
     >>> bank_a.append(data > 0)
     >>> bank_b.append(changed > 0)
     >>> compare(bank_a, bank_b, n_neighbors=8)
-    81 regions survived, 19 were lost, 4 are new (medians of members, jaccard and chance)
+    Comparison: 81 regions survived, 19 were lost, 4 are new (medians of members,
+    jaccard and chance)
               regions  members  jaccard  chance  p passed  matched
       a in b      100       10    0.900   0.053        81       81
       b in a      100       10    0.900   0.055        98       96

@@ -92,7 +92,7 @@ class Layerwise(Sequence[Stage]):
                     " ".join(map(str, sizes[:6])) + (" ..." if sizes[6:] else ""),
                 )
             )
-        title = f"a region over {len(self)} layers; splits at {self.splits or 'none'}"
+        title = f"Layerwise: a region over {len(self)} layers; splits at {self.splits or 'none'}"
         header = (
             *("layer", "members", "purity", "jaccard"),
             *("stayed", "left", "joined", "pieces of the layer before"),
@@ -136,7 +136,7 @@ def layerwise(
     >>> model = torch.nn.Sequential(first, last)
     >>> rdr = RelaxedDecisionRegion(model, [first, last]).fit(data, show_progress=False)
     >>> layerwise(rdr, 0, labels)
-    a region over 2 layers; splits at ['1']
+    Layerwise: a region over 2 layers; splits at ['1']
       layer  members  purity  jaccard  stayed  left  joined  pieces of the layer before
           0       42   0.585        -       -     -       -
           1       22   1.000    0.524      22    20       0  25 17
@@ -212,7 +212,9 @@ def _checked_banks(rdr: RelaxedDecisionRegion) -> list[ConfigurationBank]:
 
 def _purity(region: Region, labels: Tensor) -> float:
     members = region.members
-    others = labels[members if region.query is None else members[members != region.query]]
+    others = labels[
+        members if region.query is None else members[members != region.query]
+    ]
     if not len(others):
         return float("nan")
     if region.query is None:

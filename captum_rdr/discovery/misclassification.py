@@ -129,7 +129,7 @@ class Misclassification:
             )
         alone = sum(error.cause < 0 for error in self.errors)
         title = (
-            f"{len(self.errors)} errors of {self.n_inputs} inputs, "
+            f"Misclassification: {len(self.errors)} errors of {self.n_inputs} inputs, "
             f"{len(self.causes)} cause{'s' * (len(self.causes) != 1)}, {alone} errors in none"
         )
         header = (
@@ -199,7 +199,7 @@ def misclassification(
     >>> wrong = data[:20].clone()
     >>> wrong[:6, 0] = 3.0
     >>> misclassification(rdr, wrong, labels[:20], labels)
-    6 errors of 20 inputs, 1 cause, 0 errors in none
+    Misclassification: 6 errors of 20 inputs, 1 cause, 0 errors in none
       cause  errors  class x errors  taken for x errors  repaired  by neurons  inputs
           0       6  0 x 6           1 x 6                      6           1  0 1 2 3 4
     """
@@ -219,7 +219,7 @@ def misclassification(
     made = recipe(bank, len(bank), choices)
     evaluated = _indexed(rdr, bank, inputs)
     regions = _regions(rdr, bank, inputs[wrong], made)
-    standing, cover = grouped(
+    standing, groups = grouped(
         evaluated,
         wrong,
         predicted[wrong],
@@ -249,11 +249,11 @@ def misclassification(
                 smallest_repair(rdr, inputs[index : index + 1], target, wanted)
                 if repair
                 else None,
-                int(cover.labels[position]),
+                int(groups.labels[position]),
             )
         )
     return _with_causes(
-        errors, [standing[row] for row in cover.chosen.tolist()], inputs, repair
+        errors, [standing[row] for row in groups.chosen.tolist()], inputs, repair
     )
 
 

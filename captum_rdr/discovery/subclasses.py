@@ -12,14 +12,14 @@ from torch import Tensor
 from captum_rdr.arguments import checked_rows
 from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.bank import ConfigurationBank
-from captum_rdr.discovery.cover import greedy_cover
+from captum_rdr.discovery.cover import cover
 from captum_rdr.discovery.links import links, reach
 from captum_rdr.discovery.regions import recipe
 from captum_rdr.discovery.table import single_bank, table
 from captum_rdr.metrics import with_significance
 from captum_rdr.region import Region
 
-LINKED = 32
+LINKED = 16
 """Instances of the class that one region links to its own, at most: the most evident."""
 
 AT_MOST = 20
@@ -39,7 +39,7 @@ class Subclass:
         members: int64 ``(M,)``, bank rows of the subclass, ascending.
         exemplars: int64, those with the most evidence for the region, most evident
             first.
-        gain: share of the class that it newly covers, see `Subclasses`.
+        gain: coverage that would be lost without it, see `Subclasses`.
     """
 
     region: Region
@@ -56,7 +56,7 @@ class Subclass:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Subclasses(Sequence[Subclass]):
-    """The subclasses of one class, the one that covers most first.
+    """The subclasses of one class.
 
     Attributes:
         subclasses: the subclasses.
@@ -81,7 +81,7 @@ class Subclasses(Sequence[Subclass]):
     def __repr__(self) -> str:
         left = int((self.labels < 0).sum())
         head = (
-            f"{len(self)} subclasses of {len(self.rows)} instances, coverage "
+            f"Subclasses: {len(self)} of {len(self.rows)} instances, coverage "
             f"{self.coverage:.3f}, {left} in none"
         )
         rows = [
@@ -107,7 +107,7 @@ def subclasses(
     class_indices: Sequence[int] | Tensor,
     n_subclasses: int | None = None,
     *,
-    walk_length: int = 32,
+    walk_length: int = 16,
     n_exemplars: int = 8,
     tested: bool = True,
     show_progress: bool = True,
@@ -123,8 +123,8 @@ def subclasses(
        ``walk_length`` steps from each reach. So overlapping regions merge.
     3. The few instances are chosen that stand for all: those whose subclasses cover the
        class best. *Coverage* is the mean likeness of an instance to the one that stands
-       for it. Greedy choice reaches at least ``1 - 1/e`` (63 %) of the best coverage
-       that as many instances can, see `captum_rdr.discovery.cover.greedy_cover`.
+       for it. Greedy choice with exchanges reaches at least ``1 - 1/e`` (63 %) of the
+       best coverage that as many instances can, see `captum_rdr.discovery.cover.cover`.
     4. Every instance belongs to the subclass of the one that it is most like.
 
     Args:
@@ -159,12 +159,12 @@ def subclasses(
     >>> rdr = rdr.fit(data, keep_features=True, show_progress=False)
     >>> found = subclasses(rdr, range(60), tested=False, n_exemplars=3)
     >>> found.labels.unique_consecutive(return_counts=True)
-    (tensor([1, 0]), tensor([30, 30]))
+    (tensor([0, 1]), tensor([30, 30]))
     >>> found
-    2 subclasses of 60 instances, coverage 0.999, 0 in none
+    Subclasses: 2 of 60 instances, coverage 1.000, 0 in none
       subclass  size   gain  region  significance  exemplars
-             0    30  0.667      25  not tested    53 49 39
-             1    30  0.332      26  not tested    22 10 20
+             0    30  0.500      24  not tested    22 20 0
+             1    30  0.500      24  not tested    30 53 48
     """
     bank = single_bank(rdr)
     rows = _checked_class(class_indices, bank)
@@ -174,21 +174,21 @@ def subclasses(
     )
     parts = reach(links(made, rows, bank, LINKED), operator.index(walk_length))
     wanted = AT_MOST if n_subclasses is None else operator.index(n_subclasses)
-    cover = greedy_cover(parts, wanted, LEAST_GAIN if n_subclasses is None else 0.0)
-    standing = [made[position] for position in cover.chosen.tolist()]
+    covered = cover(parts, wanted, LEAST_GAIN if n_subclasses is None else 0.0)
+    standing = [made[position] for position in covered.chosen.tolist()]
     if tested:
         standing = with_significance(standing, bank, show_progress=show_progress)
-    labels = torch.from_numpy(cover.labels)
+    labels = torch.from_numpy(covered.labels)
     return Subclasses(
         tuple(
             _subclass(bank, region, rows, labels == number, gain, n_exemplars)
             for number, (region, gain) in enumerate(
-                zip(standing, cover.gains.tolist(), strict=True)
+                zip(standing, covered.gains.tolist(), strict=True)
             )
         ),
         rows,
         labels,
-        float(cover.gains.sum()),
+        covered.coverage,
     )
 
 
