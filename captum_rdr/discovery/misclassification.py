@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,135 +13,12 @@ from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.bank import ConfigurationBank
 from captum_rdr.batches import BATCH_SIZE
 from captum_rdr.discovery.causes import grouped
+from captum_rdr.discovery.checks import checked_labels, single_bank
+from captum_rdr.discovery.errors import Cause, Misclassification, Misclassified
 from captum_rdr.discovery.forward import predicted_classes
 from captum_rdr.discovery.regions import explainer_of, recipe
 from captum_rdr.discovery.repair import difference, nearest_region, smallest_repair
-from captum_rdr.discovery.table import checked_labels, single_bank, table
 from captum_rdr.region import Region
-
-
-@dataclass(frozen=True, eq=False)
-class Misclassified:
-    """One error.
-
-    Attributes:
-        index: its position among the inputs.
-        target: its class.
-        predicted: the class that the model takes it for.
-        region: its region in the reference bank.
-        by_class: how many reference members of that have which class.
-        by_prediction: how many of them are taken for which class; None if that is not
-            known.
-        nearest: the nearest region of its class, see
-            `captum_rdr.discovery.repair.nearest_region`.
-        neurons: int64 ``(m,)``, principal neurons of that in which the error departs
-            from it, the weightiest first.
-        states: bool ``(m,)``, the states that it asks for.
-        n_repairing: how many of these neurons must be clamped to those states for the
-            right prediction, of 1, 2, 4, ... and all; None if none of these numbers
-            does, or if that was not tried.
-        cause: number of its cause; -1 for an error that shares no region with others
-            that make up a cause.
-    """
-
-    index: int
-    target: int
-    predicted: int
-    region: Region
-    by_class: Counter[int]
-    by_prediction: Counter[int] | None
-    nearest: Region
-    neurons: Tensor
-    states: Tensor
-    n_repairing: int | None
-    cause: int
-
-
-@dataclass(frozen=True, eq=False)
-class Cause:
-    """Errors that share regions.
-
-    Attributes:
-        errors: the errors, in the order of the inputs.
-        region: the region that stands for them, among the inputs: its rows are positions
-            of inputs. S are an error and the errors nearest to it.
-    """
-
-    errors: tuple[Misclassified, ...]
-    region: Region
-
-    @property
-    def indices(self) -> Tensor:
-        """Positions of the errors among the inputs, int64."""
-        return torch.tensor([error.index for error in self.errors])
-
-    @property
-    def targets(self) -> Counter[int]:
-        """How many of the errors have which class."""
-        return Counter(error.target for error in self.errors)
-
-    @property
-    def predictions(self) -> Counter[int]:
-        """How many of the errors are taken for which class."""
-        return Counter(error.predicted for error in self.errors)
-
-    @property
-    def n_repaired(self) -> int:
-        """How many of the errors a clamp repairs."""
-        return sum(error.n_repairing is not None for error in self.errors)
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Misclassification:
-    """All errors of a set of inputs, and their causes, the largest cause first.
-
-    Attributes:
-        errors: the errors, in the order of the inputs.
-        causes: the causes.
-        n_inputs: number of inputs.
-        repaired: whether repairs were tried.
-    """
-
-    errors: tuple[Misclassified, ...]
-    causes: tuple[Cause, ...]
-    n_inputs: int
-    repaired: bool
-
-    def __repr__(self) -> str:
-        rows = []
-        for number, cause in enumerate(self.causes):
-            counts = [
-                error.n_repairing
-                for error in cause.errors
-                if error.n_repairing is not None
-            ]
-            median = f"{torch.tensor(counts).median()}" if counts else "-"
-            rows.append(
-                (
-                    number,
-                    len(cause.errors),
-                    _counted(cause.targets),
-                    _counted(cause.predictions),
-                    cause.n_repaired if self.repaired else "-",
-                    median,
-                    " ".join(map(str, cause.indices[:5].tolist())),
-                )
-            )
-        alone = sum(error.cause < 0 for error in self.errors)
-        title = (
-            f"Misclassification: {len(self.errors)} errors of {self.n_inputs} inputs, "
-            f"{len(self.causes)} cause{'s' * (len(self.causes) != 1)}, {alone} errors in none"
-        )
-        header = (
-            *("cause", "errors", "class x errors", "taken for x errors", "repaired"),
-            *("by neurons", "inputs"),
-        )
-        return table(title, header, rows)
-
-
-def _counted(counts: Counter[int]) -> str:
-    common = [f"{label} x {count}" for label, count in counts.most_common(3)]
-    return ", ".join(common) + (", ..." if len(counts) > 3 else "")
 
 
 def misclassification(
@@ -216,9 +93,7 @@ def misclassification(
     _check_classes(given[wrong], reference[usable])
     if not len(wrong):
         return Misclassification((), (), len(inputs), repair)
-    made = recipe(bank, len(bank), choices)
     evaluated = _indexed(rdr, bank, inputs)
-    regions = _regions(rdr, bank, inputs[wrong], made)
     standing, groups = grouped(
         evaluated,
         wrong,
@@ -226,41 +101,42 @@ def misclassification(
         recipe(evaluated, len(wrong), choices),
         show_progress=show_progress,
     )
-    errors = []
+    made = recipe(bank, len(bank), choices)
+    regions = _regions(rdr, bank, inputs[wrong], made)
     progress = tqdm(
-        wrong.tolist(), "Repairing", unit="error", disable=not show_progress, delay=1
+        wrong.tolist(), "Explaining", unit="error", disable=not show_progress, delay=1
     )
+    errors = []
     for position, index in enumerate(progress):
-        target, region = int(given[index]), regions[position]
+        target = int(given[index])
         states = evaluated.states(torch.tensor([index]))[0]
         candidates = ((reference == target) & usable).nonzero().flatten()
         nearest = nearest_region(bank, states, candidates, made)
         wanted = difference(nearest, states)
+        one = inputs[index : index + 1]
+        members = regions[position].members
         errors.append(
             Misclassified(
                 index,
                 target,
                 int(predicted[index]),
-                region,
-                Counter(reference[region.members].tolist()),
-                None if known is None else Counter(known[region.members].tolist()),
+                regions[position],
+                Counter(reference[members].tolist()),
+                None if known is None else Counter(known[members].tolist()),
                 nearest,
                 *wanted,
-                smallest_repair(rdr, inputs[index : index + 1], target, wanted)
-                if repair
-                else None,
+                smallest_repair(rdr, one, target, wanted) if repair else None,
                 int(groups.labels[position]),
             )
         )
-    return _with_causes(
-        errors, [standing[row] for row in groups.chosen.tolist()], inputs, repair
-    )
+    chosen = [standing[position] for position in groups.chosen.tolist()]
+    return _with_causes(errors, chosen, len(inputs), repair)
 
 
 def _with_causes(
     errors: Sequence[Misclassified],
     standing: Sequence[Region],
-    inputs: Tensor,
+    n_inputs: int,
     repair: bool,
 ) -> Misclassification:
     """The causes, numbered by their size."""
@@ -277,7 +153,7 @@ def _with_causes(
         )
         for rank, number in enumerate(order)
     ]
-    return Misclassification(tuple(numbered), tuple(causes), len(inputs), repair)
+    return Misclassification(tuple(numbered), tuple(causes), n_inputs, repair)
 
 
 def _regions(

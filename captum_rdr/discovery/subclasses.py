@@ -12,10 +12,11 @@ from torch import Tensor
 from captum_rdr.arguments import checked_rows
 from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.bank import ConfigurationBank
+from captum_rdr.discovery.checks import single_bank
 from captum_rdr.discovery.cover import cover
 from captum_rdr.discovery.links import links, reach
 from captum_rdr.discovery.regions import recipe
-from captum_rdr.discovery.table import single_bank, table
+from captum_rdr.discovery.table import table
 from captum_rdr.metrics import with_significance
 from captum_rdr.region import Region
 
