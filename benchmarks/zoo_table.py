@@ -18,7 +18,7 @@ from torchvision.models import list_models
 from captum_rdr import zoo
 from captum_rdr.capture import recording
 from captum_rdr.zoo.inputs import example_arguments
-from captum_rdr.zoo.table import chosen
+from captum_rdr.zoo.layerinfo import chosen
 from captum_rdr.zoo.torchvision_models import (
     build_untrained,
     example_inputs,

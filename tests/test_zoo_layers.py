@@ -51,6 +51,13 @@ class Inverted(nn.Module):
         return x + self.project(y * torch.sigmoid(self.fc2(gate)))
 
 
+class Swish(nn.Module):
+    """Without the function that computes it at once."""
+
+    def forward(self, x):
+        return x * torch.sigmoid(x)
+
+
 class Shared(nn.Module):
     """A layer that fires twice, one that never does, and one that gives a tuple."""
 
@@ -79,7 +86,7 @@ def test_a_residual_block_is_read_behind_its_relu():
 
 
 @pytest.mark.parametrize(
-    "act", [nn.ReLU6, nn.SiLU, nn.GELU, nn.Hardswish, nn.ELU, nn.Mish, nn.LeakyReLU]
+    "act", [nn.ReLU6, Swish, nn.GELU, nn.Hardswish, nn.ELU, nn.Mish, nn.LeakyReLU]
 )
 def test_a_linear_bottleneck_is_read_at_its_expansion(act):
     net = nn.Sequential(*(Inverted(4, act) for _ in range(2)))
@@ -171,6 +178,18 @@ def test_a_sigmoid_has_no_states_at_zero():
     assert not row(table, "1").usable
     assert "sigmoid, never negative: use threshold" in row(table, "1").reason
     assert row(table, "0").reason.startswith("linear")
+
+
+def test_a_model_may_be_named_after_norms():
+    class NormalizedNet(nn.Sequential):
+        """Its name and its attribute are those of a norm."""
+
+        num_features = 4
+
+    body = NormalizedNet(*(Residual(4) for _ in range(2)))
+    table = zoo.layers(nn.Sequential(body, nn.Flatten(), nn.Linear(256, 2)), (4, 8, 8))
+    assert [info.name for info in table if info.recommended] == ["0.1"]
+    assert "normalization" not in {i.kind for i in table if "norm" not in i.name}
 
 
 def test_attention_gives_a_tuple():

@@ -1,5 +1,6 @@
 """What kind of layer a module is, told by its attributes, children and siblings."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Literal, cast
@@ -95,10 +96,7 @@ def n_positions(module: Module, shape: tuple[int, ...]) -> int:
     # A block may permute what its last leaf gives, and so turn the channels around.
     index = dimension if rest[dimension] == width else -1 - dimension
     channels = rest[index] if rest[index] == width else rest[dimension]
-    total = 1
-    for size in rest:
-        total *= size
-    return total // max(channels, 1)
+    return math.prod(rest) // max(channels, 1)
 
 
 def is_learned(module: Module) -> bool:
@@ -152,15 +150,20 @@ def _kind(entry: Traced, children: list[Traced], blocks: set[str]) -> Kind | Non
         return "MLP"
     if entry.is_leaf and hasattr(module, "kernel_size") and is_learned(module):
         return "convolution"
-    if hasattr(module, "num_features") or hasattr(module, "normalized_shape"):
-        return "normalization"
-    if entry.is_leaf and "norm" in name.lower() and is_learned(module):
+    if _is_norm(module):
         return "normalization"
     if entry.is_leaf and is_learned(module):
         return "linear"
     if entry.is_leaf and (is_gate_module(name) or name in _POSITIVE):
         return "activation"
     return "block" if entry.name in blocks else None
+
+
+def _is_norm(module: Module) -> bool:
+    """Whether it is a norm; timm's hold an activation."""
+    named = "norm" in type(module).__name__.lower()
+    inner = list(module.modules())[1:]
+    return named and is_learned(module) and not any(map(is_learned, inner))
 
 
 def _is_mlp(module: Module, children: list[Traced]) -> bool:

@@ -9,8 +9,9 @@ from torch.nn import Module
 from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.pooling import Pool
 from captum_rdr.zoo.inputs import example_arguments
+from captum_rdr.zoo.layerinfo import LayerInfo, chosen
 from captum_rdr.zoo.pools import dequantized, token_pool
-from captum_rdr.zoo.table import LayerInfo, chosen, layers
+from captum_rdr.zoo.table import layers
 from captum_rdr.zoo.torchvision_models import build, example_inputs, weights_of
 
 

@@ -133,7 +133,7 @@ class Architecture:
             # In a block with a linear output: where it is widest.
             full = self._positions[last.name]
             level = [one for one in inside if self._positions[one.name] == full]
-            chosen = max(level or inside, key=lambda one: (_size(one), one.order))
+            chosen = max(level or inside, key=lambda one: (one.n_neurons, one.order))
         return self._before_gate(chosen, layers)
 
     def _before_gate(self, chosen: Traced, layers: Sequence[Traced]) -> Traced:
@@ -242,10 +242,3 @@ def _positions_by_name(traced: Mapping[str, Traced]) -> dict[str, int]:
 
 def _learns(entry: Traced) -> bool:
     return entry.shape is not None and is_learned(entry.module)
-
-
-def _size(entry: Traced) -> int:
-    total = 1
-    for size in (entry.shape or ())[1:]:
-        total *= size
-    return total

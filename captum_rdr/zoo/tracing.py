@@ -1,5 +1,6 @@
 """One traced forward pass: what each module takes, gives and is followed by."""
 
+import math
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -49,6 +50,16 @@ class Traced:
     attends: bool = False
     is_leaf: bool = False
     pools_all: bool = False
+
+    @property
+    def instance_shape(self) -> tuple[int, ...] | None:
+        """Its output's shape without the batch; None where that is no tensor."""
+        return None if self.shape is None else self.shape[1:]
+
+    @property
+    def n_neurons(self) -> int:
+        """Values of an instance in its output, 0 where that is no tensor."""
+        return 0 if self.shape is None else math.prod(self.shape[1:])
 
 
 def trace(model: Module, arguments: ForwardArguments) -> dict[str, Traced]:
@@ -145,6 +156,8 @@ class _Running:
         entry.gate = self._flow.gate(output)
 
         def taken(gate: Gate) -> None:
-            entry.feeds = entry.feeds or gate
+            # Swish as x * sigmoid(x) takes its input twice.
+            if entry.feeds is None or entry.feeds.is_positive:
+                entry.feeds = gate
 
         self._flow.watch(output, taken)
