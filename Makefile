@@ -1,7 +1,7 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: demo test bench purity clean
+.PHONY: demo test bench purity scale clean
 
 demo: .venv/demo.stamp
 	$(PY) examples/quickstart.py
@@ -17,6 +17,9 @@ bench: .venv/bench.stamp
 
 purity: .venv/bench.stamp
 	$(PY) benchmarks/purity.py
+
+scale: .venv/bench.stamp
+	$(PY) benchmarks/scale.py
 
 $(PY):
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name it with make PYTHON=python3.11")'

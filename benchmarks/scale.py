@@ -230,18 +230,18 @@ def growth(sizes: list[tuple[int, int]]) -> dict[str, list[float]]:
             {
                 "one query": partial(bank.nearest, one, K),
                 "members": members_of(bank, 5),
-                "FAISS": partial(index.search, one.numpy(), K),
+                "FAISS, one query": partial(index.search, one.numpy(), K),
             },
             repeats_for(bank.nbytes),
         )
         batch = in_turn({"": partial(bank.nearest, many, K)}, 3)
         times["a query of 64"] = batch[""] / 64
-        times["indexed, an instance"] = appended
+        times["appended, an instance"] = appended
         with contextlib.suppress(MemoryError):
             times["scikit-learn"] = scikit_learn(bank, one)
         for name, seconds in times.items():
             measured.setdefault(name, []).append(seconds)
-        shown = "  ".join(f"{1e3 * seconds:9.3f}" for seconds in times.values())
+        shown = "  ".join(f"{1e6 * seconds:10.1f}" for seconds in times.values())
         print(f"  {n:7d} x {d:6d}  {bank.nbytes / n:7.0f}  {shown}")
     return measured
 
@@ -259,9 +259,10 @@ def scikit_learn(bank: ConfigurationBank, one: Tensor) -> float:
 
 def all_growth() -> None:
     """Growth with instances and neurons, with fitted exponents and the figure."""
-    print("Growth: milliseconds, but for bytes an instance")
-    names = "one query    members      FAISS  a query/64  an instance  scikit-learn"
-    print(f"        N x      D    bytes  {names}")
+    print("Growth: microseconds, and bytes an instance")
+    heads = ("one query", "members", "FAISS one", "query/64", "appended", "sklearn")
+    shown = "  ".join(f"{head:>10s}" for head in heads)
+    print(f"        N x      D    bytes  {shown}")
     by_n = growth([(n, D) for n in NS])
     by_d = growth([(10_000, d) for d in DS])
     print("  exponent with N (larger half), with D:")
