@@ -1,7 +1,7 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: demo test test-oldest test-zoo docs notebooks bench purity subclasses planted clean
+.PHONY: demo test test-oldest test-zoo docs notebooks bench purity subclasses planted scale clean
 
 demo: .venv/demo.stamp
 	$(PY) examples/quickstart.py
@@ -35,6 +35,9 @@ subclasses: .venv/bench.stamp
 
 planted: .venv/bench.stamp
 	$(PY) benchmarks/planted_cause.py
+
+scale: .venv/bench.stamp
+	$(PY) benchmarks/scale.py
 
 $(PY):
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name it with make PYTHON=python3.11")'

@@ -4,6 +4,8 @@ Pure functions on arrays. A packed row holds neuron ``i`` in bit ``i % 8`` of by
 ``i // 8`` (little-endian), unused bits zero.
 """
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import numpy.typing as npt
 import simsimd
@@ -129,25 +131,37 @@ def hamming(queries: Bytes, rows: Bytes) -> npt.NDArray[np.uint32]:
     array([[0, 3]], dtype=uint32)
     """
     distances = np.empty((len(queries), len(rows)), np.uint32)
-    if len(queries) == 0:
+    threads = torch.get_num_threads()
+    if len(queries) == 1 or threads == 1 or rows.nbytes <= _CACHE_BYTES:
+        _fill(distances, queries, rows, threads)
         return distances
-    step = len(rows) if len(queries) == 1 else _CACHE_BYTES // rows.shape[1] + 1
-    for start in range(0, len(rows), max(step, 1)):
-        block = rows[start : start + step]
-        distances[:, start : start + step] = _distances(queries, block)
+    # A share of the rows for each thread: they need not wait for each other at every
+    # block, which costs much where other work keeps the cores busy.
+    share = -(-len(rows) // threads)
+    with ThreadPoolExecutor(threads) as pool:
+        shares = [slice(start, start + share) for start in range(0, len(rows), share)]
+        list(
+            pool.map(
+                lambda own: _fill(distances[:, own], queries, rows[own], 1), shares
+            )
+        )
     return distances
 
 
-def _distances(queries: Bytes, rows: Bytes) -> npt.NDArray[np.uint32]:
-    found = simsimd.cdist(
-        queries,
-        rows,
-        metric="hamming",
-        dtype="bin8",
-        threads=torch.get_num_threads(),
-    )
-    # Whole numbers in double precision, which holds them exactly.
-    return np.asarray(found).reshape(len(queries), len(rows)).astype(np.uint32)
+def _fill(
+    distances: npt.NDArray[np.uint32], queries: Bytes, rows: Bytes, threads: int
+) -> None:
+    """Write distances ``(Q, N)``, block by block for several queries."""
+    if len(queries) == 0:
+        return
+    step = len(rows) if len(queries) == 1 else _CACHE_BYTES // rows.shape[1] + 1
+    for start in range(0, len(rows), max(step, 1)):
+        block = rows[start : start + step]
+        found = simsimd.cdist(
+            queries, block, metric="hamming", dtype="bin8", threads=threads
+        )
+        # Whole numbers in double precision, which holds them exactly.
+        distances[:, start : start + step] = np.asarray(found).reshape(-1, len(block))
 
 
 def columns(rows: Bytes, neurons: Ints) -> Bools:

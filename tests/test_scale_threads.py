@@ -5,8 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from conftest import random_states
 
-from captum_rdr import RelaxedDecisionRegion
+from captum_rdr import RelaxedDecisionRegion, bits
 
 
 def test_eight_threads_attribute_on_one_model(net, images):
@@ -67,3 +68,18 @@ def test_a_thread_that_fails_lets_the_next_one_in(net, images):
     with ThreadPoolExecutor(1) as pool:
         pool.submit(fail).result()
     assert len(rdr.attribute(images[:2], 4, 3)[1]) == 2
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("n", [1, 2, 700])
+def test_distances_do_not_depend_on_the_number_of_threads(threads, n):
+    states = random_states(n, 12_800)
+    rows, before = bits.pack(states).numpy(), torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        found = bits.hamming(rows[:5], rows)
+    finally:
+        torch.set_num_threads(before)
+    one, other = states[:5].float(), states.float()
+    expected = one @ (1 - other).T + (1 - one) @ other.T
+    assert (found == expected.numpy()).all()
