@@ -102,7 +102,8 @@ def generalization(
         ]
         for again, region, label in zip(progress, regions, wanted, strict=True)
     ]
-    purity, coverage, n_members = torch.tensor(counted, dtype=torch.float64).unbind(2)
+    table = torch.tensor(counted, dtype=torch.float64).reshape(-1, 2, 3)
+    purity, coverage, n_members = table.unbind(2)
     return Generalization(purity, coverage, n_members.long())
 
 
