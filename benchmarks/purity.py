@@ -19,20 +19,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from captum_rdr import RelaxedDecisionRegion
-from captum_rdr.metrics import generalization, precision_at_size, with_significance
-from captum_rdr.metrics import purity as label_purity
-from captum_rdr.metrics.paired import paired_effect
-from captum_rdr.pooling import spatial_mean
 
 N_QUERIES, AT = 300, 50
-N_SELECT, N_REPORT = 500, 1000  # the recipe was chosen on the former
-RECIPE: dict[str, Any] = {
-    "n_neighbors": 50,
-    "n_neurons": 64,
-    "weighting": "evidence",
-    "neighbors": "centered_cosine",
-    "rounds": 3,
-}
 METRICS = ("configuration", "euclidean", "cosine", "centered_cosine")
 
 
@@ -129,52 +117,6 @@ def paper(indexed: Indexed, order: dict[str, list[Tensor]]) -> None:
     report("paper's neurons, t=160, by disagreements", indexed, [r[:AT] for r in rows])
 
 
-def best_recipe(full: Indexed, pooled: RelaxedDecisionRegion) -> None:
-    """Print the recipe beside neighbors, on queries that it was not chosen on."""
-    generator = torch.Generator().manual_seed(1)
-    order = torch.randperm(len(full.labels), generator=generator)
-    queries = order[N_SELECT : N_SELECT + N_REPORT]
-    labels = full.labels
-    print(
-        f"\nRecipe: pool=spatial_mean, threshold='median', {RECIPE}\n{N_REPORT} other "
-        f"queries than the {N_SELECT} on which it was chosen\n\n"
-        "| what | purity | median members |\n|---|---|---|"
-    )
-    paper_regions = full.rdr.attribute_members(queries, show_progress=False)
-    at_own = precision_at_size(paper_regions, full.rdr.bank, labels)
-    at_fifty = precision_at_size(paper_regions, full.rdr.bank, labels, AT)
-    regions = pooled.attribute_members(queries, show_progress=False, **RECIPE)
-    recipe = precision_at_size(regions, pooled.bank, labels, AT)
-    own = [len(region.members) - 1 for region in paper_regions]
-    rows: list[tuple[str, Tensor, float]] = [
-        ("paper's rule, its own members", at_own["region"], float(np.median(own)))
-    ]
-    rows += [(f"nearest by {m}", at_fifty[m], AT) for m in METRICS]
-    rows += [(f"nearest by {m}, pooled features", recipe[m], AT) for m in METRICS]
-    rows += [("recipe", recipe["region"], AT)]
-    sizes = [len(region.members) - 1 for region in regions]
-    rows += [
-        ("recipe, own members", label_purity(regions, labels), float(np.median(sizes)))
-    ]
-    for name, values, size in rows:
-        print(f"| {name} | {values.nanmean():.3f} | {size:.0f} |", flush=True)
-    for metric in ("cosine", "centered_cosine"):
-        for which, theirs in (("", at_fifty), (", pooled features", recipe)):
-            gain = paired_effect(recipe["region"], theirs[metric])
-            low, high = gain.interval
-            print(
-                f"recipe - {metric}{which}: {gain.difference:.3f} "
-                f"(95 %: {low:.3f} to {high:.3f})"
-            )
-    held_out = generalization(regions, pooled.bank, labels, show_progress=False)
-    print("rows held out:", held_out)
-    significant = with_significance(regions, pooled.bank, show_progress=False)
-    passed = [
-        one.significance is not None and one.significance.passed for one in significant
-    ]
-    print(f"share significant after correction: {np.mean(passed):.3f}")
-
-
 def main() -> None:
     """Index, explain and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -215,11 +157,6 @@ def main() -> None:
         again = {"n_neighbors": 16, "n_neurons": 4096, "neighbors": "centered_cosine"}
         rows = [row[:AT] for row in by_evidence(indexed, rounds=2, **again)]
         report(f"the last with rounds=2, threshold {threshold}", indexed, rows)
-    pooled = RelaxedDecisionRegion(
-        model, model.layer3, threshold="median", pool=spatial_mean
-    )
-    pooled.fit(images, keep_features=True, show_progress=False)
-    best_recipe(zero, pooled)
 
 
 if __name__ == "__main__":

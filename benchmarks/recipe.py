@@ -1,0 +1,168 @@
+"""The recipe of purest regions: how it was chosen, and what it gives on other queries.
+
+On CIFAR-10 images and a public ResNet-20, layer3, labels never shown to the layer. A part of
+the queries served to choose pool, thresholds, size of S and rounds; the report is on others.
+Needs the folder that ``benchmarks/purity.py`` needs; run with ``make recipe``.
+"""
+
+import argparse
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from cifar_resnet import CifarResNet, normalize
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from captum_rdr import Region, RelaxedDecisionRegion
+from captum_rdr.metrics import (
+    generalization,
+    precision_at_size,
+    purity,
+    with_significance,
+)
+from captum_rdr.metrics.paired import paired_effect
+from captum_rdr.pooling import spatial_max, spatial_mean
+
+AT, N_SELECT, N_TRIED, N_REPORT = 50, 1500, 500, 2000
+METRICS = ("configuration", "euclidean", "cosine", "centered_cosine")
+POOLS = {
+    "none": None,
+    "quarters, mean": nn.AdaptiveAvgPool2d(2),
+    "quarters, maximum": nn.AdaptiveMaxPool2d(2),
+    "spatial_max": spatial_max,
+    "spatial_mean": spatial_mean,
+}
+QUANTILE = 0.7
+
+
+def recipe(n_neurons: int, k: int = 100, rounds: int = 3) -> dict[str, Any]:
+    """Choices of the recipe: all neurons, S by centered cosine and then by evidence."""
+    return {
+        "n_neighbors": k,
+        "n_neurons": n_neurons,
+        "weighting": "evidence",
+        "neighbors": "centered_cosine",
+        "rounds": rounds,
+    }
+
+
+def fitted(
+    model: nn.Module, images: Tensor, pool: Any, threshold: Any
+) -> RelaxedDecisionRegion:
+    """Index the images at layer3."""
+    layer: Any = model.layer3
+    rdr = RelaxedDecisionRegion(model, layer, threshold=threshold, pool=pool)
+    return rdr.fit(images, keep_features=True, show_progress=False)
+
+
+def explained(
+    rdr: RelaxedDecisionRegion, queries: Tensor, **choices: Any
+) -> list[Region]:
+    """Regions of bank rows by the recipe."""
+    rule = recipe(rdr.bank.n_neurons, **choices)
+    found: list[Region] = rdr.attribute_members(queries, show_progress=False, **rule)
+    return found
+
+
+def select(model: nn.Module, images: Tensor, labels: Tensor, queries: Tensor) -> None:
+    """Print what was tried, on the queries that served to choose."""
+    print(f"Tried, on {len(queries)} queries: purity at {AT}\n")
+    print(
+        "| pool | threshold | k | 1 round | 2 rounds | 3 rounds |\n|---|---|---|---|---|---|"
+    )
+    for name, pool in POOLS.items():
+        rdr = fitted(model, images, pool, "median")
+        quantile = rdr.bank.features.quantile(QUANTILE, 0)
+        other = fitted(model, images, pool, quantile.reshape(rdr.bank.layer_shape))
+        for threshold, one in (("median", rdr), (f"{QUANTILE} quantile", other)):
+            for k in (16, 50, 100):
+                cells = []
+                for rounds in (1, 2, 3):
+                    found = explained(one, queries, k=k, rounds=rounds)
+                    at = precision_at_size(found, one.bank, labels, AT, metrics=())
+                    cells.append(f"{at['region'].mean():.3f}")
+                print(
+                    f"| {name} | {threshold} | {k} | {' | '.join(cells)} |", flush=True
+                )
+
+
+def row(name: str, values: Tensor, size: float) -> None:
+    """Print one row of the report."""
+    print(f"| {name} | {values.nanmean():.3f} | {size:.0f} |", flush=True)
+
+
+def report(model: nn.Module, images: Tensor, labels: Tensor, queries: Tensor) -> None:
+    """Print the recipe beside neighbors of the same number."""
+    print(f"\nReport, on {len(queries)} other queries\n")
+    print("| rule | purity | members |\n|---|---|---|")
+    full = fitted(model, images, None, 0.0)
+    paper = full.attribute_members(queries, show_progress=False)
+    sizes = [len(region.members) - 1 for region in paper]
+    row("paper's rule, its own members", purity(paper, labels), float(np.median(sizes)))
+    unpooled = precision_at_size(paper, full.bank, labels, AT)
+    for metric in METRICS:
+        row(f"nearest by {metric}", unpooled[metric], AT)
+    pooled = fitted(model, images, spatial_mean, "median")
+    quantile = pooled.bank.features.quantile(QUANTILE, 0)
+    shifted = fitted(model, images, spatial_mean, quantile)
+    for name, rdr in (("median", pooled), (f"{QUANTILE} quantile", shifted)):
+        regions = explained(rdr, queries)
+        at = precision_at_size(regions, rdr.bank, labels, AT)
+        if rdr is pooled:
+            for metric in METRICS[1:]:
+                row(f"nearest by {metric}, pooled features", at[metric], AT)
+        row(f"recipe, {name}", at["region"], AT)
+        sizes = [len(region.members) - 1 for region in regions]
+        own = purity(regions, labels)
+        row(f"recipe, {name}, its own members", own, float(np.median(sizes)))
+        details(regions, rdr, labels, at["region"], {"": unpooled, ", pooled": at})
+
+
+def details(
+    regions: list[Region],
+    rdr: RelaxedDecisionRegion,
+    labels: Tensor,
+    reached: Tensor,
+    others: dict[str, dict[str, Tensor]],
+) -> None:
+    """Print gains over neighbors, held-out purity, and the share that is significant."""
+    for metric in ("cosine", "centered_cosine"):
+        for features, theirs in others.items():
+            gain = paired_effect(reached, theirs[metric])
+            low, high = gain.interval
+            print(
+                f"  ahead of {metric}{features}: {gain.difference:.3f} "
+                f"(95 %: {low:.3f} to {high:.3f})"
+            )
+    held_out = generalization(regions, rdr.bank, labels, show_progress=False)
+    tests = with_significance(regions, rdr.bank, show_progress=False)
+    passed = [r.significance is not None and r.significance.passed for r in tests]
+    print(f"  {held_out}\n  significant after correction: {np.mean(passed):.3f}")
+
+
+def main() -> None:
+    """Index, explain and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--part", choices=("select", "report"), nargs="*")
+    given = parser.parse_args()
+    warnings.simplefilter("ignore", UserWarning)
+    data = np.load(given.data / "cifar10_subset.npz")
+    model = CifarResNet()
+    model.load_state_dict(load_file(given.data / "resnet20_cifar10.safetensors"))
+    images = normalize(torch.from_numpy(data["images"]))
+    labels = torch.from_numpy(data["labels"]).long()
+    generator = torch.Generator().manual_seed(1)
+    order = torch.randperm(len(images), generator=generator)
+    parts = given.part or ["select", "report"]
+    if "select" in parts:
+        select(model, images, labels, order[:N_TRIED])
+    if "report" in parts:
+        report(model, images, labels, order[N_SELECT : N_SELECT + N_REPORT])
+
+
+if __name__ == "__main__":
+    main()
