@@ -11,7 +11,13 @@ from captum_rdr import RelaxedDecisionRegion
 from captum_rdr.clamping import clamping, state_means
 from captum_rdr.discovery import misclassification
 from captum_rdr.discovery.regions import recipe
-from captum_rdr.discovery.repair import difference, nearest_region
+from captum_rdr.discovery.repair import (
+    Difference,
+    Repair,
+    difference,
+    nearest_region,
+    smallest_repair,
+)
 from captum_rdr.pooling import spatial_mean
 
 
@@ -95,6 +101,31 @@ def test_the_smallest_repair():
                 if int(rdr.forward_func(x).argmax()) == error.target:
                     repairing.append(count)
         assert error.n_repairing == (repairing[0] if repairing else None)
+        assert (error.by_chance is None) == (error.n_repairing is None)
+
+
+def test_a_repair_is_held_against_flips_of_other_neurons():
+    """Class is the sign of one neuron, so only that one repairs."""
+    drawing = torch.Generator().manual_seed(0)
+    first, last = torch.nn.Identity(), torch.nn.Linear(8, 2, bias=False)
+    with torch.no_grad():
+        last.weight.copy_(torch.outer(torch.tensor([-1.0, 1]), torch.eye(8)[0]))
+    data = torch.randn(60, 8, generator=drawing)
+    rdr = RelaxedDecisionRegion(torch.nn.Sequential(first, last), first)
+    rdr.fit(data, keep_features=True, show_progress=False)
+    x, positive = torch.ones(1, 8), torch.tensor([True])
+    wanted = Difference(torch.tensor([0]), ~positive)
+    assert smallest_repair(rdr, x, 0, wanted, drawing) == (1, 0.0)
+    useless = Difference(torch.tensor([3]), ~positive)
+    assert smallest_repair(rdr, x, 0, useless, drawing) is None
+    # Where all neurons count alike, any other one repairs as well.
+    with torch.no_grad():
+        last.weight.copy_(torch.tensor([-1.0, 1])[:, None].expand(2, 8))
+    rdr.fit(data, keep_features=True, show_progress=False)
+    everything = Difference(torch.arange(4), torch.zeros(4, dtype=torch.bool))
+    low = torch.full((1, 8), 0.05)
+    repair = smallest_repair(rdr, low, 0, everything, drawing)
+    assert repair == Repair(1, 1.0)
 
 
 def test_difference_and_nearest_region():

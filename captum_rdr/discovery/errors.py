@@ -30,6 +30,8 @@ class Misclassified:
         n_repairing: how many of these neurons must be clamped to those states for the
             right prediction, of 1, 2, 4, ... and all; None if none of these numbers
             does, or if that was not tried.
+        by_chance: share of random sets of as many other neurons whose flip makes the
+            prediction right too; None without a repair.
         cause: number of its cause; -1 for an error that shares no region with others
             that make up a cause.
     """
@@ -44,6 +46,7 @@ class Misclassified:
     neurons: Tensor
     states: Tensor
     n_repairing: int | None
+    by_chance: float | None
     cause: int
 
 
@@ -100,12 +103,10 @@ class Misclassification:
     def __repr__(self) -> str:
         rows = []
         for number, cause in enumerate(self.causes):
-            counts = [
-                error.n_repairing
-                for error in cause.errors
-                if error.n_repairing is not None
-            ]
+            counts = [e.n_repairing for e in cause.errors if e.n_repairing is not None]
+            chances = [e.by_chance for e in cause.errors if e.by_chance is not None]
             median = f"{torch.tensor(counts).median()}" if counts else "-"
+            chance = f"{sum(chances) / len(chances):.2f}" if chances else "-"
             rows.append(
                 (
                     number,
@@ -114,6 +115,7 @@ class Misclassification:
                     _counted(cause.predictions),
                     cause.n_repaired if self.repaired else "-",
                     median,
+                    chance,
                     " ".join(map(str, cause.indices[:5].tolist())),
                 )
             )
@@ -124,7 +126,7 @@ class Misclassification:
         )
         header = (
             *("cause", "errors", "class x errors", "taken for x errors", "repaired"),
-            *("by neurons", "inputs"),
+            *("by neurons", "by chance", "inputs"),
         )
         return table(title, header, rows)
 

@@ -29,6 +29,7 @@ def misclassification(
     reference_predictions: Sequence[int] | Tensor | None = None,
     *,
     repair: bool = True,
+    generator: torch.Generator | None = None,
     show_progress: bool = True,
     **choices: Any,
 ) -> Misclassification:
@@ -36,8 +37,8 @@ def misclassification(
 
     For each error: whose region it lies in, by the classes of the region's members; the
     nearest region of its own class; in which principal neurons it departs from that;
-    and whether clamping those to that region's states makes the prediction right, and
-    how many it takes.
+    and whether clamping those to that region's states makes the prediction right, how
+    many it takes, and how often a flip of as many random others does the same.
 
     Errors that are taken for the same class form groups by the regions that they share
     among the inputs, see `captum_rdr.discovery.causes.grouped`.
@@ -52,6 +53,7 @@ def misclassification(
             the bank rows; None if unknown. Where known, only rightly predicted rows make
             the region of the right class.
         repair: whether to try repairs, which needs features in the bank and no pool.
+        generator: draws the random neurons; None for one seeded with 0.
         show_progress: draw progress bars when it takes more than a second.
         **choices: how regions are made, as in `captum_rdr.discovery.subclasses`.
 
@@ -77,8 +79,8 @@ def misclassification(
     >>> wrong[:6, 0] = 3.0
     >>> misclassification(rdr, wrong, labels[:20], labels)
     Misclassification: 6 errors of 20 inputs, 1 cause, 0 errors in none
-      cause  errors  class x errors  taken for x errors  repaired  by neurons  inputs
-          0       6  0 x 6           1 x 6                      6           1  0 1 2 3 4
+      cause  errors  class x errors  taken for x errors  repaired  by neurons  by chance ...
+          0       6  0 x 6           1 x 6                      6           1       0.00 ...
     """
     bank = single_bank(rdr)
     given, reference = _checked(rdr, bank, inputs, targets, reference_targets, repair)
@@ -101,6 +103,8 @@ def misclassification(
         recipe(evaluated, len(wrong), choices),
         show_progress=show_progress,
     )
+    causes = groups.labels.tolist()
+    generator = generator or torch.Generator().manual_seed(0)
     made = recipe(bank, len(bank), choices)
     regions = _regions(rdr, bank, inputs[wrong], made)
     progress = tqdm(
@@ -108,25 +112,31 @@ def misclassification(
     )
     errors = []
     for position, index in enumerate(progress):
-        target = int(given[index])
+        target, region = int(given[index]), regions[position]
         states = evaluated.states(torch.tensor([index]))[0]
         candidates = ((reference == target) & usable).nonzero().flatten()
         nearest = nearest_region(bank, states, candidates, made)
         wanted = difference(nearest, states)
-        one = inputs[index : index + 1]
-        members = regions[position].members
+        repaired = None
+        if repair:
+            one = inputs[index : index + 1]
+            repaired = smallest_repair(rdr, one, target, wanted, generator)
         errors.append(
             Misclassified(
-                index,
-                target,
-                int(predicted[index]),
-                regions[position],
-                Counter(reference[members].tolist()),
-                None if known is None else Counter(known[members].tolist()),
-                nearest,
-                *wanted,
-                smallest_repair(rdr, one, target, wanted) if repair else None,
-                int(groups.labels[position]),
+                index=index,
+                target=target,
+                predicted=int(predicted[index]),
+                region=region,
+                by_class=Counter(reference[region.members].tolist()),
+                by_prediction=None
+                if known is None
+                else Counter(known[region.members].tolist()),
+                nearest=nearest,
+                neurons=wanted.neurons,
+                states=wanted.states,
+                n_repairing=None if repaired is None else repaired.n_neurons,
+                by_chance=None if repaired is None else repaired.by_chance,
+                cause=causes[position],
             )
         )
     chosen = [standing[position] for position in groups.chosen.tolist()]

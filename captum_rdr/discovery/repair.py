@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from captum_rdr.attribution import RelaxedDecisionRegion
@@ -10,6 +11,9 @@ from captum_rdr.clamping import clamping, state_means
 from captum_rdr.discovery.forward import predicted_classes
 from captum_rdr.discovery.regions import bank_regions
 from captum_rdr.region import Region
+
+CONTROLS = 10
+"""Random sets of neurons that a repair is held against."""
 
 
 class Difference(NamedTuple):
@@ -66,9 +70,26 @@ def difference(region: Region, states: Tensor) -> Difference:
     return Difference(region.neurons[departs][order], region.states[departs][order])
 
 
+class Repair(NamedTuple):
+    """A clamp that makes a prediction right, and whether any other would.
+
+    Attributes:
+        n_neurons: how many neurons it sets.
+        by_chance: share of `CONTROLS` random sets of as many other neurons whose flip
+            makes the prediction right too.
+    """
+
+    n_neurons: int
+    by_chance: float
+
+
 def smallest_repair(
-    rdr: RelaxedDecisionRegion, instance: Tensor, target: int, wanted: Difference
-) -> int | None:
+    rdr: RelaxedDecisionRegion,
+    instance: Tensor,
+    target: int,
+    wanted: Difference,
+    generator: torch.Generator,
+) -> Repair | None:
     """How many of the neurons must be set for the right prediction.
 
     1, 2, 4, ... of the weightiest neurons, and at last all of them, are clamped to
@@ -79,17 +100,51 @@ def smallest_repair(
         instance: ``(1, ...)``, the input.
         target: its class.
         wanted: what to set.
+        generator: draws the neurons of the control.
 
     Returns:
-        the first of these numbers with which the model predicts the target, None if it
-        does with none of them.
+        the repair by the first of these numbers with which the model predicts the
+        target, None if it does with none of them.
     """
     values = state_means(rdr.bank, wanted.neurons, wanted.states)
     total = len(wanted.neurons)
     doubling = [1 << power for power in range(total.bit_length())]
     for count in sorted({*doubling, total} - {0}):
-        with clamping(rdr, wanted.neurons[:count], values[:count]):
-            predicted = predicted_classes(rdr, instance)
-        if int(predicted) == target:
-            return count
+        if _predicts(rdr, instance, target, wanted.neurons[:count], values[:count]):
+            chance = _by_chance(rdr, instance, target, wanted, count, generator)
+            return Repair(count, chance)
     return None
+
+
+def _by_chance(
+    rdr: RelaxedDecisionRegion,
+    instance: Tensor,
+    target: int,
+    wanted: Difference,
+    count: int,
+    generator: torch.Generator,
+) -> float:
+    """How often a flip of as many neurons that are not among the wanted repairs too."""
+    is_other = torch.ones(rdr.bank.n_neurons, dtype=torch.bool)
+    is_other[wanted.neurons] = False
+    others = is_other.nonzero().flatten()
+    states = rdr.states(instance).flatten()
+    repairing = 0
+    for _ in range(CONTROLS):
+        order = torch.randperm(len(others), generator=generator)
+        drawn = others[order[:count]].sort().values
+        values = state_means(rdr.bank, drawn, ~states[drawn])
+        repairing += _predicts(rdr, instance, target, drawn, values)
+    return repairing / CONTROLS
+
+
+def _predicts(
+    rdr: RelaxedDecisionRegion,
+    instance: Tensor,
+    target: int,
+    neurons: Tensor,
+    values: Tensor,
+) -> bool:
+    """Whether the model predicts a class when neurons are clamped to values."""
+    with clamping(rdr, neurons, values):
+        return int(predicted_classes(rdr, instance)) == target
