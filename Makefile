@@ -1,7 +1,7 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: demo test test-oldest test-zoo docs notebooks bench purity subclasses planted scale clean
+.PHONY: demo test test-oldest test-zoo docs notebooks bench purity recipe calibration ablation subclasses planted scale clean
 
 demo: .venv/demo.stamp
 	$(PY) examples/quickstart.py
@@ -10,7 +10,7 @@ test: .venv/test.stamp
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
-	$(PY) -m pytest
+	$(PY) -m pytest --numprocesses 2
 
 test-oldest: .venv-oldest/test.stamp
 	.venv-oldest/bin/python -m pytest --no-cov
@@ -29,6 +29,15 @@ bench: .venv/bench.stamp
 
 purity: .venv/bench.stamp
 	$(PY) benchmarks/purity.py
+
+recipe: .venv/bench.stamp
+	$(PY) benchmarks/recipe.py
+
+calibration: .venv/bench.stamp
+	$(PY) benchmarks/calibration.py
+
+ablation: .venv/bench.stamp
+	$(PY) benchmarks/ablation.py
 
 subclasses: .venv/bench.stamp
 	$(PY) benchmarks/subclasses.py
