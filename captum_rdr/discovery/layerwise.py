@@ -16,6 +16,7 @@ from captum_rdr.discovery.links import links
 from captum_rdr.discovery.overlap import jaccard
 from captum_rdr.discovery.regions import bank_regions, explainer_of, recipe
 from captum_rdr.discovery.table import table
+from captum_rdr.metrics import purity
 from captum_rdr.region import Region
 
 
@@ -212,15 +213,13 @@ def _checked_banks(rdr: RelaxedDecisionRegion) -> list[ConfigurationBank]:
 
 
 def _purity(region: Region, labels: Tensor) -> float:
-    members = region.members
-    others = labels[
-        members if region.query is None else members[members != region.query]
-    ]
-    if not len(others):
+    targets = None
+    if region.query is None and len(region.members):
+        common = Counter(labels[region.members].tolist()).most_common(1)
+        targets = torch.tensor([common[0][0]])
+    elif region.query is None:
         return float("nan")
-    if region.query is None:
-        return Counter(others.tolist()).most_common(1)[0][1] / len(others)
-    return float((others == labels[region.query]).double().mean())
+    return float(purity([region], labels, targets))
 
 
 def _pieces(

@@ -1,7 +1,6 @@
 """Write a report on many regions to one HTML file."""
 
 import os
-import secrets
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -14,6 +13,7 @@ from tqdm.auto import tqdm
 
 from captum_rdr.arguments import checked_rows
 from captum_rdr.attribution import RelaxedDecisionRegion
+from captum_rdr.files import replacing
 from captum_rdr.region import Region
 from captum_rdr.report.contents import Asked, Drawing, Method, QueryPart, query_part
 from captum_rdr.report.images import Thumbnails, figure_uri
@@ -107,7 +107,9 @@ def write_report(
             query_part(rdr, found, query, reference, number, method, n_members, cmap)
         )
     maps = _maps(rdr, by_query, reference)
-    _replace(Path(path), _rendered(title, names_of(rdr), parts, maps))
+    page = _rendered(title, names_of(rdr), parts, maps)
+    with replacing(Path(path)) as file:
+        file.write(page.encode())
 
 
 def _asked(
@@ -236,14 +238,3 @@ def _rendered(
         style=own.joinpath("style.css").read_text(encoding="utf-8"),
         script=own.joinpath("filter.js").read_text(encoding="utf-8"),
     )
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file, all of it or nothing."""
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    try:
-        draft.write_text(text, encoding="utf-8")
-        os.replace(draft, path)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
