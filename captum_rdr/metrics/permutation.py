@@ -60,7 +60,7 @@ def permutation_p_values(
     """
 
     def judged() -> Iterable[Finding]:
-        return tqdm(
+        bar: Iterable[Finding] = tqdm(
             findings(trial),
             total=len(trial.found),
             desc="Testing",
@@ -68,6 +68,7 @@ def permutation_p_values(
             disable=not show_progress,
             delay=1,
         )
+        return bar
 
     limits, longest = [], 0
     for finding in judged():
