@@ -10,7 +10,7 @@ test: .venv/test.stamp
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
-	$(PY) -m pytest --numprocesses 2
+	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses 2
 
 test-oldest: .venv-oldest/test.stamp
 	.venv-oldest/bin/python -m pytest --no-cov
