@@ -28,8 +28,7 @@ from captum_rdr.pooling import spatial_max, spatial_mean
 
 AT, N_SELECT, N_TRIED, N_REPORT = 50, 1500, 500, 2000
 METRICS = ("configuration", "euclidean", "cosine", "centered_cosine")
-POOLS = {
-    "none": None,
+POOLS = {  # that of no pool is in the table of benchmarks/purity.py
     "quarters, mean": nn.AdaptiveAvgPool2d(2),
     "quarters, maximum": nn.AdaptiveMaxPool2d(2),
     "spatial_max": spatial_max,

@@ -13,10 +13,10 @@ from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.bank import ConfigurationBank
 from captum_rdr.discovery.checks import checked_labels
 from captum_rdr.discovery.links import links
-from captum_rdr.discovery.overlap import jaccard
 from captum_rdr.discovery.regions import bank_regions, explainer_of, recipe
 from captum_rdr.discovery.table import table
 from captum_rdr.metrics import purity
+from captum_rdr.metrics.membership import jaccard
 from captum_rdr.region import Region
 
 

@@ -32,22 +32,6 @@ class Matches(NamedTuple):
     p_value: Floats
 
 
-def jaccard(one: Tensor, other: Tensor) -> float:
-    """Shared elements over all elements of two sets; 1 for two empty ones.
-
-    Args:
-        one: int64, each element once.
-        other: the same.
-
-    >>> import torch
-    >>> jaccard(torch.tensor([1, 2, 3]), torch.tensor([3, 4]))
-    0.25
-    """
-    shared = len(np.intersect1d(one.numpy(), other.numpy(), assume_unique=True))
-    union = len(one) + len(other) - shared
-    return shared / union if union else 1.0
-
-
 def best_matches(
     sets: Sequence[Tensor],
     others: Sequence[Tensor],
