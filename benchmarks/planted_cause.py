@@ -86,8 +86,12 @@ def one_run(planted: Planted, show: bool) -> dict[str, tuple[float, float]]:
         show_progress=False,
     )
     errors = torch.tensor([error.index for error in found.errors])
-    repaired = sum(error.n_repairing is not None for error in found.errors)
-    print(f"{len(errors)} errors, {repaired} repaired", flush=True)
+    chances = [one.by_chance for one in found.errors if one.by_chance is not None]
+    print(
+        f"{len(errors)} errors, {len(chances)} repaired; flips of as many random neurons "
+        f"repair {np.mean(chances):.3f} of these",
+        flush=True,
+    )
     if show:
         print(found)
     predicted = predict(planted.model, planted.images[errors])
