@@ -181,7 +181,7 @@ def draw(
             n_members=24,
             use_pyplot=False,
         )
-        fig.savefig(out / f"{name}.png", dpi=110)
+        fig.savefig(out / f"{name}.png", dpi=110, bbox_inches="tight")
 
 
 def report_mixtures(named: dict[str, Region], photos: Photos) -> None:
