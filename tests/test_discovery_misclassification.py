@@ -114,17 +114,18 @@ def test_a_repair_is_held_against_flips_of_other_neurons():
     rdr = RelaxedDecisionRegion(torch.nn.Sequential(first, last), first)
     rdr.fit(data, keep_features=True, show_progress=False)
     x, positive = torch.ones(1, 8), torch.tensor([True])
+    states = positive.expand(8)
     wanted = Difference(torch.tensor([0]), ~positive)
-    assert smallest_repair(rdr, x, 0, wanted, drawing) == (1, 0.0)
+    assert smallest_repair(rdr, x, states, 0, wanted, drawing) == (1, 0.0)
     useless = Difference(torch.tensor([3]), ~positive)
-    assert smallest_repair(rdr, x, 0, useless, drawing) is None
+    assert smallest_repair(rdr, x, states, 0, useless, drawing) is None
     # Where all neurons count alike, any other one repairs as well.
     with torch.no_grad():
         last.weight.copy_(torch.tensor([-1.0, 1])[:, None].expand(2, 8))
     rdr.fit(data, keep_features=True, show_progress=False)
     everything = Difference(torch.arange(4), torch.zeros(4, dtype=torch.bool))
     low = torch.full((1, 8), 0.05)
-    repair = smallest_repair(rdr, low, 0, everything, drawing)
+    repair = smallest_repair(rdr, low, states, 0, everything, drawing)
     assert repair == Repair(1, 1.0)
 
 

@@ -120,7 +120,7 @@ def misclassification(
         repaired = None
         if repair:
             one = inputs[index : index + 1]
-            repaired = smallest_repair(rdr, one, target, wanted, generator)
+            repaired = smallest_repair(rdr, one, states, target, wanted, generator)
         errors.append(
             Misclassified(
                 index=index,

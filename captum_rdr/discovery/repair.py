@@ -86,6 +86,7 @@ class Repair(NamedTuple):
 def smallest_repair(
     rdr: RelaxedDecisionRegion,
     instance: Tensor,
+    states: Tensor,
     target: int,
     wanted: Difference,
     generator: torch.Generator,
@@ -98,6 +99,7 @@ def smallest_repair(
     Args:
         rdr: fitted explainer of one layer, with features and without a pool.
         instance: ``(1, ...)``, the input.
+        states: bool ``(D,)``, those of the instance.
         target: its class.
         wanted: what to set.
         generator: draws the neurons of the control.
@@ -111,7 +113,7 @@ def smallest_repair(
     doubling = [1 << power for power in range(total.bit_length())]
     for count in sorted({*doubling, total} - {0}):
         if _predicts(rdr, instance, target, wanted.neurons[:count], values[:count]):
-            chance = _by_chance(rdr, instance, target, wanted, count, generator)
+            chance = _by_chance(rdr, instance, states, target, wanted, count, generator)
             return Repair(count, chance)
     return None
 
@@ -119,6 +121,7 @@ def smallest_repair(
 def _by_chance(
     rdr: RelaxedDecisionRegion,
     instance: Tensor,
+    states: Tensor,
     target: int,
     wanted: Difference,
     count: int,
@@ -128,7 +131,6 @@ def _by_chance(
     is_other = torch.ones(rdr.bank.n_neurons, dtype=torch.bool)
     is_other[wanted.neurons] = False
     others = is_other.nonzero().flatten()
-    states = rdr.states(instance).flatten()
     repairing = 0
     for _ in range(CONTROLS):
         order = torch.randperm(len(others), generator=generator)
