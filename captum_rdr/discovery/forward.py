@@ -1,25 +1,11 @@
 """Predicted classes, from a model that is left as it was found."""
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-
 import torch
 from torch import Tensor
 
 from captum_rdr.attribution import RelaxedDecisionRegion
-from captum_rdr.batches import BATCH_SIZE
-from captum_rdr.undisturbed import evaluating, same_random_state
-
-
-@contextmanager
-def undisturbed(rdr: RelaxedDecisionRegion) -> Iterator[None]:
-    """Run the explained model in evaluation mode without gradients, and put it back."""
-    with ExitStack() as stack:
-        for module in rdr.reader.modules:
-            stack.enter_context(evaluating(module))
-        stack.enter_context(same_random_state())
-        stack.enter_context(torch.no_grad())
-        yield
+from captum_rdr.batches import BATCH_SIZE, input_arguments
+from captum_rdr.metrics.outcomes import output_of
 
 
 def predicted_classes(rdr: RelaxedDecisionRegion, inputs: Tensor) -> Tensor:
@@ -41,16 +27,14 @@ def predicted_classes(rdr: RelaxedDecisionRegion, inputs: Tensor) -> Tensor:
     tensor([1, 0])
     """
     found = []
-    with undisturbed(rdr):
-        for batch in torch.split(inputs, BATCH_SIZE):
-            device = rdr.reader.device
-            outputs = rdr.forward_func(batch if device is None else batch.to(device))
-            shape = tuple(getattr(outputs, "shape", ()))
-            if len(shape) != 2 or shape[0] != len(batch):
-                raise ValueError(
-                    f"forward_func gave {type(outputs).__name__} of shape "
-                    f"{shape} for {len(batch)} inputs; it must give class scores "
-                    "of shape (B, n_classes)"
-                )
-            found.append(outputs.argmax(1).cpu())
+    for batch in torch.split(inputs, BATCH_SIZE):
+        outputs = output_of(rdr, input_arguments(batch, None))
+        shape = tuple(getattr(outputs, "shape", ()))
+        if len(shape) != 2 or shape[0] != len(batch):
+            raise ValueError(
+                f"forward_func gave {type(outputs).__name__} of shape "
+                f"{shape} for {len(batch)} inputs; it must give class scores "
+                "of shape (B, n_classes)"
+            )
+        found.append(outputs.argmax(1).cpu())
     return torch.cat(found) if found else torch.empty(0, dtype=torch.int64)

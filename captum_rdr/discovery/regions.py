@@ -16,8 +16,8 @@ def recipe(
 ) -> dict[str, Any]:
     """The choices that make regions, and the defaults of those left out.
 
-    The default is the purest rule that the bank allows, see the benchmarks: evidence
-    over all neurons, S of 16 by cosine distance where the bank has features.
+    The default is a rule that is pure on any bank, see the benchmarks: evidence over all
+    neurons, S of 16 by cosine distance where the bank has features.
 
     Args:
         bank: the bank of the regions.

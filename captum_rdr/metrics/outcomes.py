@@ -10,6 +10,7 @@ from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.batches import ForwardArguments
 from captum_rdr.capture import hookable
 from captum_rdr.region import Region
+from captum_rdr.undisturbed import same_random_state
 
 Later = Sequence[tuple[RelaxedDecisionRegion, Region]]
 
@@ -39,15 +40,27 @@ def as_inputs(arguments: ForwardArguments) -> tuple[Any, ...]:
     return (kwargs, args) if kwargs else (args,)
 
 
+def output_of(rdr: RelaxedDecisionRegion, arguments: ForwardArguments) -> Any:
+    """What the explained model gives, without gradients; it is left as found.
+
+    >>> model = torch.nn.Dropout()
+    >>> rdr = RelaxedDecisionRegion(model, model)
+    >>> output_of(rdr, ForwardArguments((torch.ones(1, 2),), {})), model.training
+    (tensor([[1., 1.]]), True)
+    """
+    args, kwargs = arguments.to(rdr.reader.device)
+    hooks = hookable(rdr.reader.layers, rdr.reader.model)
+    with same_random_state(), hooks, torch.no_grad():
+        return rdr.forward_func(*args, **kwargs)
+
+
 def outcomes(
     rdr: RelaxedDecisionRegion, later: Later, batches: Sequence[ForwardArguments]
 ) -> tuple[Tensor, list[Tensor]]:
     """Logits, and membership in each later region."""
     logits, inside = [], []
     for one in batches:
-        args, kwargs = one.to(rdr.reader.device)
-        with hookable(rdr.reader.layers, rdr.reader.model), torch.no_grad():
-            output = rdr.forward_func(*args, **kwargs)
+        output = output_of(rdr, one)
         if not isinstance(output, Tensor) or output.dim() != 2:
             shape = tuple(getattr(output, "shape", ()))
             raise ValueError(
