@@ -1,6 +1,5 @@
 """The choices that make a region of a query, checked against a bank."""
 
-import operator
 from dataclasses import asdict, dataclass, replace
 from numbers import Real
 from typing import Any, Literal, Self
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from captum_rdr.bank import ConfigurationBank
+from captum_rdr.counts import check_whole
 from captum_rdr.features import METRICS
 
 Weighting = Literal["uniform", "evidence"]
@@ -78,9 +78,9 @@ class Rule:
             TypeError: a choice is of the wrong type.
             ValueError: a choice is out of range.
         """
-        _check_whole("n_neighbors", self.n_neighbors)
-        _check_whole("n_neurons", self.n_neurons)
-        _check_whole("rounds", self.rounds)
+        check_whole("n_neighbors", self.n_neighbors)
+        check_whole("n_neurons", self.n_neurons)
+        check_whole("rounds", self.rounds)
         given = isinstance(self.neighbors, Tensor)
         if self.n_neighbors > len(bank) and not given:
             raise ValueError(
@@ -120,25 +120,12 @@ class Rule:
                     "more"
                 )
             return
-        _check_whole("tolerance", self.tolerance, least=0)
+        check_whole("tolerance", self.tolerance, least=0)
         if self.tolerance >= self.n_neurons:
             raise ValueError(
                 f"tolerance={self.tolerance} lets all of n_neurons={self.n_neurons} "
                 "disagree, so every instance would be a member; lower it"
             )
-
-
-def _check_whole(name: str, value: object, least: int = 1) -> None:
-    try:
-        number = operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        number = None
-    if number is None or isinstance(value, bool):
-        raise TypeError(
-            f"{name}={value!r} is a {type(value).__name__}; use a whole number"
-        )
-    if number < least:
-        raise ValueError(f"{name}={number} is too small; use {least} or more")
 
 
 def _check_metric(metric: object, bank: ConfigurationBank) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from captum_rdr.arguments import checked_rows
 from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.bank import ConfigurationBank
+from captum_rdr.counts import check_whole
 from captum_rdr.discovery.checks import single_bank
 from captum_rdr.discovery.cover import cover
 from captum_rdr.discovery.links import links, reach
@@ -169,7 +170,10 @@ def subclasses(
     """
     bank = single_bank(rdr)
     rows = _checked_class(class_indices, bank)
-    _check_counts(n_subclasses, walk_length, n_exemplars)
+    check_whole("walk_length", walk_length)
+    check_whole("n_exemplars", n_exemplars)
+    if n_subclasses is not None:
+        check_whole("n_subclasses", n_subclasses)
     made = rdr.attribute_members(
         rows, show_progress=show_progress, **recipe(bank, len(rows), choices)
     )
@@ -206,19 +210,6 @@ def _checked_class(
             "ones; give each once"
         )
     return rows
-
-
-def _check_counts(n_subclasses: Any, walk_length: Any, n_exemplars: Any) -> None:
-    given = {"walk_length": walk_length, "n_exemplars": n_exemplars}
-    if n_subclasses is not None:
-        given["n_subclasses"] = n_subclasses
-    for name, value in given.items():
-        if isinstance(value, bool) or not hasattr(value, "__index__"):
-            raise TypeError(
-                f"{name}={value!r} is a {type(value).__name__}; use a whole number"
-            )
-        if value < 1:
-            raise ValueError(f"{name}={value} is too small; use 1 or more")
 
 
 def _subclass(

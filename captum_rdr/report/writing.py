@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 from captum_rdr.arguments import checked_rows
 from captum_rdr.attribution import RelaxedDecisionRegion
+from captum_rdr.counts import check_whole
 from captum_rdr.files import replacing
 from captum_rdr.region import Region
 from captum_rdr.report.contents import Asked, Drawing, Method, QueryPart, query_part
@@ -20,7 +21,6 @@ from captum_rdr.report.images import Thumbnails, figure_uri
 from captum_rdr.version import __version__
 from captum_rdr.visualization import visualize_bank
 from captum_rdr.visualization.layers import names_of
-from captum_rdr.visualization.members import check_count
 from captum_rdr.visualization.query import banks_of
 from captum_rdr.visualization.reference import UNKNOWN, Reference, as_reference
 
@@ -88,7 +88,7 @@ def write_report(
     ...     Path(f"{folder}/report.html").read_text().count("<article")
     2
     """
-    check_count("n_members", n_members)
+    check_whole("n_members", n_members)
     reference = as_reference(dataset)
     asked = _asked(rdr, queries, query_labels, query_predictions)
     by_query = _by_query(rdr, queries, regions, len(asked), show_progress)

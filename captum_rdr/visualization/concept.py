@@ -11,6 +11,7 @@ from captum.attr import visualization
 from torch import Tensor
 
 from captum_rdr.attribution import RelaxedDecisionRegion
+from captum_rdr.counts import check_whole
 from captum_rdr.region import Region
 from captum_rdr.visualization.canvas import (
     INK,
@@ -22,7 +23,6 @@ from captum_rdr.visualization.canvas import (
     shortened,
 )
 from captum_rdr.visualization.members import (
-    check_count,
     member_tiles,
     order_name,
     ranked,
@@ -102,7 +102,7 @@ def visualize_concept(
     >>> len(ax.child_axes) in (4, 6, 8, 10)  # query and members, each twice
     True
     """
-    check_count("n_members", n_members, 0)
+    check_whole("n_members", n_members, 0)
     reference = as_reference(dataset)
     asked = find_query(
         rdr, region.query, reference, query, query_label, query_prediction

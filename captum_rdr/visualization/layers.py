@@ -10,6 +10,7 @@ from torch.nn import Module
 
 from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.capture import layer_names
+from captum_rdr.counts import check_whole
 from captum_rdr.region import Region
 from captum_rdr.visualization.canvas import (
     Block,
@@ -20,7 +21,6 @@ from captum_rdr.visualization.canvas import (
     shortened,
 )
 from captum_rdr.visualization.members import (
-    check_count,
     member_tiles,
     order_name,
     ranked,
@@ -141,7 +141,7 @@ def layer_rows(
     cmap: Any = None,
 ) -> list[TileRow]:
     """What `visualize_layers` shows, row by row."""
-    check_count("n_members", n_members)
+    check_whole("n_members", n_members)
     banks, rows = banks_of(rdr), []
     if len(regions) != len(banks):
         raise ValueError(

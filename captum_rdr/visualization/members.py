@@ -11,16 +11,6 @@ from captum_rdr.visualization.reference import Reference
 from captum_rdr.visualization.tiles import Tile, TileRow
 
 
-def check_count(name: str, count: int, least: int = 1) -> None:
-    """Refuse a number of things to show that is too small.
-
-    Raises:
-        ValueError: it is less than ``least``.
-    """
-    if count < least:
-        raise ValueError(f"{name}={count} is too small; use {least} or more")
-
-
 def ranked(
     region: Region,
     rows: Tensor,

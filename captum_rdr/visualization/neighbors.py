@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from captum_rdr.attribution import RelaxedDecisionRegion
+from captum_rdr.counts import check_whole
 from captum_rdr.rule import Metric
 from captum_rdr.visualization.canvas import FigureAxes, draw_sheet
-from captum_rdr.visualization.members import check_count
 from captum_rdr.visualization.query import Query, banks_of, find_query
 from captum_rdr.visualization.reference import Reference, as_batch, as_reference
 from captum_rdr.visualization.tiles import Tile, TileRow, row_blocks
@@ -107,7 +107,7 @@ def neighbor_rows(
         metrics: the distances.
         cmap: colormap of images without color.
     """
-    check_count("n_neighbors", n_neighbors)
+    check_whole("n_neighbors", n_neighbors)
     if isinstance(rdr.layer, list):
         raise ValueError(
             f"rdr has {len(rdr.layer)} layers; neighbors are those of one layer, so make "

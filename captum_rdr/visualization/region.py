@@ -7,10 +7,10 @@ import torch
 from torch import Generator
 
 from captum_rdr.attribution import RelaxedDecisionRegion
+from captum_rdr.counts import check_whole
 from captum_rdr.region import Region
 from captum_rdr.visualization.canvas import FigureAxes, draw_sheet
 from captum_rdr.visualization.members import (
-    check_count,
     described,
     member_tiles,
     order_name,
@@ -81,7 +81,7 @@ def visualize_region(
     ['5 principal neurons of 16 (3 active, 2 inactive), all must agree. 4 of 4 members
      shown.', 'Query and its 3 neighbors, nearest first']
     """
-    check_count("n_members", n_members)
+    check_whole("n_members", n_members)
     layer_index(rdr, region)  # a region of another layer is refused at once
     reference = as_reference(dataset)
     asked = find_query(

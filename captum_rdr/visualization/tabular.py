@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from captum_rdr.counts import check_whole
 from captum_rdr.region import Region
 from captum_rdr.visualization.canvas import (
     BLUE,
@@ -18,7 +19,7 @@ from captum_rdr.visualization.canvas import (
     shortened,
 )
 from captum_rdr.visualization.effects import Effect, columns_of, effects
-from captum_rdr.visualization.members import check_count, significance_rows
+from captum_rdr.visualization.members import significance_rows
 from captum_rdr.visualization.tiles import row_blocks
 
 _ROW = 0.19
@@ -69,7 +70,7 @@ def visualize_tabular_region(
     >>> len(ax.child_axes[0].patches)
     3
     """
-    check_count("n_features", n_features)
+    check_whole("n_features", n_features)
     found = effects(columns_of(table, feature_names), region)
     means = [one for one in found if not one.is_share]
     shares = [one for one in found if one.is_share]

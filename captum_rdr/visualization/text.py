@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from captum_rdr.bank import ConfigurationBank
+from captum_rdr.counts import check_whole
 from captum_rdr.region import Region
 from captum_rdr.visualization.members import (
-    check_count,
     described,
     disagreements,
     order_name,
@@ -112,7 +112,7 @@ def visualize_text_region(
     query | 0 differ | a *fine* film
     row 1 | 0 differ | *fine* *acting*
     """
-    check_count("n_members", n_members)
+    check_whole("n_members", n_members)
     region.check_layer(bank.layer_shape, bank.fingerprint)
     reference = as_reference(texts)
     given = query is not None
