@@ -27,6 +27,7 @@ class ImageFolder(Dataset[tuple[Tensor, int]]):
         paths: of the images, relative to the folder.
         transform: as given.
         classes: names of the folders in it, or empty where it holds images itself.
+        labels: class of each image, -1 where there are no classes.
 
     Raises:
         ValueError: it is no folder, or holds no image.
@@ -49,21 +50,15 @@ class ImageFolder(Dataset[tuple[Tensor, int]]):
         tops = {path.parts[0] for path in self.paths if len(path.parts) > 1}
         in_classes = all(len(path.parts) > 1 for path in self.paths)
         self.classes = sorted(tops) if in_classes else []
+        numbers = {name: number for number, name in enumerate(self.classes)}
+        self.labels = [numbers.get(path.parts[0], -1) for path in self.paths]
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        path = self.paths[index]
-        label = self.classes.index(path.parts[0]) if self.classes else -1
-        return open_image(self._folder / path, self.transform), label
-
-    @property
-    def labels(self) -> list[int]:
-        """Class of each image, -1 where there are no classes."""
-        if not self.classes:
-            return [-1] * len(self)
-        return [self.classes.index(path.parts[0]) for path in self.paths]
+        image = open_image(self._folder / self.paths[index], self.transform)
+        return image, self.labels[index]
 
 
 def open_image(path: str | os.PathLike[str], transform: Transform) -> Tensor:

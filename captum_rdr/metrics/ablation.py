@@ -17,7 +17,7 @@ from captum_rdr.clamping import clamping, neuron_means, state_means
 from captum_rdr.metrics.matching import matched_neurons
 from captum_rdr.metrics.outcomes import Later, as_inputs, batched, change, outcomes
 from captum_rdr.metrics.paired import PairedEffect, paired_effect
-from captum_rdr.metrics.requery import query_states
+from captum_rdr.metrics.requery import query_states, states_inside
 from captum_rdr.region import Region
 
 To = Literal["opposite", "mean", "zero"]
@@ -161,9 +161,7 @@ def _one_bank(rdr: RelaxedDecisionRegion) -> ConfigurationBank:
 
 def _active(region: Region, bank: ConfigurationBank) -> tuple[bits.Ints, int]:
     """In how many instances of S each neuron is active, and how many there are."""
-    inside = bank.states(region.neighbors)
-    if region.query is None:
-        inside = torch.cat([inside, query_states(bank, [region])])
+    inside = states_inside(bank, region, query_states(bank, [region])[0])
     return inside.numpy().sum(0, dtype=np.int64), len(inside)
 
 

@@ -24,7 +24,7 @@ from captum_rdr.metrics.halves import (
     halved_rule,
 )
 from captum_rdr.metrics.matching import matched_neurons, unanimous
-from captum_rdr.metrics.requery import query_states
+from captum_rdr.metrics.requery import query_states, states_inside
 from captum_rdr.neighborhood import Queries
 from captum_rdr.region import Region, evidence_rounding
 from captum_rdr.rule import Rule
@@ -140,8 +140,7 @@ def random_neurons(trial: Trial, n_permutations: int) -> Iterator[Floats]:
     observed = findings(trial)
     for region, own, judged in zip(found, states, observed, strict=True):
         generator = torch.Generator().manual_seed(trial.seed)
-        inside = torch.cat([bank.states(region.neighbors), own[None]])
-        inside = inside[: None if region.query is None else -1]
+        inside = states_inside(bank, region, own)
         active = inside.numpy().sum(0, dtype=np.int64)
         pools = {
             state: unanimous(active, len(inside), state) for state in (False, True)

@@ -46,6 +46,18 @@ def query_states(bank: ConfigurationBank, regions: Sequence[Region]) -> Tensor:
     return states
 
 
+def states_inside(bank: ConfigurationBank, region: Region, own: Tensor) -> Tensor:
+    """Boolean states of all of S: the rows that the bank holds, and a new query.
+
+    Args:
+        bank: the bank that the region was found in.
+        region: the region, for its S.
+        own: bool ``(D,)``, those of the query.
+    """
+    inside = bank.states(region.neighbors)
+    return inside if region.query is not None else torch.cat([inside, own[None]])
+
+
 def query_features(bank: ConfigurationBank, regions: Sequence[Region]) -> Tensor:
     """Float activations ``(Q, D)`` of the regions' queries.
 

@@ -10,7 +10,7 @@ from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.region import Region
 from captum_rdr.report.images import figure_uri
 from captum_rdr.visualization import visualize_concept, visualize_principal_neurons
-from captum_rdr.visualization.layers import names_of, overlaps
+from captum_rdr.visualization.layers import overlaps
 from captum_rdr.visualization.neighbors import neighbor_rows
 from captum_rdr.visualization.query import Query, banks_of, find_query
 from captum_rdr.visualization.reference import Reference
@@ -131,7 +131,7 @@ def query_part(
         rdr, asked.row, reference, asked.input, asked.label, asked.prediction, cmap
     )
     several = isinstance(rdr.layer, list)
-    layer_names = names_of(rdr) if several else [""]
+    layer_names = rdr.reader.names if several else [""]
     scores: list[Any] = [None] * len(regions)
     if method is not None and all(len(region.neurons) for region in regions):
         found = rdr.concept_score(list(regions) if several else regions[0])

@@ -20,7 +20,6 @@ from captum_rdr.report.contents import Asked, Drawing, Method, QueryPart, query_
 from captum_rdr.report.images import Thumbnails, figure_uri
 from captum_rdr.version import __version__
 from captum_rdr.visualization import visualize_bank
-from captum_rdr.visualization.layers import names_of
 from captum_rdr.visualization.query import banks_of
 from captum_rdr.visualization.reference import UNKNOWN, Reference, as_reference
 
@@ -107,7 +106,7 @@ def write_report(
             query_part(rdr, found, query, reference, number, method, n_members, cmap)
         )
     maps = _maps(rdr, by_query, reference)
-    page = _rendered(title, names_of(rdr), parts, maps)
+    page = _rendered(title, rdr.reader.names, parts, maps)
     with replacing(Path(path)) as file:
         file.write(page.encode())
 
@@ -184,7 +183,7 @@ def _maps(
     maps = []
     labels = reference.labels
     for index, (name, bank) in enumerate(
-        zip(names_of(rdr), banks_of(rdr), strict=True)
+        zip(rdr.reader.names, banks_of(rdr), strict=True)
     ):
         few = len(by_query) <= _OUTLINED
         outlined = [regions[index] for regions in by_query] if few else []

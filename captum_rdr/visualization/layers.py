@@ -5,12 +5,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch.nn import Module
 
 from captum_rdr.attribution import RelaxedDecisionRegion
-from captum_rdr.capture import layer_names
 from captum_rdr.counts import check_whole
+from captum_rdr.metrics.membership import jaccard as of_sets
 from captum_rdr.region import Region
 from captum_rdr.visualization.canvas import (
     Block,
@@ -47,9 +45,9 @@ def jaccard(first: Region, second: Region) -> float:
     >>> [region.members.tolist() for region in regions], round(jaccard(*regions), 2)
     ([[0, 1], [0, 1]], 1.0)
     """
-    both = int(torch.isin(first.members, second.members).sum())
-    either = len(first.members) + len(second.members) - both
-    return both / either if either else 0.0
+    if not len(first.members) and not len(second.members):
+        return 0.0
+    return of_sets(first.members, second.members)
 
 
 def visualize_layers(
@@ -94,6 +92,7 @@ def visualize_layers(
         ValueError: the regions are not one a layer, the query is missing, the data set
             is too small, or an image cannot be drawn.
 
+    >>> import torch
     >>> from captum_rdr import RelaxedDecisionRegion
     >>> conv, flat = torch.nn.Conv2d(1, 6, 3), torch.nn.Flatten()
     >>> data = torch.rand(30, 1, 8, 8)
@@ -108,7 +107,7 @@ def visualize_layers(
     row = next((one.query for one in regions if one.query is not None), None)
     asked = find_query(rdr, row, reference, query, query_label, query_prediction, cmap)
     rows = layer_rows(rdr, regions, reference, asked, n_members, cmap)
-    names = names_of(rdr)
+    names = rdr.reader.names
 
     def content(width: float) -> list[Block]:
         blocks = row_blocks(rows, width)
@@ -118,13 +117,6 @@ def visualize_layers(
         return blocks
 
     return draw_sheet(content, plt_fig_axis, use_pyplot, fig_size, title)
-
-
-def names_of(rdr: RelaxedDecisionRegion) -> list[str]:
-    """The layers' qualified names, or those of their classes."""
-    layers = rdr.layer if isinstance(rdr.layer, list) else [rdr.layer]
-    model = rdr.forward_func if isinstance(rdr.forward_func, Module) else None
-    return layer_names(layers, model)
 
 
 def overlaps(regions: Sequence[Region]) -> npt.NDArray[np.float64]:
@@ -148,7 +140,7 @@ def layer_rows(
             f"regions has {len(regions)} items for {len(banks)} layers; give the query's "
             "region in each, e.g. [found[0] for found in regions_by_layer]"
         )
-    layers = zip(names_of(rdr), regions, banks, query.states, strict=True)
+    layers = zip(rdr.reader.names, regions, banks, query.states, strict=True)
     for name, region, bank, states in layers:
         region.check_layer(bank.layer_shape, bank.fingerprint)
         others = region.members

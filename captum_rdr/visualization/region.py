@@ -115,8 +115,8 @@ def region_rows(
     further = outside_neighbors(region)
     near = neighbors[:n_members]
     far = ranked(region, further, bank, states, generator)[:n_members]
-    shown = torch.cat([near, far, torch.tensor([region.query or 0])])
-    shown = shown if region.query is not None else shown[:-1]
+    own = [] if region.query is None else [region.query]
+    shown = torch.cat([near, far, torch.tensor(own, dtype=torch.int64)])
     n_shown = int(torch.isin(region.members, shown).sum())
     summary = f"{described(region)}. {n_shown} of {len(region.members)} members shown."
     inside = (query.tile, *member_tiles(region, near, bank, reference, cmap))
