@@ -341,6 +341,21 @@ class ConfigurationBank:
         )
         return torch.from_numpy(total)
 
+    def emptied(self, reserve: int = 0) -> "ConfigurationBank":
+        """A bank of the same layer, model and thresholds without instances, in memory.
+
+        Args:
+            reserve: instances to make room for.
+
+        Returns:
+            the empty bank.
+
+        >>> ConfigurationBank((2,), 0.5).emptied().threshold
+        tensor(0.5000, dtype=torch.float64)
+        """
+        origin = replace(self._parts().origin, data_fingerprint="")
+        return _bank_of(no_parts(origin, reserve))
+
     @staticmethod
     def merge(banks: Iterable["ConfigurationBank"]) -> "ConfigurationBank":
         """Put banks of one layer behind each other, in memory.
@@ -352,8 +367,7 @@ class ConfigurationBank:
         if not banks:
             raise ValueError("banks is empty; give one bank or more")
         origin = banks[0]._parts().origin
-        n_rows = sum(len(bank) for bank in banks)
-        merged = _bank_of(no_parts(replace(origin, data_fingerprint=""), n_rows))
+        merged = banks[0].emptied(reserve=sum(len(bank) for bank in banks))
         for bank in banks:
             if not bank._parts().origin.same_layer(origin):
                 raise ValueError(

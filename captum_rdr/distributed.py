@@ -160,13 +160,7 @@ class ShardedBank:
         bank, features = self.bank, self.bank.features
         rows = self._interleaved(bank.rows)
         kept = None if features is None else self._interleaved(features)
-        whole = ConfigurationBank(
-            bank.layer_shape,
-            bank.threshold,
-            bank.fingerprint,
-            bank.attribute_to_layer_input,
-            reserve=len(self),
-        )
+        whole = bank.emptied(reserve=len(self))
         whole.append(rows, kept)
         return whole
 

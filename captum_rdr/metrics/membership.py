@@ -56,13 +56,7 @@ def at_rows(bank: ConfigurationBank, rows: Tensor) -> ConfigurationBank:
     >>> at_rows(bank, torch.tensor([2, 2])).active_counts
     tensor([2, 2])
     """
-    picked = ConfigurationBank(
-        bank.layer_shape,
-        bank.threshold,
-        bank.fingerprint,
-        bank.attribute_to_layer_input,
-        reserve=len(rows),
-    )
+    picked = bank.emptied(reserve=len(rows))
     features = None if bank.features is None else bank.features[rows]
     picked.append(bank.rows[rows], features)
     return picked
