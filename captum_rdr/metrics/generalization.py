@@ -88,7 +88,7 @@ def generalization(
     rows = (order[:half].sort().values, order[half:].sort().values)
     fitted, held_out = (at_rows(bank, part) for part in rows)
     progress = tqdm(
-        found_in(fitted, regions, bank),
+        found_in(fitted, regions, bank, show_progress=show_progress),
         total=len(regions),
         desc="Holding out",
         unit="region",

@@ -9,9 +9,7 @@ from torch import Tensor
 
 from captum_rdr import bits
 from captum_rdr.bank import ConfigurationBank
-from captum_rdr.construction import regions as construct
-from captum_rdr.metrics.requery import query_features, query_states, rule_of
-from captum_rdr.neighborhood import Queries
+from captum_rdr.metrics.requery import found_by, rule_of
 from captum_rdr.region import Region
 from captum_rdr.rule import Rule
 
@@ -172,22 +170,15 @@ def found_again(
     Raises:
         ValueError: a region lacks its rule, its query's states or features.
     """
-    rules = [halved_rule(region, halves) for region in regions]
-    states = query_states(halves.bank, regions)[:, halves.finding]
-    searched = halves.found_in if bank is None else bank
-    found: list[Region] = []
-    for start, stop in _same_rule(rules):
-        part = regions[start:stop]
-        with_features = rules[start].needs_features
-        queries = Queries(
-            searched.as_packed(states[start:stop]),
-            [region.query if bank is None else None for region in part],
-            query_features(halves.bank, part)[:, halves.finding]
-            if with_features
-            else None,
-        )
-        found += construct(searched, queries, rules[start], show_progress=show_progress)
-    return found
+    return found_by(
+        halves.found_in if bank is None else bank,
+        regions,
+        [halved_rule(region, halves) for region in regions],
+        halves.bank,
+        neurons=halves.finding,
+        are_rows=bank is None,
+        show_progress=show_progress,
+    )
 
 
 def halved_rule(region: Region, halves: Halves) -> Rule:
@@ -198,18 +189,3 @@ def halved_rule(region: Region, halves: Halves) -> Rule:
     if rule.weighting == "uniform":
         tolerance = min(int(tolerance), n_neurons - 1)
     return replace(rule, n_neurons=n_neurons, tolerance=tolerance)
-
-
-def _same_rule(rules: Sequence[Rule]) -> list[tuple[int, int]]:
-    """Stretches of equal rules; one with given rows stands alone."""
-    stretches: list[tuple[int, int]] = []
-    for index, rule in enumerate(rules):
-        joins = (
-            index > 0
-            and not isinstance(rule.neighbors, Tensor)
-            and not isinstance(rules[index - 1].neighbors, Tensor)
-            and rule == rules[index - 1]
-        )
-        start = stretches.pop()[0] if joins else index
-        stretches.append((start, index + 1))
-    return stretches

@@ -1,6 +1,6 @@
 """Find regions anew, from the same queries, in another bank or by another rule."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -77,12 +77,67 @@ def query_features(bank: ConfigurationBank, regions: Sequence[Region]) -> Tensor
     return torch.stack(rows)
 
 
+def found_by(
+    searched: ConfigurationBank,
+    regions: Sequence[Region],
+    rules: Sequence[Rule],
+    bank: ConfigurationBank,
+    *,
+    neurons: Tensor | slice = slice(None),
+    are_rows: bool = False,
+    show_progress: bool = False,
+) -> list[Region]:
+    """The region of each query by a rule of its own, in batches of equal rules.
+
+    Args:
+        searched: the bank to search.
+        regions: regions of ``bank``, for their queries.
+        rules: one for each.
+        bank: the bank that holds the queries.
+        neurons: the neurons of ``bank`` that ``searched`` has: bool ``(D,)``.
+        are_rows: whether ``searched`` has the rows of ``bank``, so that a query that is
+            one there is one here.
+        show_progress: draw a progress bar when it takes more than a second.
+
+    Raises:
+        ValueError: a region lacks its query's states or features.
+    """
+    states = query_states(bank, regions)[:, neurons]
+    found: list[Region] = []
+    for start, stop in _same_rule(rules):
+        part, rule = regions[start:stop], rules[start]
+        queries = Queries(
+            searched.as_packed(states[start:stop]),
+            [region.query if are_rows else None for region in part],
+            query_features(bank, part)[:, neurons] if rule.needs_features else None,
+        )
+        found += construct(searched, queries, rule, show_progress=show_progress)
+    return found
+
+
+def _same_rule(rules: Sequence[Rule]) -> list[tuple[int, int]]:
+    """Stretches of equal rules; one with given rows stands alone."""
+    stretches: list[tuple[int, int]] = []
+    for index, rule in enumerate(rules):
+        joins = (
+            index > 0
+            and not isinstance(rule.neighbors, Tensor)
+            and not isinstance(rules[index - 1].neighbors, Tensor)
+            and rule == rules[index - 1]
+        )
+        start = stretches.pop()[0] if joins else index
+        stretches.append((start, index + 1))
+    return stretches
+
+
 def found_in(
     searched: ConfigurationBank,
     regions: Sequence[Region],
     bank: ConfigurationBank,
     change: Callable[[Rule], Rule] = lambda rule: rule,
-) -> Iterator[Region]:
+    *,
+    show_progress: bool = False,
+) -> list[Region]:
     """The region of each query in another bank of the same layer.
 
     Args:
@@ -90,11 +145,13 @@ def found_in(
         regions: regions of ``bank``, for their queries and rules.
         bank: the bank that holds the queries.
         change: makes of a region's rule the one to use.
+        show_progress: draw a progress bar when it takes more than a second.
 
     Raises:
         ValueError: a region lacks its rule or query; its S was given by rows, which
             another bank does not have; or the rule does not fit the bank.
     """
+    rules = []
     for region in regions:
         region.check_layer(bank.layer_shape, bank.fingerprint)
         rule = change(rule_of(region))
@@ -104,9 +161,5 @@ def found_in(
                 'does not have; choose them by distance, e.g. neighbors="configuration"'
             )
         rule.check(searched, 1)
-        query = Queries(
-            searched.as_packed(query_states(bank, [region])),
-            [None],
-            query_features(bank, [region]) if rule.needs_features else None,
-        )
-        yield from construct(searched, query, rule, show_progress=False)
+        rules.append(rule)
+    return found_by(searched, regions, rules, bank, show_progress=show_progress)

@@ -111,7 +111,7 @@ def stability(
         if searched is None:
             rows = torch.randint(len(bank), (len(bank),), generator=generator)
             searched = at_rows(bank, rows)
-        again = list(found_in(searched, regions, bank, change))
+        again = found_in(searched, regions, bank, change)
         members = [members_in(region, bank) for region in again]
         variations.append(_compared(name, regions, again, members))
     for name, theirs in (others or {}).items():
