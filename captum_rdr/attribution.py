@@ -117,6 +117,7 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
             self._banks = check_banks(bank, layer)
             check_thresholds(self._thresholds, self._banks)
         self._fires_once = False
+        self.force = force
         self._fingerprints = Fingerprints(self._reader, force=force)
 
     @property

@@ -258,3 +258,18 @@ def test_bad_arguments_of_compare(choices, error, message):
     bank = bank_of(random_states(20, 5))
     with pytest.raises(error, match=message):
         compare(**{"bank_a": bank, "bank_b": bank, "show_progress": False, **choices})
+
+
+def test_layers_of_a_bank_that_was_forced():
+    """An explainer of one of the layers accepts what that of all was told to accept."""
+    torch.manual_seed(0)
+    data = torch.randn(60, 4)
+    first, second = (
+        nn.Sequential(nn.Linear(4, 12), nn.ReLU(), nn.Linear(12, 12)) for _ in range(2)
+    )
+    fitted = RelaxedDecisionRegion(first, [first[1], first[2]])
+    banks = fitted.fit(data, show_progress=False).bank
+    choices = {"bank": banks, "force": True}
+    forced = RelaxedDecisionRegion(second, [second[1], second[2]], **choices)
+    found = layerwise(forced, data[:1], show_progress=False)
+    assert [stage.layer for stage in found] == ["1", "2"]

@@ -79,4 +79,5 @@ def explainer_of(rdr: RelaxedDecisionRegion, index: int) -> RelaxedDecisionRegio
         pool=reader.pools[index],
         bank=bank,
         call_index=reader.call_index,
+        force=rdr.force,
     )
