@@ -50,13 +50,18 @@ def recipe(n_neurons: int, k: int, rounds: int = 3) -> dict[str, Any]:
     }
 
 
-def fitted(
-    model: nn.Module, images: Tensor, pool: Any, threshold: Any
-) -> RelaxedDecisionRegion:
-    """Index the images at layer3."""
-    layer: Any = model.layer3
-    rdr = RelaxedDecisionRegion(model, layer, threshold=threshold, pool=pool)
-    return rdr.fit(images, keep_features=True, show_progress=False)
+def activations(model: CifarResNet, images: Tensor) -> Tensor:
+    """What layer3 gives for the images, read once for all pools and thresholds."""
+    rdr = RelaxedDecisionRegion(model, model.layer3)
+    bank = rdr.fit(images, keep_features=True, show_progress=False).bank
+    return bank.features.reshape(-1, *bank.layer_shape)
+
+
+def fitted(layer: Tensor, pool: Any, threshold: Any) -> RelaxedDecisionRegion:
+    """Index the layer's activations."""
+    same = nn.Identity()
+    rdr = RelaxedDecisionRegion(same, same, threshold=threshold, pool=pool)
+    return rdr.fit(layer, keep_features=True, show_progress=False)
 
 
 def explained(
@@ -68,16 +73,16 @@ def explained(
     return found
 
 
-def select(model: nn.Module, images: Tensor, labels: Tensor, queries: Tensor) -> None:
+def select(layer: Tensor, labels: Tensor, queries: Tensor) -> None:
     """Print what was tried, on the queries that served to choose."""
     print(f"Tried, on {len(queries)} queries: purity at {AT}\n")
     print(
         "| pool | threshold | k | 1 round | 2 rounds | 3 rounds |\n|---|---|---|---|---|---|"
     )
     for name, pool in POOLS.items():
-        rdr = fitted(model, images, pool, "median")
+        rdr = fitted(layer, pool, "median")
         quantile = rdr.bank.features.quantile(QUANTILE, 0)
-        other = fitted(model, images, pool, quantile.reshape(rdr.bank.layer_shape))
+        other = fitted(layer, pool, quantile.reshape(rdr.bank.layer_shape))
         for threshold, one in (("median", rdr), (f"{QUANTILE} quantile", other)):
             for k in (16, 50, 100):
                 cells = []
@@ -95,11 +100,11 @@ def row(name: str, values: Tensor, size: float) -> None:
     print(f"| {name} | {values.nanmean():.3f} | {size:.0f} |", flush=True)
 
 
-def report(model: nn.Module, images: Tensor, labels: Tensor, queries: Tensor) -> None:
+def report(layer: Tensor, labels: Tensor, queries: Tensor) -> None:
     """Print the recipe beside neighbors of the same number."""
     print(f"\nReport, on {len(queries)} other queries\n")
     print("| rule | purity | members |\n|---|---|---|")
-    full = fitted(model, images, None, 0.0)
+    full = fitted(layer, None, 0.0)
     paper = full.attribute_members(queries, show_progress=False)
     sizes = [len(region.members) - 1 for region in paper]
     row("paper's rule, its own members", purity(paper, labels), float(np.median(sizes)))
@@ -107,10 +112,10 @@ def report(model: nn.Module, images: Tensor, labels: Tensor, queries: Tensor) ->
     for metric in METRICS:
         row(f"nearest by {metric}", unpooled[metric], AT)
     for name, k in REPORTED:
-        median = fitted(model, images, POOLS[name], "median")
+        median = fitted(layer, POOLS[name], "median")
         quantile = median.bank.features.quantile(QUANTILE, 0)
         threshold = quantile.reshape(median.bank.layer_shape)
-        above = fitted(model, images, POOLS[name], threshold)
+        above = fitted(layer, POOLS[name], threshold)
         for which, rdr in (("median", median), (f"{QUANTILE} quantile", above)):
             regions = explained(rdr, queries, k=k)
             at = precision_at_size(regions, rdr.bank, labels, AT)
@@ -158,15 +163,15 @@ def main() -> None:
     data = np.load(given.data / "cifar10_subset.npz")
     model = CifarResNet()
     model.load_state_dict(load_file(given.data / "resnet20_cifar10.safetensors"))
-    images = normalize(torch.from_numpy(data["images"]))
+    layer = activations(model, normalize(torch.from_numpy(data["images"])))
     labels = torch.from_numpy(data["labels"]).long()
     generator = torch.Generator().manual_seed(1)
-    order = torch.randperm(len(images), generator=generator)
+    order = torch.randperm(len(layer), generator=generator)
     parts = given.part or ["select", "report"]
     if "select" in parts:
-        select(model, images, labels, order[:N_TRIED])
+        select(layer, labels, order[:N_TRIED])
     if "report" in parts:
-        report(model, images, labels, order[N_SELECT : N_SELECT + N_REPORT])
+        report(layer, labels, order[N_SELECT : N_SELECT + N_REPORT])
 
 
 if __name__ == "__main__":
