@@ -22,7 +22,7 @@ notebooks: .venv/test.stamp
 	$(PY) examples/notebooks.py
 
 test-zoo: .venv/test.stamp
-	$(PY) -m pytest --no-cov -m zoo tests/test_zoo_names.py
+	$(PY) -m pytest --no-cov -m zoo tests/zoo/test_zoo_names.py
 
 bench: .venv/bench.stamp
 	$(PY) benchmarks/core.py

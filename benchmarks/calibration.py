@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from captum_rdr import ConfigurationBank, Region, RelaxedDecisionRegion
+from captum_rdr.method.region import Significance
 from captum_rdr.metrics import significance, with_significance
-from captum_rdr.significance import Significance
 
 N_ROWS, LEVEL, ENOUGH = 3000, 0.05, 20
 

@@ -54,7 +54,8 @@ def activations(model: CifarResNet, images: Tensor) -> Tensor:
     """What layer3 gives for the images, read once for all pools and thresholds."""
     rdr = RelaxedDecisionRegion(model, model.layer3)
     bank = rdr.fit(images, keep_features=True, show_progress=False).bank
-    return bank.features.reshape(-1, *bank.layer_shape)
+    features: Tensor = bank.features
+    return features.reshape(-1, *bank.layer_shape)
 
 
 def fitted(layer: Tensor, pool: Any, threshold: Any) -> RelaxedDecisionRegion:

@@ -29,10 +29,10 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from captum_rdr import ConfigurationBank, RelaxedDecisionRegion
-from captum_rdr.dataprint import DataPrint
-from captum_rdr.devices import DeviceBank
-from captum_rdr.folder import new_draft, tidy
-from captum_rdr.origin import make_origin
+from captum_rdr.bank.dataprint import DataPrint
+from captum_rdr.bank.devices import DeviceBank
+from captum_rdr.bank.folder import new_draft, tidy
+from captum_rdr.bank.origin import make_origin
 
 K, T = 8, 10
 D = 12_800

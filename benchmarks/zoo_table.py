@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import list_models
 
 from captum_rdr import zoo
-from captum_rdr.capture import recording
+from captum_rdr.model.hooks import recording
 from captum_rdr.zoo.inputs import example_arguments
 from captum_rdr.zoo.layerinfo import chosen
 from captum_rdr.zoo.torchvision_models import (

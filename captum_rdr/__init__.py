@@ -2,7 +2,7 @@
 
 from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.bank import ConfigurationBank
-from captum_rdr.region import Region
+from captum_rdr.method.region import Region
 from captum_rdr.version import __version__
 
 __all__ = ["ConfigurationBank", "Region", "RelaxedDecisionRegion", "__version__"]

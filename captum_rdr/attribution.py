@@ -1,6 +1,7 @@
 """Relaxed Decision Regions as a Captum layer attribution."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Self
 
 import torch
@@ -9,32 +10,26 @@ from captum.log import log_usage
 from torch import Tensor
 from torch.nn import Module
 
-from captum_rdr import bits
-from captum_rdr.arguments import (
-    check_banks,
+from captum_rdr._arguments import checked_rows, for_each
+from captum_rdr.bank import ConfigurationBank, bits
+from captum_rdr.bank.files import PathLike, checked_folders
+from captum_rdr.method.neighbors import Queries
+from captum_rdr.method.region import Region
+from captum_rdr.method.regions import regions, warn_if_few
+from captum_rdr.method.rule import Metric, Rule, Weighting
+from captum_rdr.model.clamping import ClampedLayer, clamping
+from captum_rdr.model.concept import check_shape, concept_score
+from captum_rdr.model.fingerprint import Fingerprints
+from captum_rdr.model.fitting import LayerIndex, index_data
+from captum_rdr.model.inputs import ForwardArguments, input_arguments
+from captum_rdr.model.reader import (
+    LayerReader,
     check_layer,
-    check_thresholds,
     checked_call_index,
-    checked_folders,
     checked_pools,
-    checked_regions,
-    checked_rows,
-    for_each,
 )
-from captum_rdr.bank import ConfigurationBank
-from captum_rdr.batches import ForwardArguments, input_arguments
-from captum_rdr.concept import check_shape, concept_score
-from captum_rdr.construction import regions, warn_if_few
-from captum_rdr.files import PathLike
-from captum_rdr.fingerprint import Fingerprints
-from captum_rdr.indexing import index_data
-from captum_rdr.layerindex import LayerIndex
-from captum_rdr.neighborhood import Queries
-from captum_rdr.neurons import as_threshold, binarize, storable
+from captum_rdr.model.states import as_threshold, binarize, storable
 from captum_rdr.pooling import Pool
-from captum_rdr.reading import LayerReader
-from captum_rdr.region import Region
-from captum_rdr.rule import Metric, Rule, Weighting
 
 
 class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
@@ -114,8 +109,8 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         ]
         self._banks: list[ConfigurationBank] | None = None
         if bank is not None:
-            self._banks = check_banks(bank, layer)
-            check_thresholds(self._thresholds, self._banks)
+            self._banks = _check_banks(bank, layer)
+            _check_thresholds(self._thresholds, self._banks)
         self._fires_once = False
         self.force = force
         self._fingerprints = Fingerprints(self._reader, force=force)
@@ -380,7 +375,7 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         tensor([ True, False])
         """
         banks = self._fitted_banks()
-        wanted = checked_regions(region, len(banks))
+        wanted = _checked_regions(region, len(banks))
         for one, bank in zip(wanted, banks, strict=True):
             one.check_layer(bank.layer_shape, bank.fingerprint)
         arguments = input_arguments(inputs, additional_forward_args)
@@ -456,7 +451,7 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         tensor([[-0.5000,  0.0000,  0.5000]])
         """
         banks = self._fitted_banks()
-        wanted = checked_regions(region, len(banks))
+        wanted = _checked_regions(region, len(banks))
 
         def check() -> None:
             self._current_banks(banks[0].attribute_to_layer_input)
@@ -467,6 +462,53 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
                 for index, (bank, one) in enumerate(zip(banks, wanted, strict=True))
             ]
         )
+
+    @contextmanager
+    def clamping(
+        self,
+        neurons: Tensor | list[Tensor],
+        values: float | Tensor | list[float | Tensor],
+    ) -> Iterator[None]:
+        """Fix neurons of the explained layer to values for as long as the context lasts.
+
+        The model runs in evaluation mode, as it did when the bank was made. Afterwards, also
+        after an exception, its hooks and each module's ``training`` are as before. Later
+        layers, and explainers of them, see what the clamp makes of an input; gradients pass
+        through the neurons that are free. `ConfigurationBank.state_means` and
+        `neuron_means` give values.
+
+        Args:
+            neurons: int64 ``(t,)``, flat indices into the layer's output per instance; for a
+                list of layers, a list of such tensors.
+            values: what each of them gives instead, in the layer's units: a number or float
+                ``(t,)``; for a list of layers, one for all or a list.
+
+        Raises:
+            TypeError: ``neurons`` is no int64 tensor.
+            ValueError: there is no bank, the layer is pooled, a shape or index does not fit,
+                or no clamped layer fired in the context.
+
+        Source: clamping a unit is the intervention of causal mediation analysis and of unit
+        ablation, e.g. Bau et al., *Understanding the role of individual units in a deep
+        neural network*, PNAS 2020.
+
+        >>> model = torch.nn.Sequential(torch.nn.ReLU(), torch.nn.Flatten())
+        >>> data = torch.tensor([[1.0, 2, -1], [-1, 2, 3]])
+        >>> rdr = RelaxedDecisionRegion(model, model[0]).fit(data, show_progress=False)
+        >>> with rdr.clamping(torch.tensor([0, 2]), torch.tensor([7.0, 9.0])):
+        ...     model(data)
+        tensor([[7., 2., 9.],
+                [7., 2., 9.]])
+        >>> model(data)
+        tensor([[1., 2., 0.],
+                [0., 2., 3.]])
+        """
+        fitted = [
+            ClampedLayer(bank.layer_shape, bank.attribute_to_layer_input)
+            for bank in self._fitted_banks()
+        ]
+        with clamping(self._reader, fitted, neurons, values):
+            yield
 
     def _read_states(
         self,
@@ -480,7 +522,7 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         def keep(index: int, activations: Tensor) -> tuple[Tensor, ...]:
             bank = banks[index]
             name = self._reader.names[index]
-            check_shape(activations, bank, name)
+            check_shape(activations, bank.layer_shape, name)
             packed = bits.pack(binarize(activations, bank.threshold))
             if not with_features:
                 return (packed,)
@@ -515,3 +557,67 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
     def _as_given(self, values: list[Any]) -> Any:
         """A list for a list of layers, else its only item."""
         return values if isinstance(self.layer, list) else values[0]
+
+
+def _checked_regions(region: Region | list[Region], count: int) -> list[Region]:
+    """One region a layer.
+
+    Raises:
+        TypeError: something is no region.
+        ValueError: there are more or fewer than layers.
+    """
+    regions = region if isinstance(region, list) else [region]
+    if not all(isinstance(one, Region) for one in regions):
+        raise TypeError(
+            f"region is a {type(region).__name__}; give a Region, e.g. the first that "
+            "attribute returned"
+        )
+    if len(regions) != count:
+        raise ValueError(
+            f"region has {len(regions)} items for {count} layers; give one Region for a "
+            "layer, e.g. regions[0], and for a list of layers one each"
+        )
+    return regions
+
+
+def _check_banks(
+    bank: ConfigurationBank | list[ConfigurationBank], layer: Module | list[Module]
+) -> list[ConfigurationBank]:
+    """One bank a layer.
+
+    Raises:
+        TypeError: something is no bank, or a list does not meet a list.
+        ValueError: the lists differ in length.
+    """
+    several = isinstance(layer, list)
+    banks = bank if isinstance(bank, list) else [bank]
+    all_banks = all(isinstance(one, ConfigurationBank) for one in banks)
+    if several != isinstance(bank, list) or not all_banks:
+        raise TypeError(
+            f"bank={bank!r} does not fit layer; give a ConfigurationBank for a module, "
+            "a list of them for a list of modules"
+        )
+    return for_each(banks, len(layer) if isinstance(layer, list) else 1, "bank")
+
+
+def _check_thresholds(
+    thresholds: Sequence[Tensor | None], banks: Sequence[ConfigurationBank]
+) -> None:
+    """Refuse thresholds that were given and are not those of the banks.
+
+    Zero, which is the default, and the median, which is not known, go with any bank.
+
+    Raises:
+        ValueError: one differs.
+    """
+    for threshold, bank in zip(thresholds, banks, strict=True):
+        if threshold is None or (threshold.dim() == 0 and threshold == 0):
+            continue
+        flat = threshold.flatten() if threshold.dim() else threshold
+        if flat.shape != bank.threshold.shape or not bool(
+            (flat == bank.threshold).all()
+        ):
+            raise ValueError(
+                f"threshold={threshold} is not that of {bank!r}; leave threshold out to "
+                "use the bank's, or fit again"
+            )

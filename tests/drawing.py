@@ -9,7 +9,7 @@ from matplotlib.text import Text
 from torch import Tensor, nn
 
 from captum_rdr import Region, RelaxedDecisionRegion
-from captum_rdr.significance import Significance
+from captum_rdr.method.region import Significance
 
 FAILED = Significance(0.3, 0.4, 12, level=0.01)
 PASSED = Significance(0.002, 4.0, 12, 0.008)

@@ -13,7 +13,8 @@ import time
 import torch
 from torch import nn
 
-from captum_rdr import ConfigurationBank, RelaxedDecisionRegion, draft
+from captum_rdr import ConfigurationBank, RelaxedDecisionRegion
+from captum_rdr.bank import draft
 
 
 def batches(sign: int) -> list[torch.Tensor]:

@@ -13,8 +13,8 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, TensorDataset
 
 from captum_rdr import ConfigurationBank, Region, RelaxedDecisionRegion
-from captum_rdr.fingerprint import weights_digest
-from captum_rdr.undisturbed import evaluating
+from captum_rdr.model.fingerprint import weights_digest
+from captum_rdr.model.hooks import evaluating
 
 
 def test_an_interrupted_refit_does_not_make_a_stale_bank_pass(net, images):

@@ -13,8 +13,8 @@ from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.bank import ConfigurationBank
 from captum_rdr.cli.images import ImageFolder, as_shown, as_tensor, open_image
 from captum_rdr.cli.models import load, with_bank
+from captum_rdr.method.region import Region
 from captum_rdr.metrics import with_significance
-from captum_rdr.region import Region
 from captum_rdr.zoo import Setup
 
 _SHOWN = 5  # members in a text

@@ -10,8 +10,8 @@ from captum_rdr.bank import ConfigurationBank
 from captum_rdr.discovery.cover import Cover, cover
 from captum_rdr.discovery.links import links, reach
 from captum_rdr.discovery.regions import bank_regions
-from captum_rdr.features import nearest_features
-from captum_rdr.region import Region
+from captum_rdr.method.neighbors import nearest_features
+from captum_rdr.method.region import Region
 
 NEIGHBORS = 8
 """Size of S of an error among the errors."""

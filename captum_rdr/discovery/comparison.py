@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from captum_rdr.arguments import checked_rows
+from captum_rdr._arguments import checked_rows
 from captum_rdr.bank import ConfigurationBank
 from captum_rdr.discovery.overlap import Matches, best_matches
 from captum_rdr.discovery.regions import bank_regions, recipe
 from captum_rdr.discovery.table import table
+from captum_rdr.method.region import Region
 from captum_rdr.metrics import benjamini_hochberg
-from captum_rdr.region import Region
 
 LEAST_JACCARD = 1 / 3
 """Two regions of one size with this Jaccard index share half of their members."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from captum_rdr.discovery.table import table
-from captum_rdr.region import Region
+from captum_rdr.method.region import Region
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from captum_rdr.attribution import RelaxedDecisionRegion
-from captum_rdr.batches import BATCH_SIZE, input_arguments
 from captum_rdr.metrics.outcomes import output_of
+from captum_rdr.model.inputs import BATCH_SIZE, input_arguments
 
 
 def predicted_classes(rdr: RelaxedDecisionRegion, inputs: Tensor) -> Tensor:

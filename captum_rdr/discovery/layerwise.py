@@ -15,9 +15,9 @@ from captum_rdr.discovery.checks import checked_labels
 from captum_rdr.discovery.links import links
 from captum_rdr.discovery.regions import bank_regions, explainer_of, recipe
 from captum_rdr.discovery.table import table
+from captum_rdr.method.region import Region
 from captum_rdr.metrics import purity
 from captum_rdr.metrics.membership import jaccard
-from captum_rdr.region import Region
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ from scipy.sparse.linalg import eigsh
 from torch import Tensor
 
 from captum_rdr.bank import ConfigurationBank
-from captum_rdr.region import Region
+from captum_rdr.method.region import Region
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]

@@ -11,14 +11,14 @@ from tqdm.auto import tqdm
 
 from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.bank import ConfigurationBank
-from captum_rdr.batches import BATCH_SIZE
 from captum_rdr.discovery.causes import grouped
 from captum_rdr.discovery.checks import checked_labels, single_bank
 from captum_rdr.discovery.errors import Cause, Misclassification, Misclassified
 from captum_rdr.discovery.forward import predicted_classes
 from captum_rdr.discovery.regions import explainer_of, recipe
 from captum_rdr.discovery.repair import difference, nearest_region, smallest_repair
-from captum_rdr.region import Region
+from captum_rdr.method.region import Region
+from captum_rdr.model.inputs import BATCH_SIZE
 
 
 def misclassification(

@@ -8,7 +8,7 @@ from torch.nn import Identity
 
 from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.bank import ConfigurationBank
-from captum_rdr.region import Region
+from captum_rdr.method.region import Region
 
 
 def recipe(

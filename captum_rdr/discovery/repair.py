@@ -7,10 +7,9 @@ from torch import Tensor
 
 from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.bank import ConfigurationBank
-from captum_rdr.clamping import clamping, state_means
 from captum_rdr.discovery.forward import predicted_classes
 from captum_rdr.discovery.regions import bank_regions
-from captum_rdr.region import Region
+from captum_rdr.method.region import Region
 
 CONTROLS = 10
 """Random sets of neurons that a repair is held against."""
@@ -108,7 +107,7 @@ def smallest_repair(
         the repair by the first of these numbers with which the model predicts the
         target, None if it does with none of them.
     """
-    values = state_means(rdr.bank, wanted.neurons, wanted.states)
+    values = rdr.bank.state_means(wanted.neurons, wanted.states)
     total = len(wanted.neurons)
     doubling = [1 << power for power in range(total.bit_length())]
     for count in sorted({*doubling, total} - {0}):
@@ -135,7 +134,7 @@ def _by_chance(
     for _ in range(CONTROLS):
         order = torch.randperm(len(others), generator=generator)
         drawn = others[order[:count]].sort().values
-        values = state_means(rdr.bank, drawn, ~states[drawn])
+        values = rdr.bank.state_means(drawn, ~states[drawn])
         repairing += _predicts(rdr, instance, target, drawn, values)
     return repairing / CONTROLS
 
@@ -148,5 +147,5 @@ def _predicts(
     values: Tensor,
 ) -> bool:
     """Whether the model predicts a class when neurons are clamped to values."""
-    with clamping(rdr, neurons, values):
+    with rdr.clamping(neurons, values):
         return int(predicted_classes(rdr, instance)) == target

@@ -9,17 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from captum_rdr.arguments import checked_rows
+from captum_rdr._arguments import check_whole, checked_rows
 from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.bank import ConfigurationBank
-from captum_rdr.counts import check_whole
 from captum_rdr.discovery.checks import single_bank
 from captum_rdr.discovery.cover import cover
 from captum_rdr.discovery.links import links, reach
 from captum_rdr.discovery.regions import recipe
 from captum_rdr.discovery.table import table
+from captum_rdr.method.region import Region
 from captum_rdr.metrics import with_significance
-from captum_rdr.region import Region
 
 LINKED = 16
 """Instances of the class that one region links to its own, at most: the most evident."""

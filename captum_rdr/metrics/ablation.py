@@ -9,16 +9,14 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from captum_rdr import bits
 from captum_rdr.attribution import RelaxedDecisionRegion
-from captum_rdr.bank import ConfigurationBank
-from captum_rdr.batches import input_arguments
-from captum_rdr.clamping import clamping, neuron_means, state_means
+from captum_rdr.bank import ConfigurationBank, bits
+from captum_rdr.method.region import Region
 from captum_rdr.metrics.matching import matched_neurons
 from captum_rdr.metrics.outcomes import Later, as_inputs, batched, change, outcomes
 from captum_rdr.metrics.paired import PairedEffect, paired_effect
 from captum_rdr.metrics.requery import query_states, states_inside
-from captum_rdr.region import Region
+from captum_rdr.model.inputs import input_arguments
 
 To = Literal["opposite", "mean", "zero"]
 Among = Literal["unanimous", "all"]
@@ -75,7 +73,7 @@ def ablation(
     Beside them, sets of random neurons of the same states and like activation frequencies
     are clamped in the same way; every input is compared with itself. A neuron's rank
     among unanimous neurons depends on its frequency alone (see
-    `captum_rdr.selection.scores`), so against ``among="unanimous"`` only what the match
+    `captum_rdr.method.neurons.scores`), so against ``among="unanimous"`` only what the match
     leaves over can differ; ``among="all"`` asks whether principal neurons matter more
     than others that are as often active.
 
@@ -138,7 +136,7 @@ def ablation(
     ):
         states = torch.from_numpy(2 * active > size)[neurons]
         states = region.states if number == 0 else states
-        with clamping(rdr, neurons, _values(bank, neurons, states, to)):
+        with rdr.clamping(neurons, _values(bank, neurons, states, to)):
             changes.append(change(before, outcomes(rdr, later, batches)))
     return Ablation(
         _effects(changes, inside),
@@ -193,9 +191,9 @@ def _random(
 
 def _values(bank: ConfigurationBank, neurons: Tensor, states: Tensor, to: To) -> Tensor:
     if to == "opposite":
-        return state_means(bank, neurons, ~states)
+        return bank.state_means(neurons, ~states)
     if to == "mean":
-        return neuron_means(bank, neurons)
+        return bank.neuron_means(neurons)
     return torch.zeros(len(neurons), dtype=torch.float64)
 
 

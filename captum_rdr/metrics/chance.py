@@ -13,9 +13,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from captum_rdr import bits
-from captum_rdr.bank import ConfigurationBank
-from captum_rdr.construction import regions as construct
+from captum_rdr.bank import ConfigurationBank, bits
+from captum_rdr.method.neighbors import Queries
+from captum_rdr.method.neurons import log_odds_weights
+from captum_rdr.method.region import Region, evidence_rounding
+from captum_rdr.method.regions import regions as construct
+from captum_rdr.method.rule import Rule
 from captum_rdr.metrics.finding import Finding, finding, findings
 from captum_rdr.metrics.halves import (
     Halves,
@@ -25,10 +28,6 @@ from captum_rdr.metrics.halves import (
 )
 from captum_rdr.metrics.matching import matched_neurons, unanimous
 from captum_rdr.metrics.requery import query_states, states_inside
-from captum_rdr.neighborhood import Queries
-from captum_rdr.region import Region, evidence_rounding
-from captum_rdr.rule import Rule
-from captum_rdr.selection import log_odds_weights
 
 Floats = npt.NDArray[np.float64]
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import torch
 
 from captum_rdr.bank import ConfigurationBank
+from captum_rdr.method.region import Region
 from captum_rdr.metrics.finding import findings
 from captum_rdr.metrics.halves import trial
 from captum_rdr.metrics.permutation import checked_count, permutation_p_values
-from captum_rdr.region import Region
 
 
 @dataclass(frozen=True)

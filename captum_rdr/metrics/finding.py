@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from captum_rdr import bits
+from captum_rdr.bank import bits
+from captum_rdr.bank.bits import packed_rows
+from captum_rdr.method.region import Region
 from captum_rdr.metrics.halves import Trial
 from captum_rdr.metrics.requery import query_states
-from captum_rdr.region import Region
-from captum_rdr.states import packed_rows
 
 Ints = npt.NDArray[np.int64]
 

@@ -8,9 +8,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from captum_rdr.bank import ConfigurationBank
+from captum_rdr.method.region import Region
 from captum_rdr.metrics.membership import at_rows, members_in, targets_of
 from captum_rdr.metrics.requery import found_in
-from captum_rdr.region import Region
 
 
 @dataclass(frozen=True)

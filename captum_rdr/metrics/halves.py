@@ -7,11 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from captum_rdr import bits
-from captum_rdr.bank import ConfigurationBank
+from captum_rdr.bank import ConfigurationBank, bits
+from captum_rdr.method.region import Region
+from captum_rdr.method.rule import Rule
 from captum_rdr.metrics.requery import found_by, rule_of
-from captum_rdr.region import Region
-from captum_rdr.rule import Rule
 
 _BLOCK_BYTES = 1 << 26  # unpacked states held at a time
 

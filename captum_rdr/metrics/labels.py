@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from captum_rdr.method.region import Region
 from captum_rdr.metrics.membership import targets_of, without_query
-from captum_rdr.region import Region
 
 
 class Enrichment(NamedTuple):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from captum_rdr.bank import ConfigurationBank
-from captum_rdr.region import Region, evidence_rounding
+from captum_rdr.method.region import Region, evidence_rounding
 
 
 def likeness(region: Region, bank: ConfigurationBank) -> Tensor:

@@ -7,10 +7,9 @@ import torch
 from torch import Tensor
 
 from captum_rdr.attribution import RelaxedDecisionRegion
-from captum_rdr.batches import ForwardArguments
-from captum_rdr.capture import hookable
-from captum_rdr.region import Region
-from captum_rdr.undisturbed import same_random_state
+from captum_rdr.method.region import Region
+from captum_rdr.model.hooks import hookable, same_random_state
+from captum_rdr.model.inputs import ForwardArguments
 
 Later = Sequence[tuple[RelaxedDecisionRegion, Region]]
 

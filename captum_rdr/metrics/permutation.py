@@ -8,9 +8,9 @@ import numpy.typing as npt
 import torch
 from tqdm.auto import tqdm
 
+from captum_rdr.method.region import Region
 from captum_rdr.metrics.finding import Finding, findings
 from captum_rdr.metrics.halves import Trial
-from captum_rdr.region import Region
 
 _SMALLEST_LOG = -700.0  # of a p-value, which is never quite 0
 _NEWTON_STEPS = 20

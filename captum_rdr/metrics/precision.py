@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from captum_rdr.bank import ConfigurationBank
-from captum_rdr.features import METRICS, nearest_features
+from captum_rdr.method.neighbors import nearest_features
+from captum_rdr.method.region import Region
+from captum_rdr.method.rule import METRICS
 from captum_rdr.metrics.labels import share_with
 from captum_rdr.metrics.membership import likeness, targets_of, without_query
-from captum_rdr.region import Region
 
 
 def precision_at_size(

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from captum_rdr.bank import ConfigurationBank
-from captum_rdr.construction import regions as construct
-from captum_rdr.neighborhood import Queries
-from captum_rdr.region import Region
-from captum_rdr.rule import Rule
+from captum_rdr.method.neighbors import Queries
+from captum_rdr.method.region import Region
+from captum_rdr.method.regions import regions as construct
+from captum_rdr.method.rule import Rule
 
 
 def rule_of(region: Region) -> Rule:

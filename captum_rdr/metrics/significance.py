@@ -10,6 +10,7 @@ import torch
 from tqdm.auto import tqdm
 
 from captum_rdr.bank import ConfigurationBank
+from captum_rdr.method.region import Region, Significance
 from captum_rdr.metrics.chance import permuted_columns, random_neighbors, random_neurons
 from captum_rdr.metrics.finding import findings
 from captum_rdr.metrics.halves import Trial, trial
@@ -18,8 +19,6 @@ from captum_rdr.metrics.permutation import (
     has_members_outside,
     permutation_p_values,
 )
-from captum_rdr.region import Region
-from captum_rdr.significance import Significance
 
 Against = Literal["members", "neighbors", "neurons", "columns"]
 

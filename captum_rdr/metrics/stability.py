@@ -9,10 +9,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from captum_rdr.bank import ConfigurationBank
+from captum_rdr.method.region import Region
+from captum_rdr.method.rule import Rule
 from captum_rdr.metrics.membership import at_rows, jaccard, members_in
 from captum_rdr.metrics.requery import found_in
-from captum_rdr.region import Region
-from captum_rdr.rule import Rule
 
 
 @dataclass(frozen=True)

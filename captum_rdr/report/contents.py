@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from captum_rdr.attribution import RelaxedDecisionRegion
-from captum_rdr.region import Region
+from captum_rdr.method.region import Region
 from captum_rdr.report.images import figure_uri
 from captum_rdr.visualization import visualize_concept, visualize_principal_neurons
 from captum_rdr.visualization.layers import overlaps

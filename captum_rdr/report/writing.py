@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from captum_rdr.arguments import checked_rows
+from captum_rdr._arguments import check_whole, checked_rows
 from captum_rdr.attribution import RelaxedDecisionRegion
-from captum_rdr.counts import check_whole
-from captum_rdr.files import replacing
-from captum_rdr.region import Region
+from captum_rdr.bank.files import replacing
+from captum_rdr.method.region import Region
 from captum_rdr.report.contents import Asked, Drawing, Method, QueryPart, query_part
 from captum_rdr.report.images import Thumbnails, figure_uri
 from captum_rdr.version import __version__

@@ -11,8 +11,7 @@ from torch.nn import Module
 
 from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.bank import ConfigurationBank
-from captum_rdr.capture import recording
-from captum_rdr.undisturbed import evaluating
+from captum_rdr.model.hooks import evaluating, recording
 
 Floats = npt.NDArray[np.float64]
 

@@ -10,9 +10,9 @@ import torch
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from captum_rdr.arguments import checked_rows
+from captum_rdr._arguments import checked_rows
 from captum_rdr.bank import ConfigurationBank
-from captum_rdr.region import Region
+from captum_rdr.method.region import Region
 from captum_rdr.visualization.canvas import (
     GRAY,
     Block,

@@ -10,9 +10,9 @@ import torch
 from captum.attr import visualization
 from torch import Tensor
 
+from captum_rdr._arguments import check_whole
 from captum_rdr.attribution import RelaxedDecisionRegion
-from captum_rdr.counts import check_whole
-from captum_rdr.region import Region
+from captum_rdr.method.region import Region
 from captum_rdr.visualization.canvas import (
     INK,
     Block,

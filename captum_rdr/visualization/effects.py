@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from captum_rdr.region import Region
+from captum_rdr.method.region import Region
 
 Array = npt.NDArray[Any]
 

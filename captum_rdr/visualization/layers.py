@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from captum_rdr._arguments import check_whole
 from captum_rdr.attribution import RelaxedDecisionRegion
-from captum_rdr.counts import check_whole
+from captum_rdr.method.region import Region
 from captum_rdr.metrics.membership import jaccard as of_sets
-from captum_rdr.region import Region
 from captum_rdr.visualization.canvas import (
     Block,
     Canvas,

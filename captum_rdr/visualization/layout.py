@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from captum_rdr.region import Region
+from captum_rdr.method.region import Region
 
 Floats = npt.NDArray[np.float64]
 

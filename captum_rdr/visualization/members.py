@@ -6,7 +6,7 @@ import torch
 from torch import Generator, Tensor
 
 from captum_rdr.bank import ConfigurationBank
-from captum_rdr.region import Region
+from captum_rdr.method.region import Region
 from captum_rdr.visualization.reference import Reference
 from captum_rdr.visualization.tiles import Tile, TileRow
 

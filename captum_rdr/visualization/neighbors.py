@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from captum_rdr._arguments import check_whole
 from captum_rdr.attribution import RelaxedDecisionRegion
-from captum_rdr.counts import check_whole
-from captum_rdr.rule import Metric
+from captum_rdr.method.rule import Metric
 from captum_rdr.visualization.canvas import FigureAxes, draw_sheet
 from captum_rdr.visualization.query import Query, banks_of, find_query
 from captum_rdr.visualization.reference import Reference, as_batch, as_reference

@@ -9,7 +9,7 @@ from captum.attr import LayerAttribution
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 
-from captum_rdr.region import Region
+from captum_rdr.method.region import Region
 from captum_rdr.visualization.canvas import (
     BLUE,
     GRAY,

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.bank import ConfigurationBank
-from captum_rdr.region import Region
+from captum_rdr.method.region import Region
 from captum_rdr.visualization.reference import Reference, as_batch
 from captum_rdr.visualization.tiles import Tile
 

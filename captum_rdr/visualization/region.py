@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Generator
 
+from captum_rdr._arguments import check_whole
 from captum_rdr.attribution import RelaxedDecisionRegion
-from captum_rdr.counts import check_whole
-from captum_rdr.region import Region
+from captum_rdr.method.region import Region
 from captum_rdr.visualization.canvas import FigureAxes, draw_sheet
 from captum_rdr.visualization.members import (
     described,

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from captum_rdr.attribution import RelaxedDecisionRegion
-from captum_rdr.region import Region
+from captum_rdr.method.region import Region
 from captum_rdr.visualization.affine import (
     Floats,
     Plane,

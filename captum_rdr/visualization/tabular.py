@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from captum_rdr.counts import check_whole
-from captum_rdr.region import Region
+from captum_rdr._arguments import check_whole
+from captum_rdr.method.region import Region
 from captum_rdr.visualization.canvas import (
     BLUE,
     GRAY,

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from captum_rdr._arguments import check_whole
 from captum_rdr.bank import ConfigurationBank
-from captum_rdr.counts import check_whole
-from captum_rdr.region import Region
+from captum_rdr.method.region import Region
 from captum_rdr.visualization.members import (
     described,
     disagreements,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from captum_rdr.batches import ForwardArguments, input_arguments
+from captum_rdr.model.inputs import ForwardArguments, input_arguments
 
 DEFAULT_SHAPE = (3, 224, 224)
 """Shape of an instance for a model that does not tell its own."""

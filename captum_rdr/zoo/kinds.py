@@ -35,7 +35,7 @@ def kinds(traced: Mapping[str, Traced]) -> dict[str, Kind]:
     containers, pooling, dropout and embeddings are left out.
 
     >>> import torch
-    >>> from captum_rdr.batches import ForwardArguments
+    >>> from captum_rdr.model.inputs import ForwardArguments
     >>> from captum_rdr.zoo.tracing import trace
     >>> net = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU())
     >>> kinds(trace(net, ForwardArguments((torch.ones(2, 4),), {})))

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from captum_rdr.batches import ForwardArguments
-from captum_rdr.capture import recording
+from captum_rdr.model.hooks import recording
+from captum_rdr.model.inputs import ForwardArguments
 from captum_rdr.pooling import Pool, class_token, last_token, token_mean
 
 _CLASS_TOKENS = ("class_token", "cls_token", "class_embedding", "cls_pos")

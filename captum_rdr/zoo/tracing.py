@@ -10,8 +10,8 @@ from typing import Any
 from torch import Tensor
 from torch.nn import Module
 
-from captum_rdr.batches import ForwardArguments
-from captum_rdr.capture import recording
+from captum_rdr.model.hooks import recording
+from captum_rdr.model.inputs import ForwardArguments
 from captum_rdr.zoo.flow import Flow, Gate, is_gate_module
 
 _GLOBAL_POOLING = re.compile("adaptive|global", re.IGNORECASE)

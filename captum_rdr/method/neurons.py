@@ -1,0 +1,138 @@
+"""Which neurons carry a region: scores, principal neurons and evidence weights.
+
+Pure functions on arrays. Frequencies are given as counts, whole numbers, so that ties
+between scores are ties and not a matter of rounding.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from captum_rdr.bank.queries import largest
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+
+_DECIMALS = 12  # weights that agree to this many decimals tie
+
+
+def unanimous_neurons(active_inside: Ints, n_inside: int) -> Ints:
+    """Neurons whose state is the same in all of S, ascending.
+
+    Args:
+        active_inside: in how many instances of S each neuron is active, ``(D,)``.
+        n_inside: number of instances in S.
+
+    >>> unanimous_neurons(np.array([0, 1, 2]), 2)
+    array([0, 2])
+    """
+    return np.flatnonzero((active_inside == 0) | (active_inside == n_inside))
+
+
+def scores(
+    active_inside: Ints, n_inside: int, active_bank: Ints, n_bank: int
+) -> Floats:
+    """Score ``|p_S,i - p_i|`` of each neuron: how far S is from the bank.
+
+    Section 3 of Chang, Kwon and Choi (AAAI 2024).
+
+    Args:
+        active_inside: in how many instances of S each neuron is active.
+        n_inside: number of instances in S.
+        active_bank: in how many instances of the bank each neuron is active.
+        n_bank: number of instances in the bank.
+
+    >>> scores(np.array([2, 0]), 2, np.array([1, 1]), 4)
+    array([0.75, 0.25])
+    """
+    scaled = _scaled_scores(active_inside, n_inside, active_bank, n_bank)
+    result: Floats = scaled / (n_inside * n_bank)
+    return result
+
+
+def _scaled_scores(
+    active_inside: Ints, n_inside: int, active_bank: Ints, n_bank: int
+) -> Ints:
+    """Scores times ``n_inside * n_bank``, as whole numbers."""
+    scaled: Ints = np.abs(active_inside * n_bank - active_bank * n_inside)
+    return scaled
+
+
+def principal_neurons(
+    active_inside: Ints, n_inside: int, active_bank: Ints, n_bank: int, count: int
+) -> Ints:
+    """The ``count`` unanimous neurons of highest score, ties to the lower index.
+
+    The paper's rule, Section 3 of Chang, Kwon and Choi (AAAI 2024).
+
+    Args:
+        active_inside: in how many instances of S each neuron is active, ``(D,)``.
+        n_inside: number of instances in S.
+        active_bank: in how many instances of the bank each neuron is active, ``(D,)``.
+        n_bank: number of instances in the bank.
+        count: number of neurons wanted.
+
+    Returns:
+        flat indices, ascending; fewer than ``count`` where fewer are unanimous.
+
+    >>> principal_neurons(np.array([2, 0, 1, 2]), 2, np.array([4, 3, 1, 2]), 4, 2)
+    array([1, 3])
+    """
+    unanimous = unanimous_neurons(active_inside, n_inside)
+    scaled = _scaled_scores(
+        active_inside[unanimous], n_inside, active_bank[unanimous], n_bank
+    )
+    return unanimous[largest(scaled, count)]
+
+
+def log_odds_weights(
+    active_inside: Ints, n_inside: int, active_bank: Ints, n_bank: int
+) -> tuple[Floats, Floats]:
+    """Each neuron's evidence for membership in S, when active and when not.
+
+    With ``p' = (k p_S + 1/2) / (k + 1)`` and p kept away from 0 and 1 by half an
+    instance of the bank, a neuron adds ``log(p'/p)`` when active and
+    ``log((1 - p') / (1 - p))`` when not, so that the sum over neurons is the
+    log-likelihood ratio of S against the bank, neurons taken as independent.
+
+    The smoothing pulls ``p'`` towards one half. Where that carries it past p, to the
+    other side than ``p_S``, it would count against the state that all of S shows (a
+    neuron that is never active would weigh most of all): such a neuron has no weight.
+
+    Args:
+        active_inside: in how many instances of S each neuron is active.
+        n_inside: number k of instances in S.
+        active_bank: in how many instances of the bank each neuron is active.
+        n_bank: number of instances in the bank.
+
+    Returns:
+        weights ``w_i`` and offsets, float64 ``(D,)``: an instance's evidence is the sum
+        over neurons of ``w_i c_i + offset_i``, in nats.
+
+    >>> weights, offsets = log_odds_weights(np.array([8, 0]), 8, np.array([5, 0]), 10)
+    >>> weights.round(3), offsets.round(3)
+    (array([2.833, 0.   ]), array([-2.197,  0.   ]))
+    """
+    inside = (active_inside + 0.5) / (n_inside + 1)
+    bank = np.clip(active_bank / n_bank, 0.5 / n_bank, 1 - 0.5 / n_bank)
+    when_active = np.log(inside / bank)
+    when_inactive = np.log((1 - inside) / (1 - bank))
+    direction = np.sign(active_inside * n_bank - active_bank * n_inside)
+    useful = direction * (when_active - when_inactive) > 0
+    return (
+        np.where(useful, when_active - when_inactive, 0.0),
+        np.where(useful, when_inactive, 0.0),
+    )
+
+
+def heaviest_neurons(weights: Floats, count: int) -> Ints:
+    """The ``count`` neurons of largest ``|w_i|``, ties to the lower index, ascending.
+
+    Neurons without weight are left out, so there may be fewer.
+
+    >>> heaviest_neurons(np.array([0.0, -2.0, 1.0]), 3)
+    array([1, 2])
+    """
+    size = np.round(np.abs(weights), _DECIMALS)
+    weighty = np.flatnonzero(size)
+    return weighty[largest(size[weighty], count)]

@@ -1,0 +1,360 @@
+"""A relaxed decision region: principal neurons, their states, and who shares them."""
+
+import os
+from collections.abc import Sized
+from dataclasses import asdict, dataclass
+from dataclasses import fields as fields_of
+from typing import Any
+
+import torch
+from captum.concept import Concept
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from captum_rdr.bank import storage
+from captum_rdr.method.rule import Rule
+
+
+@dataclass(frozen=True)
+class Significance:
+    """What a test of a region found.
+
+    Attributes:
+        p_value: chance of a find at least as coherent where there is no concept; 1 for
+            a region without a member outside S.
+        effect: how far the region lies above chance, in standard deviations.
+        n_outside: members outside S, on which the test rests.
+        adjusted_p_value: the p-value after correction for the number of regions that
+            were tested together; None if it was not corrected.
+        level: p-values up to this count as significant.
+
+    >>> Significance(p_value=0.004, effect=5.1, n_outside=42)
+    Significance(p=0.004, effect=5.1, 42 members outside S)
+    >>> Significance(p_value=0.03, effect=1.9, n_outside=4, adjusted_p_value=0.2)
+    Significance(not significant: adjusted p=0.2, effect=1.9, 4 members outside S)
+    """
+
+    p_value: float
+    effect: float
+    n_outside: int
+    adjusted_p_value: float | None = None
+    level: float = 0.05
+
+    @property
+    def passed(self) -> bool:
+        """Whether the p-value, the adjusted one where there is one, is low enough."""
+        return self._decisive <= self.level
+
+    @property
+    def _decisive(self) -> float:
+        return self.p_value if self.adjusted_p_value is None else self.adjusted_p_value
+
+    def __str__(self) -> str:
+        verdict = "" if self.passed else "not significant: "
+        adjusted = "" if self.adjusted_p_value is None else "adjusted "
+        return f"{verdict}{adjusted}p={self._decisive:.2g}"
+
+    def __repr__(self) -> str:
+        return (
+            f"Significance({self}, effect={self.effect:.3g}, "
+            f"{self.n_outside} members outside S)"
+        )
+
+
+# Evidence within this share of the summed weights is equal: the order in which a sum
+# is taken must not decide who is a member.
+_ROUNDING = 1e-9
+
+_TENSORS = (
+    "neurons",
+    "states",
+    "scores",
+    "weights",
+    "offsets",
+    "members",
+    "neighbors",
+    "distances",
+)
+_OF_THE_QUERY = ("query_states", "query_features")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Region:
+    """What a layer sees in a query: every instance that shares the principal states.
+
+    Source: Chang, Kwon and Choi (AAAI 2024), Section 3; evidence is this package's
+    extension.
+
+    >>> from captum_rdr import RelaxedDecisionRegion
+    >>> model = torch.nn.Identity()
+    >>> data = torch.tensor([[1.0, 1, -1], [1, 1, 1], [-1, -1, 1], [-1, 1, 1]])
+    >>> rdr = RelaxedDecisionRegion(model, model).fit(data, show_progress=False)
+    >>> (region,) = rdr.attribute_members([2], n_neighbors=2, n_neurons=2)
+    >>> region
+    Region(bank row 2: 2 of 3 neurons (1 active, 1 inactive), 2 members, 2 neighbors,
+     tolerance=0)
+    >>> region.mask()
+    tensor([-0.5000,  0.0000,  0.2500])
+    >>> region.check_layer(rdr.bank.layer_shape, rdr.bank.fingerprint)
+    >>> region.unravel()
+    [(0,), (2,)]
+    >>> region.contains(torch.tensor([[False, False, True], [True, True, True]]))
+    tensor([ True, False])
+    >>> region.evidence(data > 0).round(decimals=2)
+    tensor([-1.5000, -0.9900,  0.6200,  0.6200], dtype=torch.float64)
+    >>> list(region.to_concept(torch.utils.data.TensorDataset(data), 0, "c").data_iter)
+    [tensor([[-1., -1.,  1.],
+            [-1.,  1.,  1.]])]
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     region.save(f"{folder}/region")
+    ...     Region.load(f"{folder}/region").members
+    tensor([2, 3])
+
+    Attributes:
+        neurons: int64 ``(t,)``, flat indices of the principal neurons, ascending.
+        states: bool ``(t,)``, the state that each of them has in the region.
+        scores: float64 ``(t,)``, what ranked them: ``|p_S - p|``, or the absolute
+            weight in a region made with ``weighting="evidence"``.
+        weights: float64 ``(t,)``, log-odds weights in nats, see
+            `captum_rdr.method.neurons.log_odds_weights`.
+        offsets: float64 ``(t,)``, evidence of each of them when inactive, in nats.
+        tolerance: neurons that may disagree; with an evidence cut, nats that an
+            instance may fall behind the weakest instance of S.
+        evidence_cut: smallest evidence of a member in nats, or None where members are
+            told by ``tolerance``.
+        members: int64 ``(M,)``, rows of the bank in the region, ascending.
+        neighbors: int64, rows of the bank in S, nearest first. A query that the bank
+            does not hold belongs to S too, but has no row.
+        distances: their distances from the query: int64 neurons for configurations,
+            float64 for cosine and Euclidean distance (neurons where the rows were given,
+            or chosen by evidence in a later round).
+        layer_shape: shape ``(D1, ..., Dm)`` of the layer's output, per instance.
+        query: the bank row that the query is, or None if the bank does not hold it. An
+            input is taken to be a row that looks the same, see `attribute`.
+        fingerprint: that of the bank, empty when unknown.
+        significance: what a test of the region found, or None if it was not tested.
+        rule: the choices that made the region; None when unknown.
+        query_states: packed configuration of a query that the bank does not hold, uint8
+            ``(ceil(D / 8),)``; else None.
+        query_features: its float activations ``(D,)``, where S was chosen by them.
+    """
+
+    neurons: Tensor
+    states: Tensor
+    scores: Tensor
+    weights: Tensor
+    offsets: Tensor
+    tolerance: float
+    evidence_cut: float | None
+    members: Tensor
+    neighbors: Tensor
+    distances: Tensor
+    layer_shape: torch.Size
+    query: int | None = None
+    fingerprint: str = ""
+    significance: Significance | None = None
+    rule: Rule | None = None
+    query_states: Tensor | None = None
+    query_features: Tensor | None = None
+
+    def __repr__(self) -> str:
+        active = int(self.states.sum())
+        rule = (
+            f"tolerance={self.tolerance}"
+            if self.evidence_cut is None
+            else f"evidence of at least {self.evidence_cut:.4g} nats"
+        )
+        query = "new input" if self.query is None else f"bank row {self.query}"
+        tested = "" if self.significance is None else f", {self.significance!s}"
+        return (
+            f"Region({query}: {len(self.neurons)} of {self.layer_shape.numel()} neurons"
+            f" ({active} active, {len(self.neurons) - active} inactive), "
+            f"{len(self.members)} members, {len(self.neighbors)} neighbors, {rule}"
+            f"{tested})"
+        )
+
+    def mask(self) -> Tensor:
+        """The region as a layer attribution.
+
+        Returns:
+            float32 tensor of ``layer_shape``: +score where a principal neuron must be
+            active, -score where it must be inactive, 0 elsewhere. A principal neuron
+            of score 0 gets the smallest normal number, so that ``mask != 0`` is the
+            boolean mask.
+        """
+        flat = torch.zeros(self.layer_shape.numel())
+        tiny = torch.finfo(torch.float32).tiny
+        size = self.scores.to(torch.float32).clamp(min=tiny)
+        flat[self.neurons] = torch.where(self.states, size, -size)
+        return flat.reshape(self.layer_shape)
+
+    def evidence(self, states: Tensor) -> Tensor:
+        """Log-likelihood ratio of S against the bank on the principal neurons.
+
+        Args:
+            states: bool ``(M, D)`` or ``(M, D1, ..., Dm)``.
+
+        Returns:
+            float64 tensor ``(M,)``, in nats.
+
+        Raises:
+            ValueError: the states are those of another layer.
+        """
+        picked = self._picked(states).to(torch.float64)
+        return picked @ self.weights + self.offsets.sum()
+
+    def contains(self, states: Tensor) -> Tensor:
+        """Whether instances lie in the region.
+
+        Args:
+            states: bool ``(M, D)`` or ``(M, D1, ..., Dm)``.
+
+        Returns:
+            bool tensor ``(M,)``.
+
+        Raises:
+            ValueError: the states are those of another layer.
+        """
+        if self.evidence_cut is not None:
+            slack = evidence_rounding(self.weights, self.offsets)
+            return self.evidence(states) >= self.evidence_cut - slack
+        disagreements = (self._picked(states) != self.states).sum(1)
+        return disagreements <= self.tolerance
+
+    def _picked(self, states: Tensor) -> Tensor:
+        n_neurons = self.layer_shape.numel()
+        states = torch.as_tensor(states)
+        if states.dtype != torch.bool:
+            raise TypeError(
+                f"states has dtype {states.dtype}; give torch.bool, e.g. activations > "
+                "threshold"
+            )
+        if states.shape[1:] not in (self.layer_shape, (n_neurons,)):
+            raise ValueError(
+                f"states has shape {tuple(states.shape)}, but the region's layer needs "
+                f"(M, {n_neurons}) or (M, *{tuple(self.layer_shape)}); take them from "
+                "the same layer"
+            )
+        return states.cpu().reshape(-1, n_neurons)[:, self.neurons]
+
+    def check_layer(self, layer_shape: torch.Size, fingerprint: str) -> None:
+        """Refuse to be used with another layer or model.
+
+        Args:
+            layer_shape: shape of the layer's output, per instance.
+            fingerprint: of model and layer, empty when unknown.
+
+        Raises:
+            ValueError: the shape differs, or both fingerprints are known and differ.
+        """
+        if self.layer_shape != layer_shape:
+            raise ValueError(
+                f"region belongs to a layer of shape {tuple(self.layer_shape)}, the bank "
+                f"to {tuple(layer_shape)}; pass a region of this layer"
+            )
+        if (
+            "" not in (self.fingerprint, fingerprint)
+            and self.fingerprint != fingerprint
+        ):
+            raise ValueError(
+                f"region has fingerprint {self.fingerprint[:12]}..., the bank "
+                f"{fingerprint[:12]}...; pass a region made with this model and layer"
+            )
+
+    def unravel(self) -> list[tuple[int, ...]]:
+        """Coordinates of each principal neuron in the layer's output.
+
+        Returns:
+            for each neuron its index in ``layer_shape``, as Captum's
+            ``neuron_selector`` takes it.
+        """
+        coordinates = torch.unravel_index(self.neurons, self.layer_shape)
+        columns = [axis.tolist() for axis in coordinates]
+        return [tuple(index) for index in zip(*columns, strict=True)]
+
+    def to_concept(self, dataset: Dataset[Any], id: int, name: str) -> Concept:
+        """The region's members as a concept for ``captum.concept.TCAV``.
+
+        Args:
+            dataset: map-style dataset whose item i is row i of the bank; items are
+                inputs, or tuples that begin with them.
+            id: the concept's number.
+            name: the concept's name.
+
+        Returns:
+            a concept whose ``data_iter`` gives batches of the members' inputs.
+
+        Raises:
+            ValueError: the dataset is smaller than the members need.
+        """
+        if not isinstance(dataset, Sized):
+            raise TypeError(
+                f"dataset is a {type(dataset).__name__} without a length; give the "
+                "map-style dataset that fit read"
+            )
+        if not len(self.members):
+            raise ValueError("the region has no member in the bank; raise tolerance")
+        size = len(dataset)
+        if len(self.members) and int(self.members[-1]) >= size:
+            raise ValueError(
+                f"dataset has {size} items, but the region has member "
+                f"{int(self.members[-1])}; give the dataset that fit read"
+            )
+        inputs = _InputsOnly(Subset(dataset, self.members.tolist()))
+        return Concept(id, name, DataLoader(inputs, batch_size=64))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the region to one file, atomically and with a checksum."""
+        tensors = {name: getattr(self, name) for name in _TENSORS}
+        for name in _OF_THE_QUERY:
+            if getattr(self, name) is not None:
+                tensors[name] = getattr(self, name)
+        fields = {
+            "tolerance": self.tolerance,
+            "evidence_cut": self.evidence_cut,
+            "layer_shape": list(self.layer_shape),
+            "query": self.query,
+            "fingerprint": self.fingerprint,
+            "significance": self.significance and asdict(self.significance),
+            "rule": self.rule and self.rule.as_fields(),
+        }
+        storage.write(path, "region", tensors, fields)
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> "Region":
+        """Read a region that `save` wrote, after checking all of it.
+
+        Raises:
+            ValueError: the file is damaged, or holds something else.
+        """
+        contents = storage.read(path, "region")
+        needed = {field.name for field in fields_of(Region)} - set(_OF_THE_QUERY)
+        storage.check_names(path, contents, needed)
+        tensors, fields = contents
+        fields["layer_shape"] = torch.Size(fields["layer_shape"])
+        if fields["significance"] is not None:
+            fields["significance"] = Significance(**fields["significance"])
+        if fields["rule"] is not None:
+            fields["rule"] = Rule.from_fields(fields["rule"])
+        values: dict[str, Any] = {**tensors, **fields}
+        return Region(**values)
+
+
+class _InputsOnly(Dataset[Any]):
+    """The inputs of a dataset's items, as Captum's concepts need them."""
+
+    def __init__(self, dataset: Subset[Any]) -> None:
+        self._dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        item = self._dataset[index]
+        return item[0] if isinstance(item, (tuple, list)) else item
+
+
+def evidence_rounding(weights: Tensor, offsets: Tensor) -> float:
+    """Differences in evidence up to this size are rounding, in nats."""
+    return _ROUNDING * float(weights.abs().sum() + offsets.abs().sum())

@@ -1,0 +1,168 @@
+"""The choices that make a region of a query, checked against a bank."""
+
+from dataclasses import asdict, dataclass, replace
+from numbers import Real
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from captum_rdr._arguments import check_whole
+from captum_rdr.bank import ConfigurationBank
+
+METRICS = ("cosine", "centered_cosine", "euclidean")
+Weighting = Literal["uniform", "evidence"]
+Metric = Literal["configuration", "cosine", "centered_cosine", "euclidean"]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How S, the principal neurons and the members are chosen.
+
+    See `captum_rdr.RelaxedDecisionRegion.attribute` for what the choices mean.
+
+    Attributes:
+        n_neighbors: size k of S, the query included.
+        n_neurons: number t of principal neurons.
+        tolerance: neurons that may disagree, or nats of evidence.
+        weighting: ``"uniform"`` (the paper's rule) or ``"evidence"``.
+        neighbors: the metric that chooses S, or int64 bank rows ``(m,)`` or ``(Q, m)``.
+        rounds: how often S is chosen; from the second time on by evidence.
+    """
+
+    n_neighbors: int = 8
+    n_neurons: int = 10
+    tolerance: float = 0
+    weighting: Weighting = "uniform"
+    neighbors: Metric | Tensor = "configuration"
+    rounds: int = 1
+
+    @property
+    def needs_features(self) -> bool:
+        """Whether S is chosen by distances between float features."""
+        return isinstance(self.neighbors, str) and self.neighbors in METRICS
+
+    def for_rows(self, rows: Tensor) -> "Rule":
+        """The rule of one region: where S was given, that region's own S.
+
+        Args:
+            rows: the bank rows in the region's S.
+        """
+        given = isinstance(self.neighbors, Tensor)
+        return replace(self, neighbors=rows) if given else self
+
+    def as_fields(self) -> dict[str, Any]:
+        """The rule as JSON-serializable values.
+
+        >>> Rule.from_fields(Rule(neighbors=torch.tensor([3, 5])).as_fields()).neighbors
+        tensor([3, 5])
+        """
+        return {
+            name: value.tolist() if isinstance(value, (np.generic, Tensor)) else value
+            for name, value in asdict(self).items()
+        }
+
+    @classmethod
+    def from_fields(cls, fields: dict[str, Any]) -> Self:
+        """The rule of which `as_fields` made ``fields``."""
+        neighbors = fields["neighbors"]
+        if not isinstance(neighbors, str):
+            neighbors = torch.tensor(neighbors, dtype=torch.int64)
+        return cls(**{**fields, "neighbors": neighbors})
+
+    def check(self, bank: ConfigurationBank, n_queries: int) -> None:
+        """Refuse choices that do not fit each other, the bank or the queries.
+
+        Raises:
+            TypeError: a choice is of the wrong type.
+            ValueError: a choice is out of range.
+        """
+        check_whole("n_neighbors", self.n_neighbors)
+        check_whole("n_neurons", self.n_neurons)
+        check_whole("rounds", self.rounds)
+        given = isinstance(self.neighbors, Tensor)
+        if self.n_neighbors > len(bank) and not given:
+            raise ValueError(
+                f"n_neighbors={self.n_neighbors} is more than the bank's {len(bank)} "
+                "instances; lower it or fit more data"
+            )
+        if self.n_neurons > bank.n_neurons:
+            raise ValueError(
+                f"n_neurons={self.n_neurons} is more than the layer's "
+                f"{bank.n_neurons} neurons; lower it"
+            )
+        if self.weighting not in ("uniform", "evidence"):
+            raise ValueError(
+                f'weighting={self.weighting!r} is unknown; use "uniform" or "evidence"'
+            )
+        if self.rounds > 1 and self.weighting != "evidence":
+            raise ValueError(
+                f"rounds={self.rounds} chooses S anew by evidence; use "
+                'weighting="evidence" or rounds=1'
+            )
+        self._check_tolerance()
+        if isinstance(self.neighbors, Tensor):
+            _check_rows(self.neighbors, bank, n_queries)
+        else:
+            _check_metric(self.neighbors, bank)
+
+    def _check_tolerance(self) -> None:
+        if self.weighting == "evidence":
+            if not isinstance(self.tolerance, (Real, np.number)):
+                raise TypeError(
+                    f"tolerance={self.tolerance!r} is a "
+                    f"{type(self.tolerance).__name__}; give a number of nats"
+                )
+            if not 0 <= self.tolerance < float("inf"):
+                raise ValueError(
+                    f"tolerance={self.tolerance} is no finite number of nats; use 0 or "
+                    "more"
+                )
+            return
+        check_whole("tolerance", self.tolerance, least=0)
+        if self.tolerance >= self.n_neurons:
+            raise ValueError(
+                f"tolerance={self.tolerance} lets all of n_neurons={self.n_neurons} "
+                "disagree, so every instance would be a member; lower it"
+            )
+
+
+def _check_metric(metric: object, bank: ConfigurationBank) -> None:
+    if not isinstance(metric, str):
+        raise TypeError(
+            f"neighbors is a {type(metric).__name__}; give a metric's name or bank rows "
+            "as a torch.int64 tensor, e.g. torch.as_tensor(rows)"
+        )
+    if metric == "configuration":
+        return
+    if metric not in METRICS:
+        raise ValueError(
+            f"neighbors={metric!r} is unknown; use "
+            f"{', '.join(repr(m) for m in ('configuration', *METRICS))} or bank rows"
+        )
+    if bank.features is None:
+        raise ValueError(
+            f"neighbors={metric!r} needs the layer's features, which the bank does not "
+            'hold; fit with keep_features=True or use neighbors="configuration"'
+        )
+
+
+def _check_rows(rows: Tensor, bank: ConfigurationBank, n_queries: int) -> None:
+    if rows.dtype != torch.int64:
+        raise TypeError(
+            f"neighbors has dtype {rows.dtype}; give bank rows as torch.int64"
+        )
+    if rows.dim() not in (1, 2) or (rows.dim() == 2 and len(rows) != n_queries):
+        raise ValueError(
+            f"neighbors has shape {tuple(rows.shape)}; give bank rows (m,) for all "
+            f"queries or ({n_queries}, m) for each"
+        )
+    if rows.numel() and not 0 <= rows.min() <= rows.max() < len(bank):
+        raise ValueError(
+            f"neighbors go from {int(rows.min())} to {int(rows.max())}, but the bank's "
+            f"rows from 0 to {len(bank) - 1}"
+        )
+    ordered = rows.sort(-1).values
+    if bool((ordered[..., 1:] == ordered[..., :-1]).any()):
+        raise ValueError("neighbors holds a bank row twice; give each row once")

@@ -1,0 +1,1 @@
+"""Run a model, record its layers and put it back. Not public."""

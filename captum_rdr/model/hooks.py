@@ -1,0 +1,386 @@
+"""Record what layers put out (or take in), and put model and random state back."""
+
+import contextlib
+import random
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import Module
+
+
+def raw_bytes(tensor: Tensor) -> Tensor:
+    """Flat uint8 tensor of a tensor's values, on the same device.
+
+    Bytes compare equal where NaN values do not. A sparse tensor gives its indices and
+    values, a quantized one its whole numbers.
+
+    >>> raw_bytes(torch.tensor([1, 256], dtype=torch.int16)).tolist()
+    [1, 0, 0, 1]
+    """
+    tensor = tensor.detach()
+    if tensor.layout != torch.strided:
+        entries = tensor.to_sparse().coalesce()
+        return torch.cat([raw_bytes(entries.indices()), raw_bytes(entries.values())])
+    if tensor.is_quantized:
+        tensor = tensor.int_repr()
+    if tensor.numel() == 0:
+        return torch.empty(0, dtype=torch.uint8, device=tensor.device)
+    dense = tensor.resolve_conj().resolve_neg().contiguous()
+    return dense.reshape(-1).view(torch.uint8)
+
+
+@contextmanager
+def evaluating(model: Module) -> Iterator[None]:
+    """Run a model in evaluation mode and put every module and buffer back.
+
+    Each module's own ``training`` flag is restored, not the root's for all of them,
+    and a buffer that the forward pass wrote gets its old values again. The flags are
+    set directly, since a model may override ``train`` with side effects.
+
+    >>> model = torch.nn.Sequential(torch.nn.Dropout(), torch.nn.Linear(2, 2).eval())
+    >>> with evaluating(model):
+    ...     [module.training for module in model]
+    [False, False]
+    >>> [module.training for module in model]
+    [True, False]
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    buffers = [
+        (module, name, buffer, buffer.detach().clone())
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
+    try:
+        for module, _ in modes:
+            module.training = False
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        for module, name, buffer, values in buffers:
+            _restore_buffer(module, name, buffer, values)
+
+
+def _restore_buffer(module: Module, name: str, buffer: Tensor, values: Tensor) -> None:
+    module._buffers[name] = buffer
+    if buffer.is_meta:  # no values to restore
+        return
+    if not torch.equal(raw_bytes(buffer), raw_bytes(values)):
+        with torch.no_grad():
+            buffer.copy_(values)
+
+
+@contextmanager
+def same_random_state() -> Iterator[None]:
+    """Give PyTorch's, NumPy's and Python's global generators their state back.
+
+    Iterating a DataLoader draws from PyTorch's, and transforms may draw from any.
+
+    >>> before = torch.get_rng_state()
+    >>> with same_random_state():
+    ...     _ = torch.rand(3)
+    >>> bool((torch.get_rng_state() == before).all())
+    True
+    """
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    on_cuda = torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    devices = list(range(torch.cuda.device_count())) if on_cuda else []
+    with torch.random.fork_rng(devices=devices):
+        try:
+            yield
+        finally:
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)
+
+
+Keep = Callable[[int, Any], tuple[Tensor, ...]]
+
+# Hooks, modes, buffers and random states belong to the whole process, so threads record
+# one after the other. Nested recordings of one thread go on.
+_RECORDING = threading.RLock()
+
+
+class _Finished(BaseException):
+    """Leaves a forward pass; no ``except Exception`` in a model may swallow it."""
+
+
+def copied(index: int, value: Any) -> tuple[Tensor, ...]:
+    """Keep a copy, since a later in-place operation may change the layer's output.
+
+    >>> copied(0, torch.ones(2))
+    (tensor([1., 1.]),)
+    """
+    if not isinstance(value, Tensor):
+        raise TypeError(
+            f"layer {index} gave a {type(value).__name__}, not a tensor; "
+            "choose a tensor in it with pool, e.g. pool=lambda output: output[0]"
+        )
+    return (value.clone(),)
+
+
+class Record:
+    """What the recorded layers gave in the last forward pass."""
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        keep: Keep,
+        call_index: int | None,
+        device_ids: Sequence[int] | None,
+    ) -> None:
+        self._names = names
+        self._keep = keep
+        self._call_index = call_index
+        self._device_ids = device_ids
+        self._lock = threading.Lock()
+        self._thread = threading.get_ident()
+        self._leave_early = False
+        self._clear()
+
+    def _clear(self) -> None:
+        self._calls: list[dict[torch.device, int]] = [{} for _ in self._names]
+        self._kept: list[dict[torch.device, list[tuple[Tensor, ...]]]] = [
+            {} for _ in self._names
+        ]
+
+    def run(
+        self, forward: Callable[..., Any], *args: Any, leave_early: bool, **kwargs: Any
+    ) -> list[tuple[Tensor, ...]]:
+        """Run one forward pass and return what each layer gave.
+
+        Args:
+            forward: the function to call.
+            *args: its positional arguments.
+            **kwargs: its keyword arguments.
+            leave_early: leave the pass as soon as the last wanted layer has fired. A
+                layer that fires again after that goes unnoticed, so let a first pass
+                run to its end.
+
+        Returns:
+            for each layer the tensors that ``keep`` made of its output.
+
+        Raises:
+            ValueError: a layer did not fire, or fired several times and no
+                ``call_index`` chooses between its calls.
+        """
+        self._clear()
+        can_leave = self._device_ids is None or len(self._device_ids) < 2
+        self._leave_early = leave_early and can_leave and (self._call_index or 0) >= 0
+        with contextlib.suppress(_Finished):
+            forward(*args, **kwargs)
+        return self.values()
+
+    def observe(self, index: int, value: Any) -> None:
+        """Take one call of layer ``index``, and leave the pass if it was the last."""
+        replicas = self._device_ids is not None and len(self._device_ids) > 1
+        if not replicas and threading.get_ident() != self._thread:
+            return  # another thread uses the model
+        device = _device(value)
+        wanted = self._call_index
+        with self._lock:
+            call = self._calls[index].get(device, 0)
+            self._calls[index][device] = call + 1
+            keep = call == 0 if wanted is None else wanted < 0 or call == wanted
+            if keep:
+                kept = self._keep(index, value)
+                self._kept[index].setdefault(device, []).append(kept)
+                if wanted is not None and wanted < 0:
+                    del self._kept[index][device][:wanted]
+        if self._leave_early and all(self._kept):
+            raise _Finished
+
+    def values(self) -> list[tuple[Tensor, ...]]:
+        """What each layer gave, the parts of several devices put together in order."""
+        return [self._value(index, name) for index, name in enumerate(self._names)]
+
+    def _value(self, index: int, name: str) -> tuple[Tensor, ...]:
+        calls = max(self._calls[index].values(), default=0)
+        if calls == 0:
+            raise ValueError(
+                f"layer {name!r} did not fire in the forward pass; choose a layer "
+                "that the model calls as a module with these inputs (not one whose "
+                "weights a function uses), and for a compiled model pass the original "
+                "one (model._orig_mod)"
+            )
+        if self._call_index is None and calls > 1:
+            raise ValueError(
+                f"layer {name!r} fired {calls} times in one forward pass; choose a "
+                "layer that fires once, or one call of this one with call_index=0 "
+                f"to {calls - 1}"
+            )
+        needed = 1 + max(self._call_index or 0, -1 - (self._call_index or 0))
+        if calls < needed:
+            raise ValueError(
+                f"call_index={self._call_index} but layer {name!r} fired {calls} "
+                f"times in one forward pass; use {-calls} to {calls - 1}"
+            )
+        devices = _in_order(list(self._kept[index]), self._device_ids)
+        parts = [self._kept[index][device][0] for device in devices]
+        first = parts[0][0].device
+        return tuple(
+            torch.cat([part.to(first) for part in column])
+            if len(column) > 1
+            else column[0]
+            for column in zip(*parts, strict=True)
+        )
+
+
+@contextmanager
+def recording(
+    layers: Sequence[Module],
+    *,
+    model: Module | None = None,
+    keep: Keep = copied,
+    attribute_to_layer_input: bool = False,
+    call_index: int | None = None,
+    device_ids: Sequence[int] | None = None,
+    gradients: bool = False,
+) -> Iterator[Record]:
+    """Record layers for as long as the context lasts, then put everything back.
+
+    Hooks are removed, each module's ``training`` flag, the buffers of ``model`` and the
+    global random states are restored, also after an exception. Inside, ``model`` is in
+    evaluation mode and no gradients are recorded unless asked for. A thread that would
+    record while another does waits for it. Forward passes that other threads run
+    meanwhile are not recorded, but run in evaluation mode.
+
+    Args:
+        layers: modules to record.
+        model: the module that runs; None for a plain function, whose modules must be
+            in evaluation mode already.
+        keep: makes of a layer's number and its output the tensors to keep, the batch
+            dimension first; called while the layer's output is still unchanged.
+        attribute_to_layer_input: record what layers take in instead.
+        call_index: which call of a layer that fires several times (negative counts
+            from the last).
+        device_ids: the devices of a ``DataParallel`` model, in batch order.
+        gradients: leave gradient recording as it is.
+
+    Yields:
+        the `Record`.
+
+    >>> net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU())
+    >>> with recording([net[1]], model=net) as record:
+    ...     _ = net(torch.ones(4, 2))
+    ...     record.values()[0][0].shape
+    torch.Size([4, 3])
+    """
+    names = layer_names(layers, model)
+    record = Record(names, keep, call_index, device_ids)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_RECORDING)
+        stack.enter_context(same_random_state())
+        stack.enter_context(hookable(layers, model))
+        if not gradients:
+            stack.enter_context(torch.no_grad())
+        for index, layer in enumerate(layers):
+            stack.callback(_hook(layer, index, record, attribute_to_layer_input))
+        yield record
+
+
+def layer_names(layers: Sequence[Module], model: Module | None) -> list[str]:
+    """Qualified names of layers, or their class names where ``model`` is unknown.
+
+    >>> net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU())
+    >>> layer_names([net[1]], net), layer_names([net[1]], None)
+    (['1'], ['ReLU'])
+    """
+    known = {} if model is None else {id(m): n for n, m in model.named_modules()}
+    return [known.get(id(layer)) or type(layer).__name__ for layer in layers]
+
+
+@contextmanager
+def hookable(layers: Sequence[Module], model: Module | None) -> Iterator[None]:
+    """Evaluation mode in which hooks of every submodule fire; put back at the end.
+
+    Args:
+        layers: modules that hooks are for.
+        model: the module that runs; None for a plain function, whose modules must be
+            in evaluation mode already.
+
+    Raises:
+        ValueError: there is no model, and a layer is in training mode.
+
+    >>> net = torch.nn.Sequential(torch.nn.Dropout())
+    >>> with hookable([net[0]], net):
+    ...     net.training
+    False
+    """
+    with _no_fused_attention(), _evaluation(layers, layer_names(layers, model), model):
+        yield
+
+
+def _evaluation(
+    layers: Sequence[Module], names: Sequence[str], model: Module | None
+) -> AbstractContextManager[None]:
+    if model is not None:
+        return evaluating(model)
+    for layer, name in zip(layers, names, strict=True):
+        if any(module.training for module in layer.modules()):
+            raise ValueError(
+                f"forward_func is a function, and layer {name!r} is in training mode; "
+                "call .eval() on its model first, or pass the model itself"
+            )
+    return contextlib.nullcontext()
+
+
+@contextmanager
+def _no_fused_attention() -> Iterator[None]:
+    """Turn PyTorch's fused transformer layers off, which skip submodules and hooks."""
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    try:
+        torch.backends.mha.set_fastpath_enabled(False)
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
+
+
+def _hook(
+    layer: Module, index: int, record: Record, to_input: bool
+) -> Callable[[], None]:
+    """Register the hook and return what removes it."""
+    if to_input:
+        return layer.register_forward_pre_hook(
+            lambda _, args, kwargs: record.observe(index, _input(args, kwargs)),
+            with_kwargs=True,
+        ).remove
+    return layer.register_forward_hook(
+        lambda _, args, output: record.observe(index, output)
+    ).remove
+
+
+def _input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    values = (*args, *kwargs.values())
+    return values[0] if len(values) == 1 else values
+
+
+def _device(value: Any) -> torch.device:
+    """Device of the first tensor in a layer's output."""
+    if isinstance(value, Tensor):
+        return value.device
+    parts = value.values() if isinstance(value, dict) else value
+    if isinstance(parts, (tuple, list, type({}.values()))):
+        for part in parts:
+            return _device(part)
+    return torch.device("cpu")
+
+
+def _in_order(
+    devices: list[torch.device], device_ids: Sequence[int] | None
+) -> list[torch.device]:
+    """Devices in the order in which ``DataParallel`` dealt the batch out."""
+    if len(devices) == 1:
+        return devices
+    if device_ids is None:
+        raise ValueError(
+            f"the layer ran on {len(devices)} devices and their order in the batch is "
+            "unknown; pass device_ids as DataParallel got them"
+        )
+    order = list(device_ids)
+    return sorted(devices, key=lambda device: order.index(device.index or 0))

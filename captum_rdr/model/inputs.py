@@ -1,0 +1,247 @@
+"""From the user's data to forward arguments, batch by batch."""
+
+import inspect
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import Module
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
+
+from captum_rdr.model.hooks import same_random_state
+
+BATCH_SIZE = 64
+"""Instances a batch when ``data`` is a tensor or a Dataset."""
+
+# Iterables that do not hold batches.
+_NO_BATCHES = (str, bytes, Mapping, np.ndarray)
+_SHUFFLING = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
+
+
+class ForwardArguments(NamedTuple):
+    """Arguments of one forward pass.
+
+    Attributes:
+        args: positional arguments.
+        kwargs: keyword arguments.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    @property
+    def batch_size(self) -> int:
+        """First dimension of the first tensor."""
+        for value in (*self.args, *self.kwargs.values()):
+            if isinstance(value, Tensor) and value.dim() > 0:
+                return value.shape[0]
+        kinds = [type(value).__name__ for value in (*self.args, *self.kwargs.values())]
+        raise TypeError(
+            f"inputs hold no tensor with a batch dimension, but {kinds}; pass a tensor, "
+            "a tuple of tensors or a dict of tensors"
+        )
+
+    def to(self, device: torch.device | None) -> "ForwardArguments":
+        """The same arguments with their tensors on ``device``."""
+        if device is None:
+            return self
+        return ForwardArguments(
+            tuple(_to(value, device) for value in self.args),
+            {name: _to(value, device) for name, value in self.kwargs.items()},
+        )
+
+    def named(self, forward_func: Callable[..., Any]) -> dict[str, Any]:
+        """The arguments by the names of ``forward_func``'s parameters."""
+        function = (
+            forward_func.forward if isinstance(forward_func, Module) else forward_func
+        )
+        try:
+            bound = inspect.signature(function).bind_partial(*self.args, **self.kwargs)
+        except (TypeError, ValueError):  # no signature, or the call will fail itself
+            return dict(self.kwargs)
+        return {**bound.arguments, **self.kwargs}
+
+
+def input_arguments(inputs: Any, additional_forward_args: Any) -> ForwardArguments:
+    """Forward arguments of what a user passes to ``attribute``.
+
+    Args:
+        inputs: a tensor, a tuple of tensors, or a dict passed as keywords.
+        additional_forward_args: further positional arguments: one, or a tuple.
+
+    >>> input_arguments(torch.ones(2, 3), None).batch_size
+    2
+    """
+    extra = _as_tuple(additional_forward_args)
+    if isinstance(inputs, Mapping):
+        return ForwardArguments(extra, dict(inputs))
+    if isinstance(inputs, list):
+        inputs = tuple(inputs)
+    if not isinstance(inputs, (Tensor, tuple)):
+        raise TypeError(
+            f"inputs is a {type(inputs).__name__}; pass a tensor (torch.from_numpy of an "
+            "array), a tuple of tensors or a dict of tensors"
+        )
+    return ForwardArguments((*_as_tuple(inputs), *extra), {})
+
+
+def batch_arguments(batch: Any, additional_forward_args: Any) -> ForwardArguments:
+    """Forward arguments of one batch of a loader: inputs first, labels ignored.
+
+    >>> batch_arguments([torch.ones(2, 3), torch.tensor([0, 1])], None).args
+    (tensor([[1., 1., 1.],
+             [1., 1., 1.]]),)
+    """
+    if isinstance(batch, (tuple, list)):
+        if not batch:
+            raise TypeError("data gave an empty batch; give (inputs, labels) or inputs")
+        batch = batch[0]
+    return input_arguments(batch, additional_forward_args)
+
+
+class Batches:
+    """The user's data as batches in a fixed order, which may be gone through again.
+
+    Args:
+        data: a DataLoader or another re-iterable of batches, a Dataset, or a tensor
+            ``(N, ...)``.
+
+    Raises:
+        TypeError: the data is of another kind.
+        ValueError: a sampler shuffles, so that row i would not be dataset item i.
+
+    >>> [batch.shape[0] for batch in Batches(torch.zeros(70, 2))]
+    [64, 6]
+    """
+
+    def __init__(self, data: Any) -> None:
+        if _is_labelled_pair(data):
+            raise TypeError(
+                f"data is a {type(data).__name__} of two tensors of one length, which "
+                "looks like (inputs, labels) rather than two batches; pass the inputs, "
+                "or torch.utils.data.TensorDataset(inputs, labels)"
+            )
+        if isinstance(data, Tensor):
+            self._batches: Iterable[Any] = _TensorBatches(data)
+        elif isinstance(data, DataLoader):
+            _refuse_shuffling(data)
+            self._batches = data
+        elif isinstance(data, Dataset):
+            self._batches = DataLoader(data, batch_size=BATCH_SIZE)
+        elif isinstance(data, Iterable) and not isinstance(data, _NO_BATCHES):
+            self._batches = data
+        else:
+            raise TypeError(
+                f"data is a {type(data).__name__}; pass a DataLoader, a Dataset or a "
+                "tensor of inputs (torch.from_numpy of an array)"
+            )
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._batches)
+
+    def __len__(self) -> int:
+        """Number of batches, 0 where it is unknown."""
+        try:
+            return len(self._batches) if isinstance(self._batches, Sized) else 0
+        except TypeError:  # a loader over an iterable dataset has no length
+            return 0
+
+    @property
+    def n_instances(self) -> int:
+        """Number of instances, 0 where it is unknown; an upper bound."""
+        if isinstance(self._batches, _TensorBatches):
+            return len(self._batches.data)
+        if not isinstance(self._batches, DataLoader):
+            return 0
+        return len(self) * (self._batches.batch_size or 0)
+
+    @property
+    def length(self) -> int:
+        """Length of the dataset, whatever the batch size; 0 where it is unknown."""
+        if isinstance(self._batches, _TensorBatches):
+            return len(self._batches.data)
+        dataset = getattr(self._batches, "dataset", None)
+        return len(dataset) if isinstance(dataset, Sized) else 0
+
+    @property
+    def can_repeat(self) -> bool:
+        """Whether the data can be gone through a second time."""
+        return iter(self._batches) is not self._batches
+
+
+class _TensorBatches:
+    """Slices of a tensor."""
+
+    def __init__(self, data: Tensor) -> None:
+        if data.dim() == 0:
+            raise ValueError("data is a tensor without dimensions; give (N, ...)")
+        self.data = data
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(torch.split(self.data, BATCH_SIZE) if len(self.data) else ())
+
+    def __len__(self) -> int:
+        return -(-len(self.data) // BATCH_SIZE)
+
+
+def _is_labelled_pair(data: Any) -> bool:
+    if not isinstance(data, (tuple, list)) or len(data) != 2:
+        return False
+    if not all(isinstance(one, Tensor) and one.dim() for one in data):
+        return False
+    inputs, labels = data
+    return len(inputs) == len(labels) and inputs.shape[1:] != labels.shape[1:]
+
+
+def _refuse_shuffling(loader: DataLoader[Any]) -> None:
+    """Refuse a loader whose order is not that of its dataset."""
+    if isinstance(loader.dataset, IterableDataset):
+        return
+    sampler = getattr(loader.batch_sampler, "sampler", loader.sampler)
+    if not isinstance(sampler, _SHUFFLING):
+        with same_random_state():  # a sampler of the user's may draw
+            if _is_in_order(loader, sampler):
+                return
+    reader = sampler if loader.batch_size else loader.batch_sampler or sampler
+    raise ValueError(
+        f"data is read in the order of a {type(reader).__name__}, so row i of the bank "
+        "would not be item i of the dataset; build the DataLoader with shuffle=False and "
+        "no sampler, or put the order into the dataset with torch.utils.data.Subset; for "
+        "a share of several processes see captum_rdr.distributed"
+    )
+
+
+def _is_in_order(loader: DataLoader[Any], sampler: Any) -> bool:
+    """Whether the indices that the loader reads are 0, 1, 2, ..."""
+    if type(sampler) is SequentialSampler and loader.batch_size:
+        return True
+    if loader.batch_sampler is not None:
+        if iter(loader.batch_sampler) is loader.batch_sampler:
+            return True  # a one-shot iterator, which a look would use up
+        indices = itertools.chain.from_iterable(loader.batch_sampler)
+    else:
+        if iter(sampler) is sampler:
+            return True
+        indices = iter(sampler)
+    return all(index == position for position, index in enumerate(indices))
+
+
+def _as_tuple(value: Any) -> tuple[Any, ...]:
+    if value is None:
+        return ()
+    return value if isinstance(value, tuple) else (value,)
+
+
+def _to(value: Any, device: torch.device) -> Any:
+    return value.to(device) if isinstance(value, Tensor) else value

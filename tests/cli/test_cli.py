@@ -1,0 +1,243 @@
+"""The command line, run in this process and once as the installed command."""
+
+import json
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from captum_rdr import ConfigurationBank, Region, RelaxedDecisionRegion
+from captum_rdr.cli import main
+from captum_rdr.cli.parser import parser
+
+ROOT = Path(__file__).parents[2]
+
+FACTORY = """
+import numpy as np
+import torch
+from torch import nn
+
+def make():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 2)
+    )
+
+def make_with_transform():
+    return make(), transform
+
+def transform(image):
+    pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+    return pixels / 127.5 - 1
+
+def not_a_model():
+    return "a model"
+
+def not_a_transform():
+    return make(), lambda image: "pixels"
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Images of two classes, a model, and the current folder."""
+    generator = np.random.default_rng(0)
+    for name, mean in (("dark", 60), ("light", 190)):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for i in range(20):
+            pixels = generator.normal(mean, 40, (8, 8, 3)).clip(0, 255)
+            image = Image.fromarray(pixels.astype(np.uint8))
+            image.save(tmp_path / "images" / name / f"{i:02}.png")
+    Image.fromarray(np.full((8, 8, 3), 200, np.uint8)).save(tmp_path / "query.png")
+    (tmp_path / "cli_models.py").write_text(FACTORY)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    sys.modules.pop("cli_models", None)
+    return tmp_path
+
+
+MODEL = ["--model", "cli_models:make", "--layer", "1", "--data", "images"]
+FITTED = [*MODEL, "--bank", "bank", "--quiet"]
+
+
+def answer(capsys, *arguments):
+    """The JSON that a command prints."""
+    assert main([*arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def refusal(capsys, *arguments) -> str:
+    """What a command says when it fails."""
+    assert main(list(arguments)) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("captum-rdr: ")
+    return err
+
+
+def test_fit_writes_the_bank_of_the_python_api(folder, capsys):
+    found = answer(capsys, "fit", *FITTED)
+    assert found["layer"] == "1"
+    assert (found["instances"], found["neurons"]) == (40, 288)
+    import cli_models
+
+    from captum_rdr.cli.images import ImageFolder, as_tensor
+
+    model, images = cli_models.make(), ImageFolder("images", as_tensor)
+    rdr = RelaxedDecisionRegion(model, model[1]).fit(images, show_progress=False)
+    bank = ConfigurationBank.load("bank")
+    assert bank.rows.equal(rdr.bank.rows)
+    assert bank.fingerprint == rdr.bank.fingerprint
+    assert found["active share"] == pytest.approx(
+        float(bank.states().float().mean()), abs=1e-4
+    )
+
+
+def test_inspect(folder, capsys):
+    answer(capsys, "fit", *FITTED, "--threshold", "median")
+    found = answer(capsys, "inspect", "bank")
+    assert found["threshold"] == "a neuron"
+    assert found["layer shape"] == [8, 6, 6]
+    assert main(["inspect", "bank"]) == 0
+    assert "instances: 40\nneurons: 288\n" in capsys.readouterr().out
+
+
+def test_explain(folder, capsys):
+    assert main(["fit", *FITTED]) == 0
+    assert "of layer '1', written to bank" in capsys.readouterr().out
+    (found,) = answer(capsys, "explain", *FITTED, "query.png", "--save", "regions")
+    region = Region.load("regions/query.png.region")
+    assert found["image"] == "query.png"
+    assert found["neurons"] == region.neurons.tolist()
+    assert len(found["members"]) == len(region.members)
+    assert found["significance"]["n_outside"] >= 0
+    first = sorted(str(path) for path in (folder / "images").rglob("*.png"))
+    assert found["members"] == [
+        str(one).removeprefix(f"{folder}/images/")
+        for one in np.array(first)[region.members.numpy()]
+    ]
+    assert all(path.startswith("light/") for path in found["neighbors"])
+    assert main(["explain", *FITTED, "query.png"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("query.png: Region(new input: 10 of 288 neurons")
+    assert "members: light/" in out
+
+
+def test_explain_by_another_rule(folder, capsys):
+    model = [*MODEL, "--bank", "bank", "--quiet", "--pool", "spatial_mean"]
+    answer(capsys, "fit", *model, "--threshold", "median", "--keep-features")
+    rule = ["--weighting", "evidence", "--neighbors", "cosine", "--tolerance", "0.5"]
+    (found,) = answer(capsys, "explain", *model, *rule, "--n-neurons=4", "query.png")
+    assert found["tolerance"] == 0.5
+    assert len(found["neurons"]) == 4
+    assert all(len(one) == 1 for one in found["coordinates"])
+
+
+def test_report(folder, capsys):
+    model = ["--model", "cli_models:make_with_transform", "--data", "images"]
+    fitted = [*model, "--bank", "bank", "--quiet"]
+    answer(capsys, "fit", *fitted)
+    found = answer(capsys, "report", *fitted, "--output", "page.html", "query.png")
+    assert found == {"report": "page.html"}
+    page = (folder / "page.html").read_text()
+    assert page.count("<article") == 1
+    assert "light" in page
+
+
+@pytest.mark.filterwarnings("ignore:.*unanimous")
+def test_a_model_of_torchvision(folder, capsys):
+    pytest.importorskip("torchvision")
+    images = folder / "large"
+    images.mkdir()
+    for i in range(9):
+        Image.effect_noise((64, 64), 50 + i).save(images / f"{i}.png")
+    options = ["--model", "torchvision:squeezenet1_1", "--weights", "none"]
+    options += ["--data", "large", "--bank", "bank", "--quiet"]
+    assert answer(capsys, "fit", *options)["layer"] == "features.12"
+    # Random weights are others each time.
+    assert "fit again" in refusal(capsys, "explain", *options, "large/0.png")
+
+
+def test_refusals(folder, capsys):
+    answer(capsys, "fit", *FITTED)
+    (folder / "text.png").write_text("no image")
+    (folder / "empty").mkdir()
+    swapped = [*FITTED]
+    swapped[5] = "images/dark"
+    for arguments, message in [
+        (["inspect", "missing"], "missing"),
+        (["inspect", "query.png"], "no readable configuration bank"),
+        (["explain", *FITTED, "missing.png"], "No such file"),
+        (["explain", *FITTED, "text.png"], "no image that can be read"),
+        (["explain", *FITTED, "query.png", "--n-neighbors=99"], "n_neighbors=99"),
+        (["explain", *swapped, "query.png"], "'images/dark' has 20 images, but"),
+        (["fit", *FITTED, "--data", "empty"], "'empty' holds no image"),
+        (["fit", *FITTED, "--data", "nowhere"], "'nowhere' is no folder"),
+        (["fit", *FITTED, "--model", "resnet50"], "write torchvision:resnet50"),
+        (["fit", *FITTED, "--model", "cli_models:nothing"], "has no 'nothing'"),
+        (["fit", *FITTED, "--model", "no_module:make"], "No module named"),
+        (["fit", *FITTED, "--model", "cli_models:not_a_model"], "gave a str; return"),
+        (["fit", *FITTED, "--model", "cli_models:not_a_transform"], "tensor (C, H, W)"),
+        (["fit", *FITTED, "--layer", "9"], "layer '9' is not in the table"),
+        (["fit", *FITTED[:2], *FITTED[4:], "--stage", "9"], "stage=9 but the model"),
+    ]:
+        assert message in refusal(capsys, *arguments)
+
+
+@pytest.mark.parametrize("arguments", [[], ["fit"], ["explain", "--tolerance", "x"]])
+def test_wrong_usage(arguments, capsys):
+    with pytest.raises(SystemExit) as error:
+        main(arguments)
+    assert error.value.code == 2
+    assert "usage: captum-rdr" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [[], ["fit"], ["explain"], ["report"], ["inspect"]])
+def test_help_has_examples(command, capsys):
+    with pytest.raises(SystemExit) as error:
+        main([*command, "--help"])
+    assert error.value.code == 0
+    out = capsys.readouterr().out
+    assert "captum-rdr fit --model torchvision:resnet50" in out
+    assert "exit status: 0 done, 1 failed" in out
+
+
+def test_images_in_one_folder_have_no_classes(folder):
+    from captum_rdr.cli.images import ImageFolder, as_tensor
+
+    flat = ImageFolder("images/dark", as_tensor)
+    assert (flat.classes, set(flat.labels), flat[0][1]) == ([], {-1}, -1)
+    nested = ImageFolder("images", as_tensor)
+    assert nested.classes == ["dark", "light"]
+    assert nested.labels == [0] * 20 + [1] * 20
+    assert nested[25][1] == 1
+
+
+def test_a_normalized_input_is_shown_as_it_was():
+    from captum_rdr.cli.images import as_shown
+
+    class Normalized:
+        mean, std = (0.5, 0.4, 0.3), (0.2, 0.2, 0.1)
+
+        def __call__(self, image):
+            raise NotImplementedError
+
+    x = torch.rand(3, 4, 4)
+    mean, std = (
+        torch.tensor(one).reshape(3, 1, 1) for one in ((0.5, 0.4, 0.3), (0.2, 0.2, 0.1))
+    )
+    assert as_shown((x - mean) / std, Normalized()).allclose(x, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/command-line.md"])
+def test_documented_commands_are_accepted(name):
+    text = (ROOT / name).read_text()
+    lines = re.findall(r"^captum-rdr (.+)$", text, re.MULTILINE)
+    for line in lines:
+        assert parser().parse_args(shlex.split(line)).run
+    assert lines

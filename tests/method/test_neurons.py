@@ -1,0 +1,49 @@
+"""Scores, principal neurons and weights against exact fractions."""
+
+import numpy as np
+import oracle
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from captum_rdr.bank.queries import largest, smallest
+from captum_rdr.method import neurons as selection
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=40), st.data())
+def test_ranking(values, data):
+    count = data.draw(st.integers(1, len(values)))
+    array = np.array(values)
+    by_size = sorted(range(len(values)), key=lambda i: (values[i], i))
+    assert smallest(array, count).tolist() == by_size[:count]
+    by_size = sorted(range(len(values)), key=lambda i: (-values[i], i))
+    for wanted in (0, count, count + 3):
+        assert largest(array, wanted).tolist() == sorted(by_size[:wanted])
+
+
+def test_scores_that_only_rounding_tells_apart_tie():
+    # |1 - 3/10| and |0 - 7/10| are equal, but not in floating point.
+    active_bank = np.array([7, 3])
+    chosen = selection.principal_neurons(np.array([0, 5]), 5, active_bank, 10, 1)
+    assert chosen.tolist() == [0]
+    swapped = selection.principal_neurons(np.array([5, 0]), 5, active_bank[::-1], 10, 1)
+    assert swapped.tolist() == [0]
+
+
+@given(
+    st.integers(0, 10_000), st.integers(1, 9), st.integers(1, 30), st.integers(1, 12)
+)
+def test_weights(seed, k, n, d):
+    generator = np.random.default_rng(seed)
+    bank = generator.random((n, d)) < generator.random(d)
+    inside = generator.random((k, d)) < generator.random(d)
+    weights, offsets = selection.log_odds_weights(inside.sum(0), k, bank.sum(0), n)
+    expected = oracle.weights(inside, bank)
+    assert weights == pytest.approx([w for w, _ in expected])
+    assert offsets == pytest.approx([o for _, o in expected])
+
+
+def test_a_neuron_that_never_fires_has_no_weight():
+    weights, _ = selection.log_odds_weights(np.array([0, 8]), 8, np.array([0, 99]), 99)
+    assert weights.tolist() == [0, 0]
+    assert selection.heaviest_neurons(weights, 2).tolist() == []

@@ -1,0 +1,195 @@
+"""Ablation against clamps written by hand."""
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor, nn
+
+from captum_rdr import RelaxedDecisionRegion
+from captum_rdr.metrics import ablation
+from captum_rdr.metrics.paired import paired_effect
+
+
+def fitted(net, layer, images, **choices) -> RelaxedDecisionRegion:
+    rdr = RelaxedDecisionRegion(net, layer, **choices)
+    return rdr.fit(images, keep_features=True, show_progress=False)
+
+
+def clamped(net: nn.Sequential, x: Tensor, neurons: Tensor, values: Tensor) -> Tensor:
+    """Logits with neurons of layer 2 overwritten."""
+    modules = copy.deepcopy(net).eval()
+    with torch.no_grad():
+        inner = modules[:3](x).flatten(1).clone()
+        inner[:, neurons] = values.float()
+        return modules[3:](inner.reshape(-1, 4, 6, 6))
+
+
+def quietly(*args, **choices):
+    return ablation(*args, show_progress=False, **choices)
+
+
+@pytest.mark.parametrize("to", ["opposite", "mean", "zero"])
+def test_effects_by_hand(net, images, to):
+    rdr = fitted(net, net[2], images)
+    (region,) = rdr.attribute_members([4], n_neurons=6, show_progress=False)
+    later = fitted(net, net[6], images)
+    (of_later,) = later.attribute_members([4], 8, 3, show_progress=False)
+    inputs = torch.cat([images[region.members], images[30:60]])
+    result = quietly(rdr, region, inputs, to=to, later=[(later, of_later)])
+    bank = rdr.bank
+    values = {
+        "opposite": bank.state_means(region.neurons, ~region.states),
+        "mean": bank.neuron_means(region.neurons),
+        "zero": torch.zeros(6),
+    }[to]
+    before = clamped(net, inputs, region.neurons[:0], torch.empty(0))
+    after = clamped(net, inputs, region.neurons, values)
+    inside = rdr.contains(region, inputs)
+    assert 0 < int(inside.sum()) < len(inputs)
+    predicted = before.argmax(1)
+    moved = (after - before)[torch.arange(len(inputs)), predicted].abs()
+    flipped = (after.argmax(1) != predicted).float()
+    for kept, effects in ((inside, result.members), (~inside, result.others)):
+        assert effects["logit"].n == int(kept.sum())
+        assert effects["logit"].effect == pytest.approx(float(moved[kept].mean()), 1e-4)
+        length = (after - before)[kept].norm(dim=1).mean()
+        assert effects["logits"].effect == pytest.approx(float(length), 1e-4)
+        assert effects["prediction"].effect == pytest.approx(
+            float(flipped[kept].mean())
+        )
+        assert set(effects) == {"logit", "logits", "prediction", "later 0"}
+        assert 0 <= effects["later 0"].effect <= 1
+    assert (result.n_neurons, result.to) == (6, to)
+    assert str(result).startswith(f"6 principal neurons clamped to {to}, beside ")
+
+
+def test_later_membership_by_hand(net, images):
+    rdr = fitted(net, net[2], images)
+    (region,) = rdr.attribute_members([4], n_neurons=10, show_progress=False)
+    later = fitted(net, net[6], images)
+    (of_later,) = later.attribute_members([4], 8, 3, show_progress=False)
+    result = quietly(rdr, region, images, to="opposite", later=[(later, of_later)])
+    values = rdr.bank.state_means(region.neurons, ~region.states).float()
+    modules = copy.deepcopy(net).eval()
+    with torch.no_grad():
+        inner = modules[:3](images).flatten(1).clone()
+        was = of_later.contains(modules[3:7](inner.reshape(-1, 4, 6, 6)) > 0)
+        inner[:, region.neurons] = values
+        now = of_later.contains(modules[3:7](inner.reshape(-1, 4, 6, 6)) > 0)
+    kept = rdr.contains(region, images)
+    expected = float((was != now)[kept].float().mean())
+    assert result.members["later 0"].effect == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("among", ["unanimous", "all"])
+def test_random_neurons_are_clamped_alike(net, images, among, monkeypatch):
+    rdr = fitted(net, net[2], images)
+    (region,) = rdr.attribute_members([4], n_neurons=5, show_progress=False)
+    sets = []
+
+    clamping = RelaxedDecisionRegion.clamping
+
+    def record(self, neurons, values):
+        sets.append((neurons, values))
+        return clamping(self, neurons, values)
+
+    monkeypatch.setattr(RelaxedDecisionRegion, "clamping", record)
+    result = quietly(rdr, region, images[:9], among=among, n_random=4)
+    (principal, _), *random = sets
+    assert principal.equal(region.neurons)
+    assert len(random) == 4
+    inside = rdr.bank.states(region.neighbors).float().mean(0)
+    frequency = rdr.bank.active_counts
+    for neurons, values in random:
+        assert not bool(torch.isin(neurons, region.neurons).any())
+        if among == "unanimous":
+            assert bool(((inside[neurons] == 0) | (inside[neurons] == 1)).all())
+        states = inside[neurons] > 0.5
+        assert values.equal(rdr.bank.state_means(neurons, ~states))
+        gap = frequency[neurons].double().mean() - frequency[principal].double().mean()
+        assert abs(float(gap)) < 20
+    assert result.n_random == np.mean([len(neurons) for neurons, _ in random])
+
+
+def test_batches_do_not_matter_and_the_model_is_left(net, images):
+    rdr = fitted(net, net[2], images)
+    (region,) = rdr.attribute_members([4], n_neurons=5, show_progress=False)
+    modes = [module.training for module in net.modules()]
+    whole = quietly(rdr, region, images)
+    parts = quietly(rdr, region, images, batch_size=7)
+    for what, effect in whole.members.items():
+        assert parts.members[what].effect == pytest.approx(effect.effect, abs=1e-6)
+    assert [module.training for module in net.modules()] == modes
+    assert not any(module._forward_hooks for module in net.modules())
+
+
+class Keywords(nn.Module):
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, scale, x):
+        return self.net(x) * scale
+
+
+def test_inputs_of_other_kinds(net, images):
+    model = Keywords(net)
+    rdr = RelaxedDecisionRegion(model, net[2])
+    rdr.fit([{"x": images}], 2.0, keep_features=True, show_progress=False)
+    (region,) = rdr.attribute_members([4], n_neurons=5, show_progress=False)
+    plain = fitted(net, net[2], images)
+    expected = quietly(plain, region_like(plain), images).members["logit"]
+    got = quietly(rdr, region, {"x": images}, 2.0).members["logit"]
+    assert got.effect == pytest.approx(2 * expected.effect, rel=1e-4)
+
+
+def region_like(rdr):
+    return rdr.attribute_members([4], n_neurons=5, show_progress=False)[0]
+
+
+def test_paired_effects():
+    generator = np.random.default_rng(0)
+    effects, controls = generator.random(30) + 0.2, generator.random(30)
+    found = paired_effect(torch.tensor(effects), torch.tensor(controls))
+    interval = stats.ttest_rel(effects, controls).confidence_interval(0.95)
+    assert found.interval == pytest.approx((interval.low, interval.high))
+    assert found.difference == pytest.approx(np.mean(effects - controls))
+    assert found.ratio == pytest.approx(effects.mean() / controls.mean())
+    nobody = paired_effect(torch.empty(0), torch.empty(0))
+    assert nobody.n == 0
+    assert np.isnan(nobody.effect)
+    assert np.isnan(nobody.ratio)
+    single = paired_effect(torch.tensor([1.0]), torch.tensor([0.0]))
+    assert single.difference == 1.0
+    assert np.isnan(single.interval).all()
+    assert np.isnan(single.ratio)
+
+
+def test_what_is_refused(net, images):
+    rdr = fitted(net, net[2], images)
+    region = region_like(rdr)
+    with pytest.raises(ValueError, match="to='less' is unknown; use one of"):
+        quietly(rdr, region, images, to="less")
+    with pytest.raises(ValueError, match="among='some' is unknown"):
+        quietly(rdr, region, images, among="some")
+    with pytest.raises(ValueError, match="n_random=0 draws no neuron"):
+        quietly(rdr, region, images, n_random=0)
+    with pytest.raises(ValueError, match="rdr has several layers"):
+        quietly(fitted(net, [net[2]], images), region, images)
+    with pytest.raises(ValueError, match="rdr has no bank"):
+        quietly(RelaxedDecisionRegion(net, net[2]), region, images)
+    bare = RelaxedDecisionRegion(net, net[2]).fit(images, show_progress=False)
+    with pytest.raises(ValueError, match="fit with keep_features=True"):
+        quietly(bare, region, images)
+    states = rdr.bank.states(torch.tensor([4]))[0]
+    every = replace(region, neurons=torch.arange(144), states=states)
+    with pytest.raises(ValueError, match="the 144 principal ones can be drawn; lower"):
+        quietly(rdr, every, images)
+    pooled = RelaxedDecisionRegion(lambda x: net(x)[:, 0], net[2], bank=rdr.bank)
+    net.eval()
+    with pytest.raises(ValueError, match=r"of shape \(64,\), not logits"):
+        quietly(pooled, region, images)

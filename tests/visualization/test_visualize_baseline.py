@@ -1,0 +1,170 @@
+"""Figures against committed pictures of them, without their texts.
+
+After a change that is meant to be seen, draw them anew and look at each: run this file
+with ``python -m pytest`` and ``--mpl-generate-path=tests/baseline``.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from captum.attr import Saliency
+from conftest import bank_of, random_states
+from drawing import FAILED, check_texts, fitted, hidden, outcome
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+from matplotlib.testing.compare import compare_images
+from matplotlib.text import Text
+from torch import Tensor, nn
+
+from captum_rdr import RelaxedDecisionRegion
+from captum_rdr.visualization import (
+    Reference,
+    visualize_bank,
+    visualize_concept,
+    visualize_layers,
+    visualize_neighbors,
+    visualize_plane,
+    visualize_principal_neurons,
+    visualize_region,
+    visualize_tabular_region,
+)
+
+BASELINE = Path(__file__).parents[1] / "baseline"
+# Root mean square of the differences in gray levels, of 255. Matplotlib 3.8 stays below 7
+# (it puts edges elsewhere by a pixel); a region's other members are above 16.
+TOLERANCE = 8
+
+drawn = pytest.mark.mpl_image_compare(
+    baseline_dir="../baseline",
+    tolerance=TOLERANCE,
+    style="default",
+    savefig_kwargs={"dpi": 60},
+)
+
+
+def without_text(figure_axes: tuple[Figure, object]) -> Figure:
+    """Texts are tested as texts; fonts are drawn differently everywhere."""
+    fig, _ = figure_axes
+    check_texts(fig)
+    for text in fig.findobj(Text):
+        text.set_visible(False)
+    return fig
+
+
+def blobs(n: int, channels: int = 1) -> Tensor:
+    """Smooth, bright images ``(n, channels, 8, 8)``: sharp edges are drawn differently."""
+    generator = torch.Generator().manual_seed(n)
+    centers = 1.5 + 5 * torch.rand(n, channels, 2, 1, 1, generator=generator)
+    steps = torch.arange(8.0)
+    y, x = steps[:, None] - centers[:, :, 0], steps[None] - centers[:, :, 1]
+    return 1 - 0.6 * torch.exp(-(x**2 + y**2) / 6)
+
+
+def gray():
+    data = blobs(60)
+    labels = torch.arange(60) % 2
+    return data, Reference(data, labels, (labels + (torch.arange(60) % 7 == 0)) % 2)
+
+
+@drawn
+def test_region():
+    data, reference = gray()
+    rdr = hidden(data)
+    region = outcome(rdr.attribute_members([4], 6, 4)[0], FAILED)
+    return without_text(visualize_region(rdr, region, reference, use_pyplot=False))
+
+
+@drawn
+def test_principal_neurons():
+    data = blobs(60, 3)
+    region = fitted(data).attribute_members([5], 4, 24, weighting="evidence")[0][0]
+    return without_text(visualize_principal_neurons(region, data[5], use_pyplot=False))
+
+
+@drawn
+def test_concept():
+    data = blobs(60, 3)
+    rdr = hidden(data)
+    region = rdr.attribute_members([4], 5, 12, weighting="evidence")[0]
+    attribute = Saliency(rdr.concept_score(region)).attribute
+    return without_text(
+        visualize_concept(rdr, region, attribute, data, n_members=2, use_pyplot=False)
+    )
+
+
+@drawn
+def test_neighbors():
+    data, reference = gray()
+    rdr = hidden(data, keep_features=True)
+    return without_text(visualize_neighbors(rdr, 3, reference, use_pyplot=False))
+
+
+@drawn
+def test_layers():
+    data, reference = gray()
+    both = fitted(data)
+    regions = [found[0] for found in both.attribute_members([4], 5, 4)]
+    return without_text(
+        visualize_layers(both, regions, reference, n_members=4, use_pyplot=False)
+    )
+
+
+@drawn
+def test_plane():
+    data, _ = gray()
+    rdr = hidden(data)
+    region = rdr.attribute_members([4], 6, 6)[0]
+    affine = rdr.forward_func[3]
+    return without_text(
+        visualize_plane(rdr, region, affine, data[[4, 5, 17]], data, use_pyplot=False)
+    )
+
+
+@drawn
+def test_bank():
+    states = random_states(60, 40)
+    states[:30, :20] = True
+    layer = nn.Identity()
+    rdr = RelaxedDecisionRegion(layer, layer, bank=bank_of(states))
+    regions = rdr.attribute_members([4, 50], 8, 6)
+    labels = torch.arange(60) // 20
+    return without_text(
+        visualize_bank(rdr.bank, regions, labels=labels, use_pyplot=False)
+    )
+
+
+@drawn
+def test_tabular():
+    data, _ = gray()
+    region = hidden(data).attribute_members([4], 6, 6)[0]
+    table = {
+        "center": data[:, 0, 4, 4].numpy(),
+        "corner": data[:, 0, 0, 0].numpy(),
+        "kind": np.array(["lying", "standing"] * 30),
+    }
+    return without_text(visualize_tabular_region(region, table, use_pyplot=False))
+
+
+def test_the_tolerance_tells_figures_apart(tmp_path):
+    """What the comparison is worth: other regions of the same data fail it."""
+    data, reference = gray()
+    rdr = hidden(data)
+    region = rdr.attribute_members([9], 6, 4)[0]
+    fig = without_text(
+        visualize_region(
+            rdr, region, reference, use_pyplot=False, fig_size=size_of("test_region")
+        )
+    )
+    fig.savefig(tmp_path / "other.png", dpi=60)
+    found = compare_images(
+        str(BASELINE / "test_region.png"), str(tmp_path / "other.png"), TOLERANCE, True
+    )
+    assert found is not None
+    assert found["rms"] > 2 * TOLERANCE
+
+
+def size_of(name):
+    height, width = imread(BASELINE / f"{name}.png").shape[:2]
+    return width / 60, height / 60
