@@ -339,7 +339,7 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         for bank in banks:
             rule.check(bank, len(rows))
             queries = Queries(
-                bank.take(rows.numpy()),
+                bank.packed[rows.to(bank.device)],
                 list(rows.tolist()),
                 bank.features_of(rows) if rule.needs_features else None,
             )
@@ -382,7 +382,7 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         kept = self._read_states(arguments, banks[0].attribute_to_layer_input)
         return self._as_given(
             [
-                one.contains(bank.unpacked(tensors[0]))
+                one.contains(bits.unpack(tensors[0], bank.n_neurons))
                 for one, bank, tensors in zip(wanted, banks, kept, strict=True)
             ]
         )
@@ -412,7 +412,7 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         kept = self._read_states(arguments, banks[0].attribute_to_layer_input)
         return self._as_given(
             [
-                bank.unpacked(packed).reshape(-1, *bank.layer_shape)
+                bits.unpack(packed, bank.n_neurons).reshape(-1, *bank.layer_shape)
                 for bank, (packed,) in zip(banks, kept, strict=True)
             ]
         )

@@ -74,7 +74,7 @@ def paper(
 
 
 def weights(inside: np.ndarray, bank: np.ndarray) -> list[tuple[float, float]]:
-    """Give log-odds weight and offset of each neuron, as the design states them."""
+    """Give log-odds weight (in 64ths) and offset of each neuron, as the design has them."""
     k, n = len(inside), len(bank)
     result = []
     for p_s, p in frequencies(inside, bank):
@@ -83,7 +83,7 @@ def weights(inside: np.ndarray, bank: np.ndarray) -> list[tuple[float, float]]:
         offset = math.log((1 - smoothed) / (1 - clamped))
         weight = math.log(smoothed / clamped) - offset
         agrees = (weight > 0 and p_s > p) or (weight < 0 and p_s < p)
-        result.append((weight, offset) if agrees else (0.0, 0.0))
+        result.append((round(64 * weight) / 64, offset) if agrees else (0.0, 0.0))
     return result
 
 
@@ -94,14 +94,13 @@ def evidence(
     inside = np.array([bank[i] for i in rows] + ([query] if with_query else []))
     weighed = weights(inside, bank)
     order = sorted(
-        (i for i, (w, _) in enumerate(weighed) if round(abs(w), 12) > 0),
-        key=lambda i: (-round(abs(weighed[i][0]), 12), i),
+        (i for i, (w, _) in enumerate(weighed) if w != 0),
+        key=lambda i: (-abs(weighed[i][0]), i),
     )
     chosen = sorted(order[:t])
+    constant = round(64 * math.fsum(weighed[i][1] for i in chosen)) / 64
 
     def total(states: np.ndarray) -> float:
-        return math.fsum(
-            weighed[i][1] + (weighed[i][0] if states[i] else 0.0) for i in chosen
-        )
+        return constant + math.fsum(weighed[i][0] for i in chosen if states[i])
 
     return chosen, [total(row) for row in bank], total(query)

@@ -1,38 +1,76 @@
 """The reference bank: bit-packed configurations of the reference instances."""
 
+import copy
+import operator
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from captum_rdr.bank import bits
-from captum_rdr.bank import queries as search
-from captum_rdr.bank.bits import checked_states, is_single, packed_rows
-from captum_rdr.bank.diskrows import DiskRows
-from captum_rdr.bank.folder import read_folder
-from captum_rdr.bank.origin import Origin, make_origin
-from captum_rdr.bank.parts import (
-    BankParts,
-    check_new_features,
-    no_parts,
-    read_file,
-    write_file,
-)
-from captum_rdr.bank.queries import Nearest, check_k
-from captum_rdr.bank.rows import GrowingRows
+from captum_rdr._arguments import check_whole
+from captum_rdr.bank import bits, files, queries
+from captum_rdr.bank.queries import Nearest, Wanted
+from captum_rdr.model.states import as_threshold
 
-_BLOCK_BYTES = 1 << 26  # working memory of one step over the bank
+_FIRST_ROWS = 256
+
+
+def _room(height: int, width: int, like: Tensor) -> Tensor:
+    """Room for rows, on the device and of the dtype of ``like``."""
+    if like.device.type != "cpu" or like.dtype == torch.bfloat16:
+        return like.new_empty(height, width)
+    # NumPy asks the system for large pages, PyTorch does not.
+    return torch.from_numpy(np.empty((height, width), like.numpy().dtype))
+
+
+class _Grown:
+    """A two-dimensional tensor to which rows are appended.
+
+    Its room grows by half when it is used up, so that N appends copy O(N) rows. Room that
+    is not used takes no memory on systems that hand out pages when they are written.
+    """
+
+    def __init__(self, room: Tensor, length: int) -> None:
+        self._room, self._length = room, length
+
+    @property
+    def filled(self) -> Tensor:
+        """The rows, a view."""
+        return self._room[: self._length]
+
+    @property
+    def capacity(self) -> int:
+        """Number of rows for which there is room."""
+        return len(self._room)
+
+    def __getstate__(self) -> tuple[Tensor, int]:
+        """Leave the room that is not used out of copies and pickles."""
+        return self.filled.clone(), self._length
+
+    def __setstate__(self, state: tuple[Tensor, int]) -> None:
+        self._room, self._length = state
+
+    def append(self, block: Tensor) -> None:
+        start, stop = self._length, self._length + len(block)
+        if stop > len(self._room):
+            capacity = max(stop, start + start // 2, _FIRST_ROWS)
+            larger = _room(capacity, self._room.shape[1], self._room)
+            larger[:start] = self.filled
+            self._room = larger
+        self._room[start:stop] = block
+        self._length = stop
 
 
 class ConfigurationBank:
     """Configurations of N reference instances, one bit a neuron.
 
-    A bank lies in memory, or on disk if `load` or ``fit(..., out=...)`` gave it. Queries
-    of a bank on disk read it block by block and keep one block in memory.
+    A bank lies in memory, on a device (`to`), or on disk if `load` or
+    ``fit(..., out=...)`` gave it: then it is mapped, and a query reads it block by block.
+    Every answer comes from one operation, the number of bits in which packed rows
+    differ, and is the same wherever the rows lie.
 
     Args:
         layer_shape: shape ``(D1, ..., Dm)`` of the layer's output, per instance.
@@ -41,8 +79,6 @@ class ConfigurationBank:
             unknown.
         attribute_to_layer_input: whether the states are those of the layer's input.
         reserve: instances to make room for at once; more may be appended.
-        data_fingerprint: identifies the data by its length and first instances; empty
-            when unknown.
 
     Raises:
         ValueError: a size is not positive, or the threshold has another shape.
@@ -65,17 +101,14 @@ class ConfigurationBank:
     (tensor([2, 1, 1, 2]), tensor([[ 9],
             [15],
             [ 0]], dtype=torch.uint8))
-    >>> bank.states(slice(1)), bank.unpacked(bank.rows[2:])
-    (tensor([[ True, False, False,  True]]), tensor([[False, False, False, False]]))
-    >>> bank.weighted_sum(torch.tensor([0, 3]), torch.tensor([[1.0], [0.5]])).T
-    tensor([[1.5000, 1.5000, 0.0000]], dtype=torch.float64)
-    >>> packed = bank.as_packed(torch.tensor([True, False, False, True]))
-    >>> bank.equal_rows(packed[0]), bank.nearest_packed(packed, 1).rows
-    (array([0]), tensor([[0]]))
-    >>> bank.take(bank.equal_rows(packed[0])).tolist()
-    [[9, 0, 0, 0, 0, 0, 0, 0]]
-    >>> len(ConfigurationBank.merge([bank, bank]))
-    6
+    >>> bank.states(slice(1))
+    tensor([[ True, False, False,  True]])
+    >>> bank.weighted_sums(torch.tensor([[2, 0, 0, 1]]))
+    tensor([[3, 3, 0]])
+    >>> len(ConfigurationBank.merge([bank, bank])), len(bank.emptied())
+    (6, 0)
+    >>> bank.to("cpu").device, bank.take(torch.tensor([1, 1])).active_counts
+    (device(type='cpu'), tensor([2, 2, 2, 2]))
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     bank.save(f"{folder}/bank")
@@ -91,37 +124,29 @@ class ConfigurationBank:
         attribute_to_layer_input: bool = False,
         *,
         reserve: int = 0,
-        data_fingerprint: str = "",
     ) -> None:
-        origin = make_origin(
-            layer_shape,
-            threshold,
-            fingerprint,
-            attribute_to_layer_input,
-            data_fingerprint,
-        )
-        self._take(no_parts(origin, reserve))
-
-    def _take(self, parts: BankParts) -> None:
-        origin = parts.origin
-        self.layer_shape, self.threshold = origin.layer_shape, origin.threshold
-        self.fingerprint = origin.fingerprint
-        self.data_fingerprint = origin.data_fingerprint
-        self.attribute_to_layer_input = origin.attribute_to_layer_input
-        self._rows, self._counts = parts.rows, parts.counts
-        self._features, self._columns = parts.features, parts.columns
-
-    def _parts(self) -> BankParts:
-        origin = Origin(
-            self.layer_shape,
-            self.threshold,
-            self.fingerprint,
-            self.attribute_to_layer_input,
-            self.data_fingerprint,
-        )
-        return BankParts(
-            origin, self._rows, self._counts, self._features, self._columns
-        )
+        shape = torch.Size(layer_shape)
+        if any(size < 1 for size in shape):
+            raise ValueError(
+                f"layer_shape={tuple(layer_shape)} holds no neuron; give a shape with "
+                "positive sizes"
+            )
+        value = as_threshold(threshold)
+        if value.shape not in ((), shape, (shape.numel(),)):
+            raise ValueError(
+                f"threshold has shape {tuple(value.shape)}, but the layer has shape "
+                f"{tuple(shape)}; give a number or a tensor of that shape"
+            )
+        self.layer_shape = shape
+        self.threshold = value.flatten() if value.dim() else value
+        self.fingerprint = fingerprint
+        self.attribute_to_layer_input = attribute_to_layer_input
+        packed = torch.empty(0, dtype=torch.uint8)
+        self._rows = _Grown(_room(reserve, bits.row_width(shape.numel()), packed), 0)
+        self._features: _Grown | None = None
+        self._counts = torch.zeros(shape.numel(), dtype=torch.int64)
+        self._on_disk = False
+        self._ready: Any = None  # see `bits.prepared`
 
     @property
     def n_neurons(self) -> int:
@@ -131,22 +156,21 @@ class ConfigurationBank:
     @property
     def rows(self) -> Tensor:
         """Packed configurations, uint8 ``(N, ceil(D / 8))``, little-endian; a view."""
-        packed = self.packed[:, : bits.row_bytes(self.n_neurons)]
-        return torch.from_numpy(packed)
+        return self.packed[:, : bits.row_bytes(self.n_neurons)]
 
     @property
-    def packed(self) -> bits.Bytes:
+    def packed(self) -> Tensor:
         """The rows as they lie in the bank, each padded with zeros to 64 bits; a view.
 
         Those of a bank on disk are mapped: what is read of them stays in memory for as
         long as the system has room.
         """
-        return self._rows.array
+        return self._rows.filled
 
     @property
     def active_counts(self) -> Tensor:
         """In how many instances each neuron is active, int64 ``(D,)``; a view."""
-        return torch.from_numpy(self._counts)
+        return self._counts
 
     @property
     def features(self) -> Tensor | None:
@@ -154,21 +178,65 @@ class ConfigurationBank:
         return None if self._features is None else self._features.filled
 
     @property
+    def device(self) -> torch.device:
+        """Where the rows lie."""
+        return self.packed.device
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the packed rows and of the features."""
-        features = 0 if self.features is None else self.features.nbytes
-        return len(self) * self._rows.width + features
+        return self.packed.nbytes + (
+            0 if self.features is None else self.features.nbytes
+        )
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.packed)
 
     def __repr__(self) -> str:
         features = "" if self.features is None else f", {self.features.dtype} features"
-        on_disk = " on disk" if isinstance(self._rows, DiskRows) else ""
+        place = "" if self.device.type == "cpu" else f" on {self.device}"
         return (
             f"ConfigurationBank({len(self)} instances x {self.n_neurons} neurons of "
-            f"shape {tuple(self.layer_shape)}, {self.nbytes} bytes{on_disk}{features})"
+            f"shape {tuple(self.layer_shape)}, {self.nbytes} bytes"
+            f"{' on disk' if self._on_disk else place}{features})"
         )
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Refuse to pickle a bank on disk, which would read all of it."""
+        if self._on_disk:
+            raise TypeError(
+                "a bank on disk cannot be pickled; pass its path and load it there, or "
+                "load it with mmap=False"
+            )
+        return super().__reduce_ex__(protocol)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "ConfigurationBank":
+        """Copy the bank; rows on disk cannot change, so copies share them."""
+        copied = self.emptied()
+        copied._counts, copied._on_disk = self._counts.clone(), self._on_disk
+        for name in ("_rows", "_features"):
+            held = getattr(self, name)
+            setattr(copied, name, held if self._on_disk else copy.deepcopy(held, memo))
+        return copied
+
+    def to(self, device: torch.device | str) -> "ConfigurationBank":
+        """The same bank with rows and features on a device, where queries then run.
+
+        Args:
+            device: the device. Results are on the CPU whatever it is.
+
+        Returns:
+            a bank there; this one if it is there already.
+        """
+        device = torch.device(device)
+        if device == self.device:
+            return self
+        moved = self.emptied()
+        moved._rows = _Grown(self.packed.to(device), len(self))
+        moved._counts = self._counts.clone()
+        if self.features is not None:
+            moved._features = _Grown(self.features.to(device), len(self))
+        return moved
 
     def append(self, states: Tensor, features: Tensor | None = None) -> None:
         """Append instances; the room grows in steps, so that N appends cost O(N).
@@ -185,29 +253,57 @@ class ConfigurationBank:
             ValueError: a shape is wrong, or only some instances have features.
         """
         packed = self.as_packed(states)
-        check_new_features(self._parts(), features, len(packed))
-        if isinstance(self._rows, DiskRows):
-            self._rows = GrowingRows.around(torch.from_numpy(self._rows.array))
-            self._columns = None
+        self._check_features(features, len(packed))
+        if self._on_disk:
+            self._rows = _Grown(self.packed.clone(), len(self))
+            if self.features is not None:
+                self._features = _Grown(self.features.clone(), len(self))
+            self._on_disk = False
         if features is not None:
             if self._features is None:
                 reserve = max(self._rows.capacity, len(packed))
-                self._features = GrowingRows(self.n_neurons, features.dtype, reserve)
+                like = features[:0].to(self.device)
+                self._features = _Grown(_room(reserve, self.n_neurons, like), 0)
             self._features.append(features)
-        self._rows.append(torch.from_numpy(packed))
+        self._rows.append(packed)
+        self._ready = None
         self._counts = self._counts + bits.count_active(packed, self.n_neurons)
-        self.data_fingerprint = ""
 
-    def as_packed(self, states: Tensor) -> bits.Bytes:
-        """Instances as they lie in the bank, see `captum_rdr.bank.bits.packed_rows`."""
-        return packed_rows(states, self.layer_shape)
+    def _check_features(self, features: Tensor | None, n_new: int) -> None:
+        had = self.features is not None
+        if len(self) and had != (features is not None):
+            raise ValueError(
+                f"the bank's {len(self)} instances have {'' if had else 'no '}features, "
+                f"the appended {n_new} {'do not' if had else 'do'}; append all with "
+                "features or all without"
+            )
+        wanted = (n_new, self.n_neurons)
+        if features is not None and features.shape != wanted:
+            raise ValueError(
+                f"features has shape {tuple(features.shape)}, but the states need "
+                f"{wanted}; give one row an instance"
+            )
 
-    def take(self, rows: bits.Ints) -> bits.Bytes:
-        """A copy of the given rows as they lie in the bank."""
-        return self._rows.take(rows)
+    def as_packed(self, states: Tensor) -> Tensor:
+        """Instances as they lie in the bank, see `captum_rdr.bank.bits.padded`."""
+        return bits.padded(states, self.layer_shape).to(self.device)
+
+    def take(self, rows: Tensor) -> "ConfigurationBank":
+        """A bank of some of the rows, with their features, in memory.
+
+        Args:
+            rows: int64 ``(M,)``, bank rows; one may come several times.
+
+        Returns:
+            the new bank, in which row i is row ``rows[i]`` of this one.
+        """
+        picked = self.emptied(reserve=len(rows))
+        features = None if self.features is None else self.features_of(rows)
+        picked.append(self.rows[rows.to(self.device)], features)
+        return picked
 
     def features_of(self, rows: Tensor) -> Tensor:
-        """Float activations ``(M, D)`` of the given bank rows.
+        """Float activations ``(M, D)`` of the given bank rows, where the bank lies.
 
         Raises:
             ValueError: the bank holds none.
@@ -219,17 +315,12 @@ class ConfigurationBank:
         """
         if self.features is None:
             raise ValueError("the bank holds no features; fit with keep_features=True")
-        return self.features[rows]
-
-    def unpacked(self, states: Tensor) -> Tensor:
-        """Boolean states ``(M, D)`` of packed ones."""
-        rows = self.as_packed(states)
-        return torch.from_numpy(bits.unpack(rows, self.n_neurons))
+        return self.features[rows.to(self.device)]
 
     def states(self, rows: Tensor | slice = slice(None)) -> Tensor:
-        """Boolean states ``(M, D)`` of the given bank rows."""
-        some = self.packed[rows] if isinstance(rows, slice) else self.take(rows.numpy())
-        return torch.from_numpy(bits.unpack(some, self.n_neurons))
+        """Boolean states ``(M, D)``, on the CPU, of the given bank rows."""
+        picked = rows if isinstance(rows, slice) else rows.to(self.device)
+        return bits.unpack(self.packed[picked], self.n_neurons)
 
     def distances(self, query: Tensor) -> Tensor:
         """Configuration distances from queries to every row.
@@ -241,10 +332,8 @@ class ConfigurationBank:
             int64 tensor ``(Q, N)``, or ``(N,)`` for a single instance: the number of
             neurons whose states differ.
         """
-        queries = self.as_packed(query)
-        found = search.distances(self._rows.blocks(), len(self), queries)
-        of_all = torch.from_numpy(found)
-        return of_all[0] if is_single(query, self.layer_shape) else of_all
+        found = queries.distances(self.as_packed(query), self.packed)
+        return found[0] if bits.is_single(query, self.layer_shape) else found
 
     def nearest(self, query: Tensor, k: int) -> Nearest:
         """The k nearest rows of each query, ties by the lower row.
@@ -259,24 +348,26 @@ class ConfigurationBank:
         Raises:
             ValueError: ``k`` is out of range.
         """
-        check_k(k, len(self))
         return self.nearest_packed(self.as_packed(query), k)
 
-    def nearest_packed(self, queries: bits.Bytes, k: int) -> Nearest:
+    def nearest_packed(self, packed: Tensor, k: int) -> Nearest:
         """`nearest` for rows as they lie in the bank.
 
         Args:
-            queries: as `as_packed` makes them.
+            packed: as `as_packed` makes them.
             k: as in `nearest`.
 
         Returns:
             as `nearest`.
         """
-        return search.nearest(self._rows.blocks(), queries, k)
-
-    def equal_rows(self, query: bits.Bytes) -> bits.Ints:
-        """Rows that equal one that is given as it lies in the bank, ascending."""
-        return search.equal_rows(self._rows.blocks(), query)
+        if not 1 <= operator.index(k) <= len(self):
+            raise ValueError(
+                f"k={k} is not between 1 and the bank's {len(self)} instances; change k "
+                "or append more"
+            )
+        if self._ready is None and len(packed) == 1:
+            self._ready = bits.prepared(self.packed)
+        return queries.nearest(packed, self.packed, k, self._ready)
 
     def disagreements(self, neurons: Tensor, states: Tensor) -> Tensor:
         """In how many of the given neurons each row differs from ``states``.
@@ -287,17 +378,12 @@ class ConfigurationBank:
 
         Returns:
             int64 tensor ``(N,)``.
-        """
-        return torch.from_numpy(
-            self._disagreements(*checked_states(neurons, states, self.n_neurons))
-        )
 
-    def _disagreements(self, neurons: bits.Ints, states: bits.Bools) -> bits.Ints:
-        if self._columns is not None:
-            return search.column_disagreements(
-                self._columns, len(self), neurons, states
-            )
-        return search.disagreements(self._rows.blocks(), len(self), neurons, states)
+        Raises:
+            ValueError: an index is out of range, or there are more or fewer states.
+        """
+        wanted = self._wanted(neurons, states)
+        return queries.disagreements([wanted], self.packed)[0]
 
     def members(self, neurons: Tensor, states: Tensor, tolerance: int = 0) -> Tensor:
         """Rows that differ from ``states`` in at most ``tolerance`` of the neurons.
@@ -314,33 +400,45 @@ class ConfigurationBank:
         Raises:
             ValueError: an index or the tolerance is out of range.
         """
-        picked, wanted = checked_states(neurons, states, self.n_neurons)
-        if tolerance < 0:
-            raise ValueError(f"tolerance={tolerance} is negative; use 0 or more")
-        if self._columns is not None:
-            found = np.flatnonzero(self._disagreements(picked, wanted) <= tolerance)
-        else:
-            found = search.agreeing(self._rows.blocks(), picked, wanted, tolerance)
-        return torch.from_numpy(found)
+        check_whole("tolerance", tolerance, least=0)
+        wanted = self._wanted(neurons, states)._replace(tolerance=tolerance)
+        return self.agreeing([wanted])[0]
 
-    def weighted_sum(self, neurons: Tensor, weights: Tensor) -> Tensor:
+    def agreeing(self, wanted: Sequence[Wanted]) -> list[Tensor]:
+        """`members` for many at once.
+
+        Args:
+            wanted: neurons, states and tolerance of each.
+
+        Returns:
+            for each an int64 tensor of bank rows, ascending.
+        """
+        return queries.agreeing(wanted, self.packed)
+
+    def _wanted(self, neurons: Tensor, states: Tensor) -> Wanted:
+        picked = torch.as_tensor(neurons, dtype=torch.int64).reshape(-1)
+        wanted = torch.as_tensor(states, dtype=torch.bool).reshape(-1)
+        if len(picked) != len(wanted):
+            raise ValueError(
+                f"{len(picked)} neurons but {len(wanted)} states; give one state each"
+            )
+        if len(picked) and not 0 <= picked.min() <= picked.max() < self.n_neurons:
+            raise ValueError(
+                f"neurons go from {int(picked.min())} to {int(picked.max())}, but the "
+                f"layer's flat indices from 0 to {self.n_neurons - 1}"
+            )
+        return Wanted(picked, wanted)
+
+    def weighted_sums(self, weights: Tensor) -> Tensor:
         """Sum of the weights of each row's active neurons, for many weightings at once.
 
         Args:
-            neurons: int64 ``(t,)``, flat indices.
-            weights: float64 ``(t, W)``.
+            weights: whole numbers, int64 ``(Q, D)``.
 
         Returns:
-            float64 tensor ``(N, W)``.
+            int64 tensor ``(Q, N)``, exact.
         """
-        total = search.weighted_sum(
-            self._rows.blocks(),
-            len(self),
-            neurons.numpy(),
-            weights.numpy(),
-            _BLOCK_BYTES,
-        )
-        return torch.from_numpy(total)
+        return queries.weighted_sums(weights, self.packed)
 
     def neuron_means(self, neurons: Tensor) -> Tensor:
         """Mean activation of neurons over the bank.
@@ -374,7 +472,8 @@ class ConfigurationBank:
 
         Returns:
             float64 tensor ``(t,)``, in the layer's units. Where no instance has the state:
-            the threshold for an inactive neuron, the next number above it for an active one.
+            the threshold for an inactive neuron, the next number above it for an active
+            one.
 
         Raises:
             ValueError: the bank holds no features.
@@ -386,8 +485,8 @@ class ConfigurationBank:
         tensor([3., 0.], dtype=torch.float64)
         """
         features = self._wide_features(neurons)
-        columns = bits.columns(self.packed, neurons.numpy())
-        having = torch.from_numpy(columns) == states
+        bit = self.packed[:, neurons.to(self.device) >> 3].cpu() >> (neurons & 7)
+        having = (bit & 1).bool() == states
         count = having.sum(0)
         means = features.where(having, 0).sum(0) / count.clamp(min=1)
         threshold = self.threshold.expand(self.n_neurons)[neurons]
@@ -402,7 +501,7 @@ class ConfigurationBank:
                 "the bank holds no features, which the mean activations are taken of; "
                 "fit with keep_features=True, or clamp to a number"
             )
-        return self.features[:, neurons].double()
+        return self.features[:, neurons.to(self.device)].cpu().double()
 
     def emptied(self, reserve: int = 0) -> "ConfigurationBank":
         """A bank of the same layer, model and thresholds without instances, in memory.
@@ -416,12 +515,20 @@ class ConfigurationBank:
         >>> ConfigurationBank((2,), 0.5).emptied().threshold
         tensor(0.5000, dtype=torch.float64)
         """
-        origin = replace(self._parts().origin, data_fingerprint="")
-        return _bank_of(no_parts(origin, reserve))
+        return ConfigurationBank(
+            self.layer_shape,
+            self.threshold,
+            self.fingerprint,
+            self.attribute_to_layer_input,
+            reserve=reserve,
+        )
 
     @staticmethod
     def merge(banks: Iterable["ConfigurationBank"]) -> "ConfigurationBank":
         """Put banks of one layer behind each other, in memory.
+
+        Args:
+            banks: the banks, one or more.
 
         Raises:
             ValueError: there is none, or shape, threshold or fingerprint differ.
@@ -429,33 +536,56 @@ class ConfigurationBank:
         banks = list(banks)
         if not banks:
             raise ValueError("banks is empty; give one bank or more")
-        origin = banks[0]._parts().origin
-        merged = banks[0].emptied(reserve=sum(len(bank) for bank in banks))
+        first = banks[0]
+        merged = first.emptied(reserve=sum(len(bank) for bank in banks))
         for bank in banks:
-            if not bank._parts().origin.same_layer(origin):
+            same = (
+                bank.layer_shape == first.layer_shape
+                and torch.equal(bank.threshold, first.threshold)
+                and bank.fingerprint == first.fingerprint
+            )
+            if not same:
                 raise ValueError(
-                    f"{bank!r} and {banks[0]!r} differ in shape, threshold or "
-                    f"fingerprint ({bank.fingerprint!r}, {origin.fingerprint!r}); merge "
-                    "banks of one model, layer and threshold"
+                    f"{bank!r} and {first!r} differ in shape, threshold or fingerprint "
+                    f"({bank.fingerprint!r}, {first.fingerprint!r}); merge banks of one "
+                    "model, layer and threshold"
                 )
             merged.append(bank.rows, bank.features)
         return merged
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the bank to one file, atomically and with a checksum."""
-        write_file(path, self._parts())
-
-    @staticmethod
-    def load(path: str | os.PathLike[str], mmap: bool = True) -> "ConfigurationBank":
-        """Read a bank from the file that `save` or the folder that `fit` wrote.
-
-        All of it is checked first. Nothing in it is run, and no more memory is taken
-        than the files are long.
+        """Write the bank to a folder of ``.npy`` arrays, atomically and with checksums.
 
         Args:
-            path: the file or folder, or a link to it.
+            path: the folder; a bank that lies there already stays whole until the new
+                one is.
+        """
+        files.write_bank(
+            path,
+            files.Stored(
+                self.layer_shape,
+                self.threshold,
+                self.fingerprint,
+                self.attribute_to_layer_input,
+                self.packed.cpu(),
+                self._counts,
+                None if self.features is None else self.features.cpu(),
+            ),
+        )
+
+    @staticmethod
+    def load(
+        path: str | os.PathLike[str], mmap: bool = True, verify: bool = True
+    ) -> "ConfigurationBank":
+        """Read a bank from the folder that `save` or ``fit(out=...)`` wrote.
+
+        Nothing in it is run, and no more memory is taken than the files are long.
+
+        Args:
+            path: the folder, or a link to it.
             mmap: leave rows and features on disk and let queries read them block by
                 block; `append` then copies them into memory first.
+            verify: compare the checksums of all arrays, which reads them through.
 
         Returns:
             the bank.
@@ -463,13 +593,15 @@ class ConfigurationBank:
         Raises:
             ValueError: it is damaged, unfinished, or something else.
         """
-        path = Path(path)
-        if path.is_dir():
-            return _bank_of(read_folder(path, mmap=mmap))
-        return _bank_of(read_file(path, mmap=mmap))
-
-
-def _bank_of(parts: BankParts) -> ConfigurationBank:
-    bank = ConfigurationBank.__new__(ConfigurationBank)
-    bank._take(parts)
-    return bank
+        stored = files.read_bank(path, mmap=mmap, verify=verify)
+        bank = ConfigurationBank(
+            stored.layer_shape,
+            stored.threshold,
+            stored.fingerprint,
+            stored.attribute_to_layer_input,
+        )
+        bank._rows = _Grown(stored.rows, len(stored.rows))
+        bank._counts, bank._on_disk = stored.active_counts, mmap
+        if stored.features is not None:
+            bank._features = _Grown(stored.features, len(stored.rows))
+        return bank

@@ -1,27 +1,40 @@
-"""Packed states: packing, Hamming distances and column reads."""
+"""Packed states, and the one thing they are asked: how many bits differ.
 
+A packed row holds neuron ``i`` in bit ``i % 8`` of byte ``i // 8`` (little-endian), unused
+bits zero. All functions are pure, and exact on every device and for every number of
+threads.
+"""
+
+import functools
+import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import simsimd
 import torch
 from torch import Tensor
 
-Bytes = npt.NDArray[np.uint8]
-Bools = npt.NDArray[np.bool_]
-Ints = npt.NDArray[np.int64]
+try:
+    import numkong
+except ImportError:  # no wheel for this machine: products of +1 and -1 serve it too
+    numkong = None  # type: ignore[assignment]
 
-# A block of bank rows that stays in a core's second-level cache while every query
-# of a batch is compared with it.
-_CACHE_BYTES = 1 << 19
-# Reading more than this share of a row's bytes is slower than unpacking the row.
-_UNPACK_SHARE = 0.5
-_EXCHANGES = [
-    (np.uint64(7), np.uint64(0x00AA00AA00AA00AA)),
-    (np.uint64(14), np.uint64(0x0000CCCC0000CCCC)),
-    (np.uint64(28), np.uint64(0x00000000F0F0F0F0)),
-]
+EXACT_TERMS = {
+    torch.float16: 1 << 11,
+    torch.bfloat16: 1 << 8,
+    torch.float32: 1 << 24,
+}
+"""How many products of +1 and -1 a dtype sums up exactly, in any order.
+
+Every partial sum is a whole number of at most that size, which the dtype holds, so it does
+not matter where a device adds up or rounds to it.
+"""
+
+_SINGLY = 3  # so many queries are faster one by one than packed
+_SIGNS_BYTES = 1 << 28  # of rows written as +1 and -1 at a time
+_PREPARED_BYTES = 1 << 23  # a larger bank is faster as it is
+_THREADED_BYTES = 1 << 22  # fewer bytes of rows are not worth a second thread
 
 
 def row_bytes(n_neurons: int) -> int:
@@ -31,6 +44,15 @@ def row_bytes(n_neurons: int) -> int:
     2
     """
     return (n_neurons + 7) // 8
+
+
+def row_width(n_neurons: int) -> int:
+    """Bytes of a row as it lies in a bank: whole 64-bit words.
+
+    >>> row_width(12)
+    8
+    """
+    return 8 * -(-n_neurons // 64)
 
 
 def pack(states: Tensor) -> Tensor:
@@ -54,170 +76,39 @@ def pack(states: Tensor) -> Tensor:
 def _pack_by_arithmetic(states: Tensor) -> Tensor:
     """`pack` in tensor operations that every device has."""
     n_bytes = row_bytes(states.shape[-1])
-    padded = torch.nn.functional.pad(
-        states.to(torch.uint8), (0, 8 * n_bytes - states.shape[-1])
-    )
+    spare = 8 * n_bytes - states.shape[-1]
+    padded = torch.nn.functional.pad(states.to(torch.uint8), (0, spare))
     weights = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8)
     grouped = padded.reshape(-1, n_bytes, 8) * weights.to(states.device)
     return torch.sum(grouped, -1, dtype=torch.uint8)
 
 
-def unpack(rows: Bytes, n_neurons: int) -> Bools:
-    """Boolean states ``(M, D)`` of packed rows ``(M, >= ceil(D / 8))``.
+def unpack(rows: Tensor, n_neurons: int) -> Tensor:
+    """Boolean states ``(M, D)``, on the CPU, of packed rows ``(M, >= ceil(D / 8))``.
 
-    >>> unpack(np.array([[9]], np.uint8), 4)
-    array([[ True, False, False,  True]])
+    >>> unpack(torch.tensor([[9]], dtype=torch.uint8), 4)
+    tensor([[ True, False, False,  True]])
     """
-    return np.unpackbits(rows, axis=-1, count=n_neurons, bitorder="little").view(bool)
+    array = np.unpackbits(
+        rows.cpu().numpy(), axis=-1, count=n_neurons, bitorder="little"
+    )
+    return torch.from_numpy(array.view(bool))
 
 
-def count_active(rows: Bytes, n_neurons: int) -> Ints:
-    """In how many packed rows each neuron is active, ``(D,)``.
+def count_active(rows: Tensor, n_neurons: int) -> Tensor:
+    """In how many packed rows each neuron is active, int64 ``(D,)`` on the CPU.
 
-    >>> count_active(np.array([[9], [14]], np.uint8), 4)
-    array([1, 1, 1, 2])
+    >>> count_active(torch.tensor([[9], [14]], dtype=torch.uint8), 4)
+    tensor([1, 1, 1, 2])
     """
     counts = np.zeros(n_neurons, np.int64)
-    for block in range(0, len(rows), 255):  # as many as a byte can count
-        unpacked = unpack(rows[block : block + 255], n_neurons)
-        counts += unpacked.view(np.uint8).sum(0, dtype=np.uint8)
-    return counts
+    for start in range(0, len(rows), 255):  # as many as a byte can count
+        states = unpack(rows[start : start + 255], n_neurons).numpy()
+        counts += states.view(np.uint8).sum(0, dtype=np.uint8)
+    return torch.from_numpy(counts)
 
 
-def transposed(rows: Bytes) -> Bytes:
-    """The bit matrix of packed rows, packed along its columns.
-
-    Blocks of eight by eight bits lie in a 64-bit word each and are transposed there by
-    three exchanges (Warren, *Hacker's Delight*, Section 7-3).
-
-    Args:
-        rows: uint8 ``(N, B)``, N a multiple of 8.
-
-    Returns:
-        uint8 ``(8 * B, N / 8)``: row i holds bit i of every row.
-
-    >>> transposed(np.array([[1], [3], [1], [0], [0], [0], [0], [2]], np.uint8))[:2]
-    array([[  7],
-           [130]], dtype=uint8)
-    """
-    n_eighths, n_bytes = len(rows) // 8, rows.shape[1]
-    result = np.empty((n_bytes, 8, n_eighths), np.uint8)
-    for start in range(0, n_bytes, 64):
-        part = rows[:, start : start + 64].reshape(n_eighths, 8, -1)
-        words = part.transpose(2, 0, 1).copy(order="C").view("<u8")[..., 0]
-        for shift, mask in _EXCHANGES:
-            differing = (words ^ (words >> shift)) & mask
-            words ^= differing ^ (differing << shift)
-        turned = words.view(np.uint8).reshape(*words.shape, 8)
-        result[start : start + 64] = turned.transpose(0, 2, 1)
-    return result.reshape(8 * n_bytes, n_eighths)
-
-
-def hamming(queries: Bytes, rows: Bytes) -> npt.NDArray[np.uint32]:
-    """Number of bits in which each query differs from each row.
-
-    Args:
-        queries: packed rows, uint8 of shape ``(Q, B)``.
-        rows: packed rows, uint8 of shape ``(N, B)``.
-
-    Returns:
-        uint32 array of shape ``(Q, N)``.
-
-    >>> hamming(np.array([[9]], np.uint8), np.array([[9], [14]], np.uint8))
-    array([[0, 3]], dtype=uint32)
-    """
-    distances = np.empty((len(queries), len(rows)), np.uint32)
-    threads = torch.get_num_threads()
-    if len(queries) == 1 or threads == 1 or rows.nbytes <= _CACHE_BYTES:
-        _fill(distances, queries, rows, threads)
-        return distances
-    # A share of the rows for each thread: they need not wait for each other at every
-    # block, which costs much where other work keeps the cores busy.
-    share = -(-len(rows) // threads)
-    with ThreadPoolExecutor(threads) as pool:
-        shares = [slice(start, start + share) for start in range(0, len(rows), share)]
-        list(
-            pool.map(
-                lambda own: _fill(distances[:, own], queries, rows[own], 1), shares
-            )
-        )
-    return distances
-
-
-def _fill(
-    distances: npt.NDArray[np.uint32], queries: Bytes, rows: Bytes, threads: int
-) -> None:
-    """Write distances ``(Q, N)``, block by block for several queries."""
-    if len(queries) == 0:
-        return
-    step = len(rows) if len(queries) == 1 else _CACHE_BYTES // rows.shape[1] + 1
-    for start in range(0, len(rows), max(step, 1)):
-        block = rows[start : start + step]
-        found = simsimd.cdist(
-            queries, block, metric="hamming", dtype="bin8", threads=threads
-        )
-        # Whole numbers in double precision, which holds them exactly.
-        distances[:, start : start + step] = np.asarray(found).reshape(-1, len(block))
-
-
-def columns(rows: Bytes, neurons: Ints) -> Bools:
-    """States ``(N, t)`` of the given neurons in every packed row.
-
-    >>> columns(np.array([[9], [14]], np.uint8), np.array([3, 0]))
-    array([[ True,  True],
-           [ True, False]])
-    """
-    if len(neurons) > _UNPACK_SHARE * rows.shape[1]:
-        return unpack(rows, 8 * rows.shape[1])[:, neurons]
-    picked = rows[:, neurons >> 3] >> (neurons & 7).astype(np.uint8)
-    return (picked & 1).view(bool)
-
-
-def disagreements(rows: Bytes, neurons: Ints, states: Bools) -> Ints:
-    """How many of the given neurons differ from ``states``, per packed row.
-
-    >>> disagreements(np.array([[9], [14]], np.uint8), np.array([0, 3]),
-    ...               np.array([True, True]))
-    array([0, 1])
-    """
-    counts = np.zeros(len(rows), np.int64)
-    for neuron, state in zip(neurons.tolist(), states.tolist(), strict=True):
-        counts += (rows[:, neuron >> 3] >> (neuron & 7) & 1) != state
-    return counts
-
-
-def agreeing(rows: Bytes, neurons: Ints, states: Bools, tolerance: int) -> Ints:
-    """Rows whose states on ``neurons`` disagree in at most ``tolerance`` places.
-
-    Reads a column only of the rows that no earlier column has ruled out, so give the
-    neurons that rule out most first.
-
-    >>> agreeing(np.array([[9], [14]], np.uint8), np.array([0, 3]),
-    ...          np.array([True, True]), tolerance=0)
-    array([0])
-    """
-    left = np.arange(len(rows))
-    counts = np.zeros(len(rows), np.int64)
-    for read, (neuron, state) in enumerate(
-        zip(neurons.tolist(), states.tolist(), strict=True)
-    ):
-        column = rows[:, neuron >> 3] if read == 0 else rows[left, neuron >> 3]
-        counts += (column >> (neuron & 7) & 1) != state
-        inside = counts <= tolerance
-        left, counts = left[inside], counts[inside]
-    return left
-
-
-def row_width(n_neurons: int) -> int:
-    """Bytes of a row of the bank: whole 64-bit words.
-
-    >>> row_width(12)
-    8
-    """
-    return 8 * -(-n_neurons // 64)
-
-
-def packed_rows(states: Tensor, layer_shape: torch.Size) -> Bytes:
+def padded(states: Tensor, layer_shape: torch.Size) -> Tensor:
     """Instances as they lie in a bank: packed and padded with zeros to 64 bits.
 
     Args:
@@ -226,18 +117,18 @@ def packed_rows(states: Tensor, layer_shape: torch.Size) -> Bytes:
         layer_shape: ``(D1, ..., Dm)``.
 
     Returns:
-        uint8 array of shape ``(M, 8 * ceil(D / 64))``.
+        uint8 tensor of shape ``(M, 8 * ceil(D / 64))`` on the same device.
 
     Raises:
         TypeError: the dtype is neither bool nor uint8.
         ValueError: the shape does not fit, or a packed row has a bit set behind the
             last neuron.
 
-    >>> packed_rows(torch.tensor([True, False, False, True]), torch.Size([4]))
-    array([[9, 0, 0, 0, 0, 0, 0, 0]], dtype=uint8)
+    >>> padded(torch.tensor([True, False, False, True]), torch.Size([4]))
+    tensor([[9, 0, 0, 0, 0, 0, 0, 0]], dtype=torch.uint8)
     """
     n_neurons = layer_shape.numel()
-    states = torch.as_tensor(states).detach().cpu()
+    states = torch.as_tensor(states).detach()
     if states.dtype not in (torch.bool, torch.uint8):
         raise TypeError(
             f"states has dtype {states.dtype}; give torch.bool states or packed "
@@ -259,9 +150,8 @@ def packed_rows(states: Tensor, layer_shape: torch.Size) -> Bytes:
             f"states has bits set behind neuron {n_neurons - 1}; pack with "
             'numpy.packbits(..., bitorder="little")'
         )
-    rows = np.zeros((len(packed), row_width(n_neurons)), np.uint8)
-    rows[:, : packed.shape[1]] = packed.numpy()
-    return rows
+    missing = row_width(n_neurons) - packed.shape[1]
+    return torch.nn.functional.pad(packed, (0, missing)) if missing else packed
 
 
 def is_single(states: Tensor, layer_shape: torch.Size) -> bool:
@@ -279,34 +169,141 @@ def is_single(states: Tensor, layer_shape: torch.Size) -> bool:
     return states.shape == layer_shape and states.shape not in (row_of_one, (1,))
 
 
-def checked_states(
-    neurons: Tensor, states: Tensor, n_neurons: int
-) -> tuple[Ints, Bools]:
-    """Neurons and the states wanted of them, as arrays.
-
-    Raises:
-        ValueError: they differ in number, or an index is out of range.
-
-    >>> checked_states(torch.tensor([3]), torch.tensor([True]), 4)
-    (array([3]), array([ True]))
-    """
-    picked = torch.as_tensor(neurons, dtype=torch.int64).reshape(-1)
-    wanted = torch.as_tensor(states, dtype=torch.bool).reshape(-1)
-    if len(picked) != len(wanted):
-        raise ValueError(
-            f"{len(picked)} neurons but {len(wanted)} states; give one state each"
-        )
-    if len(picked) and not 0 <= picked.min() <= picked.max() < n_neurons:
-        raise ValueError(
-            f"neurons go from {int(picked.min())} to {int(picked.max())}, but the "
-            f"layer's flat indices from 0 to {n_neurons - 1}"
-        )
-    return picked.numpy(), wanted.numpy()
-
-
 def _fits(states: Tensor, layer_shape: torch.Size) -> bool:
     if states.dtype == torch.uint8:
         flat = row_bytes(layer_shape.numel())
         return states.dim() in (1, 2) and states.shape[-1] == flat
     n_leading = 0 if is_single(states, layer_shape) else 1
     return states.shape[n_leading:] in (layer_shape, (layer_shape.numel(),))
+
+
+def has_kernel(held: Tensor) -> bool:
+    """Whether this machine has a kernel for packed rows that lie where ``held`` does.
+
+    >>> has_kernel(torch.empty(0, device="meta"))
+    False
+    """
+    return numkong is not None and held.device.type == "cpu"
+
+
+def prepared(rows: Tensor) -> Any:
+    """What makes a single query of a narrow bank five times faster, or None.
+
+    It is a second copy of the rows in the kernel's own order, so only small banks that
+    are asked again and again have one.
+    """
+    if not has_kernel(rows) or rows.nbytes > _PREPARED_BYTES or not len(rows):
+        return None
+    return numkong.hammings_pack(rows.numpy())
+
+
+def hamming(queries: Tensor, rows: Tensor, ready: Any = None) -> Tensor:
+    """Number of bits in which each query differs from each row: the one primitive.
+
+    Args:
+        queries: packed rows, uint8 ``(Q, B)``.
+        rows: packed rows, uint8 ``(N, B)``, on the same device.
+        ready: what `prepared` made of these rows, if anything.
+
+    Returns:
+        int32 tensor ``(Q, N)`` on that device; the rows' axis is the outer one in
+        memory.
+
+    >>> hamming(torch.tensor([[9]]).byte(), torch.tensor([[9], [14]]).byte())
+    tensor([[0, 3]], dtype=torch.int32)
+    """
+    if not has_kernel(rows):
+        return hamming_by_product(queries, rows)
+    if not len(rows) or not len(queries):
+        return torch.empty(len(queries), len(rows), dtype=torch.int32)
+    if len(queries) <= _SINGLY:
+        if ready is not None:
+            found = numkong.hammings_packed(queries.numpy(), ready)
+            return torch.from_numpy(np.asarray(found).view(np.int32))
+        return _one_by_one(queries, rows)
+    out = numkong.empty((len(rows), len(queries)), dtype="uint32")
+    packed, array = numkong.hammings_pack(queries.numpy()), rows.numpy()
+    in_shares(
+        rows,
+        lambda start, stop: numkong.hammings_packed(
+            array, packed, out=out, start_row=start, end_row=stop
+        ),
+    )
+    return torch.from_numpy(np.asarray(out).view(np.int32)).T
+
+
+def _one_by_one(queries: Tensor, rows: Tensor) -> Tensor:
+    """`hamming` for so few queries that packing them does not pay."""
+    counts = np.empty((len(queries), len(rows)), np.int32)
+    array = rows.numpy()
+
+    def fill(start: int, stop: int) -> None:
+        for query, own in zip(queries.numpy(), counts, strict=True):
+            found = numkong.cdist(
+                query[None], array[start:stop], metric="hamming", dtype="uint1"
+            )
+            own[start:stop] = np.asarray(found)[0]  # doubles, which hold them exactly
+
+    in_shares(rows, fill)
+    return torch.from_numpy(counts)
+
+
+def in_shares(rows: Tensor, call: Callable[[int, int], Any]) -> None:
+    """Call with a share of the rows, ``(start, stop)``, in every thread of PyTorch's.
+
+    Each thread has its own share, so that none waits for another before the end.
+    """
+    threads = min(torch.get_num_threads(), max(1, len(rows)))
+    if threads == 1 or rows.nbytes <= _THREADED_BYTES:
+        call(0, len(rows))
+        return
+    ends = [len(rows) * share // threads for share in range(threads + 1)]
+    list(_threads(os.getpid(), threads).map(call, ends[:-1], ends[1:]))
+
+
+@functools.lru_cache(maxsize=4)
+def _threads(process: int, count: int) -> ThreadPoolExecutor:
+    """Threads that wait for work; a forked process, which has none, gets its own."""
+    return ThreadPoolExecutor(count, "captum_rdr")
+
+
+def hamming_by_product(
+    queries: Tensor, rows: Tensor, dtype: torch.dtype | None = None
+) -> Tensor:
+    """`hamming` by matrix products, for devices that have no kernel of their own.
+
+    With states written as +1 and -1, two rows of B bytes that differ in d bits have the
+    inner product ``8 B - 2 d``. It is taken over stretches so short that ``dtype`` is
+    exact, see `EXACT_TERMS`.
+
+    Args:
+        queries: uint8 ``(Q, B)``.
+        rows: uint8 ``(N, B)``, on the same device.
+        dtype: float16, bfloat16 or float32; by default float16, float32 on a CPU.
+
+    Returns:
+        int32 tensor ``(Q, N)`` on that device.
+
+    >>> rows = torch.tensor([[9], [14]], dtype=torch.uint8)
+    >>> hamming_by_product(rows[:1], rows, torch.float16)
+    tensor([[0, 3]], dtype=torch.int32)
+    """
+    on_cpu = rows.device.type == "cpu"
+    dtype = dtype or (torch.float32 if on_cpu else torch.float16)
+    n_bytes = rows.shape[1]
+    stretch = min(n_bytes, EXACT_TERMS[dtype] // 8)
+    height = max(1, _SIGNS_BYTES // max(1, 8 * stretch * dtype.itemsize))
+    inner = torch.zeros(len(rows), len(queries), dtype=torch.int32, device=rows.device)
+    for start in range(0, n_bytes, max(1, stretch)):
+        part = slice(start, start + stretch)
+        right = _signs(queries[:, part], dtype).T
+        for first in range(0, len(rows), height):
+            left = _signs(rows[first : first + height, part], dtype)
+            inner[first : first + height] += (left @ right).to(torch.int32)
+    return ((8 * n_bytes - inner) // 2).T
+
+
+def _signs(packed: Tensor, dtype: torch.dtype) -> Tensor:
+    shifts = torch.arange(8, dtype=torch.uint8, device=packed.device)
+    ones = (packed[..., None] >> shifts) & 1
+    return ones.flatten(1).to(dtype).mul_(2).sub_(1)

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, NamedTuple, BinaryIO
 
 from torch.nn import Module
 
@@ -175,3 +175,14 @@ def checked_folders(
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"out={os.fspath(folder)!r} is a file; give a folder")
     return list(folders)
+
+
+class Stored(NamedTuple):
+    layer_shape: Any
+    threshold: Any
+    fingerprint: str
+    attribute_to_layer_input: bool
+    rows: Any
+    active_counts: Any
+    features: Any = None
+    layer: str = ""

@@ -1,12 +1,12 @@
-"""Passes over a bank's rows, block by block.
+"""What packed rows are asked: nearest rows, members and weighted sums.
 
-Pure functions on blocks: pairs of a first row and the packed rows from there on, each
-read once and not kept. A result does not depend on how the rows are cut into blocks.
+All of it comes down to `captum_rdr.bank.bits.hamming`. Many queries go through the rows
+together, a block of rows at a time, so that the working memory is bounded; no result
+depends on the blocks.
 """
 
-import operator
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,41 +14,12 @@ import torch
 from torch import Tensor
 
 from captum_rdr.bank import bits
-from captum_rdr.bank.diskrows import DiskRows
 
-Ints = npt.NDArray[np.int64]
+WORK_BYTES = 1 << 25
+"""Counts that a pass over the rows holds at a time, in bytes."""
 
-
-def smallest(values: npt.NDArray[np.number], count: int) -> Ints:
-    """Positions of the ``count`` smallest values, smallest first.
-
-    >>> smallest(np.array([3, 1, 1, 0]), 3)
-    array([3, 1, 2])
-    """
-    kth = np.partition(values, count - 1)[count - 1]
-    near = np.flatnonzero(values <= kth)
-    return near[np.argsort(values[near], kind="stable")][:count]
-
-
-def largest(values: npt.NDArray[np.number], count: int) -> Ints:
-    """Positions of the ``count`` largest values, positions ascending.
-
-    >>> largest(np.array([1, 3, 3, 2]), 1)
-    array([1])
-    """
-    if count >= len(values):
-        return np.arange(len(values))
-    if count == 0:
-        return np.arange(0)
-    cut = np.partition(values, len(values) - count)[len(values) - count]
-    above = np.flatnonzero(values > cut)
-    tied = np.flatnonzero(values == cut)[: count - len(above)]
-    return np.sort(np.concatenate([above, tied]))
-
-
-Blocks = Iterable[tuple[int, bits.Bytes]]
-
-_DISTANCE_BYTES = 1 << 23  # of distances held at a time
+_COLUMNWISE = 3  # so many are faster column by column
+_SEGMENT = 64  # rows of which the smallest count is looked at first
 
 
 class Nearest(NamedTuple):
@@ -63,126 +34,235 @@ class Nearest(NamedTuple):
     distances: Tensor
 
 
-def check_k(k: int, n_rows: int) -> None:
-    """Refuse a number of nearest rows that the bank does not have.
+class Wanted(NamedTuple):
+    """States that are wanted of a few neurons.
 
-    Raises:
-        ValueError: it is not between 1 and N.
+    Attributes:
+        neurons: int64 ``(t,)``, flat indices; those that rule out most rows first are
+            fastest.
+        states: bool ``(t,)``.
+        tolerance: neurons that may disagree.
     """
-    if not 1 <= operator.index(k) <= n_rows:
-        raise ValueError(
-            f"k={k} is not between 1 and the bank's {n_rows} instances; change k or "
-            "append more"
-        )
+
+    neurons: Tensor
+    states: Tensor
+    tolerance: int = 0
 
 
-def distances(blocks: Blocks, n_rows: int, queries: bits.Bytes) -> bits.Ints:
-    """Configuration distances ``(Q, N)`` from packed queries to every row.
+def _blocks(n_rows: int, row_bytes: int) -> Iterator[slice]:
+    """Row ranges that fit the working memory."""
+    step = max(1, WORK_BYTES // max(1, row_bytes))
+    for start in range(0, n_rows, step):
+        yield slice(start, min(start + step, n_rows))
 
-    >>> rows = np.array([[9], [14]], np.uint8)
-    >>> distances([(0, rows)], 2, rows[:1])
-    array([[0, 3]])
+
+def nearest(queries: Tensor, rows: Tensor, k: int, ready: Any = None) -> Nearest:
+    """The k nearest rows of each packed query, ties by the lower row.
+
+    Args:
+        queries: packed rows, uint8 ``(Q, B)``.
+        rows: packed rows, uint8 ``(N, B)``.
+        k: how many, at most N.
+        ready: what `captum_rdr.bank.bits.prepared` made of the rows, if anything.
+
+    >>> rows = torch.tensor([[9], [14], [9]], dtype=torch.uint8)
+    >>> nearest(rows[:1], rows, 2)
+    Nearest(rows=tensor([[0, 2]]), distances=tensor([[0, 0]]))
     """
-    found = np.empty((len(queries), n_rows), np.int64)
-    for start, block in blocks:
-        found[:, start : start + len(block)] = bits.hamming(queries, block)
+    if ready is not None and len(queries) == 1:
+        return smallest(bits.hamming(queries, rows, ready), k)
+    found = np.empty((len(queries), 0), np.int64)
+    away = np.empty((len(queries), 0), np.int64)
+    for block in _blocks(len(rows), 4 * len(queries)):
+        counts = bits.hamming(queries, rows[block])
+        near = smallest(counts, min(k, counts.shape[1]))
+        found = np.concatenate([found, near.rows.numpy() + block.start], 1)
+        away = np.concatenate([away, near.distances.numpy()], 1)
+        if block.start:  # stable: those of earlier blocks are lower rows
+            order = np.argsort(away, 1, kind="stable")[:, :k]
+            found = np.take_along_axis(found, order, 1)
+            away = np.take_along_axis(away, order, 1)
+    return Nearest(torch.from_numpy(found), torch.from_numpy(away))
+
+
+def smallest(counts: Tensor, k: int) -> Nearest:
+    """The k smallest counts of each query, ties by the lower position.
+
+    Args:
+        counts: int32 ``(Q, N)`` on any device.
+        k: how many, at most N.
+
+    >>> smallest(torch.tensor([[3, 1, 1, 0]], dtype=torch.int32), 3)
+    Nearest(rows=tensor([[3, 1, 2]]), distances=tensor([[0, 1, 1]]))
+    """
+    if not bits.has_kernel(counts):
+        n_rows = counts.shape[1]
+        position = torch.arange(n_rows, device=counts.device)
+        keys = (counts.long() * n_rows + position).topk(k, largest=False).values.cpu()
+        return Nearest(keys % n_rows, keys // n_rows)
+    if len(counts) == 1:
+        return _smallest_of_one(counts[0].numpy(), k)
+    if not len(counts):
+        none = torch.empty(0, k, dtype=torch.int64)
+        return Nearest(none, none)
+    if counts.is_contiguous():  # of few queries, each in a row of its own
+        parts = [_smallest_of_one(one, k) for one in counts.numpy()]
+        return Nearest(*(torch.cat(part) for part in zip(*parts, strict=True)))
+    return _smallest_of_many(counts.numpy().T, k)
+
+
+# The k segments of least minimum hold k rows of at most the largest of these minima, so
+# only rows up to that can be among the k nearest: few are left to sort.
+
+
+def _smallest_of_one(counts: npt.NDArray[np.int32], k: int) -> Nearest:
+    """`smallest` of counts ``(N,)`` in memory."""
+    segment = max(1, min(_SEGMENT, len(counts) // k))
+    whole = counts[: len(counts) // segment * segment]
+    least = whole.reshape(-1, segment).min(1)
+    least.partition(k - 1)
+    rows = (counts <= least[k - 1]).nonzero()[0]
+    away = counts[rows]
+    order = away.argsort(kind="stable")[:k]
+    found = torch.from_numpy(rows[order]), torch.from_numpy(away[order]).long()
+    return Nearest(found[0][None], found[1][None])
+
+
+def _smallest_of_many(counts: npt.NDArray[np.int32], k: int) -> Nearest:
+    """`smallest` of counts ``(N, Q)`` in memory."""
+    n_rows, n_queries = counts.shape
+    segment = max(1, min(_SEGMENT, n_rows // k))
+    whole = counts[: n_rows // segment * segment]
+    least = whole.reshape(-1, segment, n_queries).min(1)
+    least.partition(k - 1, axis=0)
+    rows, queries = np.divmod(np.flatnonzero(counts <= least[k - 1]), n_queries)
+    away = counts[rows, queries].astype(np.int64)
+    order = np.lexsort((rows, away, queries))
+    first = np.searchsorted(queries[order], np.arange(n_queries))
+    kept = order[first[:, None] + np.arange(k)]
+    return Nearest(torch.from_numpy(rows[kept]), torch.from_numpy(away[kept]))
+
+
+def equal_rows(query: Tensor, rows: Tensor) -> Tensor:
+    """Rows that equal a packed query ``(B,)``, ascending, on the CPU.
+
+    >>> rows = torch.tensor([[9], [14], [9]], dtype=torch.uint8)
+    >>> equal_rows(rows[0], rows)
+    tensor([0, 2])
+    """
+    parts = [
+        (bits.hamming(query[None], rows[block])[0] == 0).nonzero().flatten().cpu()
+        + block.start
+        for block in _blocks(len(rows), 4)
+    ]
+    return torch.cat([torch.empty(0, dtype=torch.int64), *parts])
+
+
+def distances(queries: Tensor, rows: Tensor) -> Tensor:
+    """Configuration distances, int64 ``(Q, N)`` on the CPU.
+
+    >>> rows = torch.tensor([[9], [14]], dtype=torch.uint8)
+    >>> distances(rows[:1], rows)
+    tensor([[0, 3]])
+    """
+    found = torch.empty(len(queries), len(rows), dtype=torch.int64)
+    for block in _blocks(len(rows), 4 * len(queries)):
+        found[:, block] = bits.hamming(queries, rows[block]).cpu()
     return found
 
 
-def nearest(blocks: Blocks, queries: bits.Bytes, k: int) -> Nearest:
-    """The k nearest rows of each packed query, ties by the lower row.
+def disagreements(wanted: Sequence[Wanted], rows: Tensor) -> Tensor:
+    """In how many of the wanted states each row differs, int64 ``(Q, N)`` on the CPU.
 
-    >>> rows = np.array([[9], [14], [9]], np.uint8)
-    >>> nearest([(0, rows)], rows[:1], 2)
-    Nearest(rows=tensor([[0, 2]]), distances=tensor([[0, 0]]))
+    With m1 and m0 the masks of the neurons that are wanted active and inactive, that is
+    ``(|m1| + |m0| + H(x, m1) - H(x, m0)) / 2``.
+
+    >>> rows = torch.tensor([[9], [14]], dtype=torch.uint8)
+    >>> want = Wanted(torch.tensor([0, 3]), torch.tensor([True, True]))
+    >>> disagreements([want], rows)
+    tensor([[0, 1]])
     """
-    kept = [(np.empty(0, np.int64), np.empty(0, np.int64)) for _ in queries]
-    # Only a row nearer than this can still be among the k.
-    bounds = np.full(len(queries), np.iinfo(np.int64).max)
-    step = max(k, _DISTANCE_BYTES // (4 * max(1, len(queries))))
-    for first, block in blocks:
-        for start in range(0, len(block), step):
-            found = bits.hamming(queries, block[start : start + step])
-            for index in np.flatnonzero(found.min(1) < bounds).tolist():
-                kept[index] = _merged(kept[index], first + start, found[index], k)
-                if len(kept[index][0]) == k:
-                    bounds[index] = kept[index][1][-1]
-    both = np.array(kept, np.int64).reshape(len(queries), 2, k)
-    return Nearest(torch.from_numpy(both[:, 0]), torch.from_numpy(both[:, 1]))
+    masks = torch.zeros(2, len(wanted), 8 * rows.shape[1], dtype=torch.bool)
+    for index, (neurons, states, _) in enumerate(wanted):
+        masks[0, index, neurons[states]] = True
+        masks[1, index, neurons[~states]] = True
+    counted = distances(bits.pack(masks.flatten(0, 1)).to(rows.device), rows)
+    active, inactive = counted[: len(wanted)], counted[len(wanted) :]
+    return (masks.sum((0, 2))[:, None] + active - inactive) // 2
 
 
-def _merged(
-    kept: tuple[bits.Ints, bits.Ints], first: int, found: npt.NDArray[np.uint32], k: int
-) -> tuple[bits.Ints, bits.Ints]:
-    """The k nearest of those kept and the rows from ``first`` on."""
-    near = smallest(found, min(k, len(found)))
-    rows = np.concatenate([kept[0], near + first])
-    away = np.concatenate([kept[1], found[near].astype(np.int64)])
-    order = np.argsort(away, kind="stable")[:k]  # those kept are lower rows
-    return rows[order], away[order]
+def agreeing(wanted: Sequence[Wanted], rows: Tensor) -> list[Tensor]:
+    """For each of the wanted, the rows that differ in at most its tolerance, ascending.
 
+    Of a few the neurons' columns are read in memory, each only of the rows that no
+    earlier neuron has ruled out: for one region of ten neurons that takes a third of two
+    Hamming counts. Many are counted together, and so are all on a device.
 
-def equal_rows(blocks: Blocks, query: bits.Bytes) -> bits.Ints:
-    """Rows that equal a packed query ``(B,)``, ascending.
-
-    >>> equal_rows([(0, np.array([[9], [14], [9]], np.uint8))], np.array([9], np.uint8))
-    array([0, 2])
+    >>> rows = torch.tensor([[9], [14]], dtype=torch.uint8)
+    >>> want = Wanted(torch.tensor([0, 3]), torch.tensor([True, True]))
+    >>> agreeing([want, want._replace(tolerance=1)], rows)
+    [tensor([0]), tensor([0, 1])]
     """
-    return _joined(
-        first + np.flatnonzero(bits.hamming(query[None], block)[0] == 0)
-        for first, block in blocks
-    )
+    if len(wanted) <= _COLUMNWISE and bits.has_kernel(rows):
+        return [torch.from_numpy(_agreeing(rows.numpy(), want)) for want in wanted]
+    found: list[list[Tensor]] = [[torch.empty(0, dtype=torch.int64)] for _ in wanted]
+    for block in _blocks(len(rows), 8 * len(wanted)):
+        counts = disagreements(wanted, rows[block])
+        for own, want, row in zip(found, wanted, counts, strict=True):
+            own.append((row <= want.tolerance).nonzero().flatten() + block.start)
+    return [torch.cat(own) for own in found]
 
 
-def disagreements(
-    blocks: Blocks, n_rows: int, neurons: bits.Ints, states: bits.Bools
-) -> bits.Ints:
-    """How many of the given neurons differ from ``states``, per row."""
-    counts = np.empty(n_rows, np.int64)
-    for start, block in blocks:
-        counts[start : start + len(block)] = bits.disagreements(block, neurons, states)
-    return counts
+def _agreeing(rows: npt.NDArray[np.uint8], want: Wanted) -> npt.NDArray[np.int64]:
+    left = np.arange(len(rows))
+    counts = np.zeros(len(rows), np.int32)
+    pairs = zip(want.neurons.tolist(), want.states.tolist(), strict=True)
+    for read, (neuron, state) in enumerate(pairs):
+        column = rows[:, neuron >> 3] if read == 0 else rows[left, neuron >> 3]
+        counts += (column >> (neuron & 7) & 1) != state
+        inside = counts <= want.tolerance
+        left, counts = left[inside], counts[inside]
+    return left
 
 
-def agreeing(
-    blocks: Blocks, neurons: bits.Ints, states: bits.Bools, tolerance: int
-) -> bits.Ints:
-    """Rows that differ from ``states`` in at most ``tolerance`` neurons, ascending."""
-    return _joined(
-        first + bits.agreeing(block, neurons, states, tolerance)
-        for first, block in blocks
-    )
+def weighted_sums(weights: Tensor, rows: Tensor) -> Tensor:
+    """Sum of the weights of each row's active neurons, exact.
 
+    With the bit planes of the weights in two's complement, the highest counting
+    negative, twice the sum is ``sum(w) - |x| - sum_b s_b 2^b H(x, plane_b)``, since the
+    signed powers of two add up to minus one.
 
-def column_disagreements(
-    columns: DiskRows, n_rows: int, neurons: bits.Ints, states: bits.Bools
-) -> bits.Ints:
-    """`disagreements` from rows of one neuron each, of which only those are read."""
-    counts = np.zeros(n_rows, np.int64)
-    for neuron, state in zip(neurons, states.tolist(), strict=True):
-        column = columns.take(neuron[None])
-        counts += bits.unpack(column, n_rows)[0] != state
-    return counts
+    Args:
+        weights: whole numbers, int64 ``(Q, D)``.
+        rows: packed rows, uint8 ``(N, >= ceil(D / 8))``.
 
+    Returns:
+        int64 tensor ``(Q, N)`` on the CPU.
 
-def weighted_sum(
-    blocks: Blocks,
-    n_rows: int,
-    neurons: bits.Ints,
-    weights: npt.NDArray[np.float64],
-    work_bytes: int,
-) -> npt.NDArray[np.float64]:
-    """Sum of the weights ``(t, W)`` of each row's active neurons, ``(N, W)``."""
-    total = np.empty((n_rows, weights.shape[1]))
-    step = max(1, work_bytes // (8 * max(1, len(neurons))))
-    for first, block in blocks:
-        for start in range(0, len(block), step):
-            part = bits.columns(block[start : start + step], neurons)
-            total[first + start : first + start + len(part)] = (
-                part.astype(np.float64) @ weights
-            )
-    return total
-
-
-def _joined(parts: Iterable[bits.Ints]) -> bits.Ints:
-    return np.concatenate([np.empty(0, np.int64), *parts])
+    >>> rows = torch.tensor([[9], [14]], dtype=torch.uint8)
+    >>> weighted_sums(torch.tensor([[5, 0, -2, 7], [0, 1, 0, 0]]), rows)
+    tensor([[12,  5],
+            [ 0,  1]])
+    """
+    n_queries = len(weights)
+    sums = torch.empty(n_queries, len(rows), dtype=torch.int64)
+    if not n_queries:
+        return sums
+    signed = weights.where(weights >= 0, ~weights)  # of the same length in bits
+    n_planes = 1 + int(signed.max()).bit_length()
+    planes = [bits.pack((weights >> bit & 1).bool()) for bit in range(n_planes)]
+    masks = torch.zeros(n_planes * n_queries + 1, rows.shape[1], dtype=torch.uint8)
+    masks[:-1, : planes[0].shape[1]] = torch.cat(planes)
+    masks = masks.to(rows.device)
+    narrow = weights.shape[1] << n_planes < 1 << 31
+    dtype = torch.int32 if narrow else torch.int64
+    total = weights.sum(1).to(rows.device, dtype)
+    for block in _blocks(len(rows), 4 * len(masks)):
+        counts = bits.hamming(masks, rows[block]).T
+        twice = total - counts[:, -1:].to(dtype)
+        for bit in range(n_planes):
+            plane = counts[:, bit * n_queries : (bit + 1) * n_queries]
+            power = 1 << bit if bit == n_planes - 1 else -(1 << bit)
+            twice.add_(plane, alpha=power)
+        sums[:, block] = (twice >> 1).T.cpu()
+    return sums

@@ -7,13 +7,15 @@ between scores are ties and not a matter of rounding.
 import numpy as np
 import numpy.typing as npt
 
-from captum_rdr.bank.queries import largest
-
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
 
-_DECIMALS = 12  # weights that agree to this many decimals tie
+UNITS = 64
+"""Evidence is counted in whole units of ``1 / UNITS`` nat.
+
+So a sum of weights is the same in whatever order and on whatever device it is taken. The
+rounding is far below the statistical error of a weight.
+"""
 
 
 def unanimous_neurons(active_inside: Ints, n_inside: int) -> Ints:
@@ -85,10 +87,10 @@ def principal_neurons(
     return unanimous[largest(scaled, count)]
 
 
-def log_odds_weights(
+def evidence_weights(
     active_inside: Ints, n_inside: int, active_bank: Ints, n_bank: int
-) -> tuple[Floats, Floats]:
-    """Each neuron's evidence for membership in S, when active and when not.
+) -> tuple[Ints, Floats]:
+    """Each neuron's evidence for membership in S: for being active, and when it is not.
 
     With ``p' = (k p_S + 1/2) / (k + 1)`` and p kept away from 0 and 1 by half an
     instance of the bank, a neuron adds ``log(p'/p)`` when active and
@@ -100,39 +102,53 @@ def log_odds_weights(
     neuron that is never active would weigh most of all): such a neuron has no weight.
 
     Args:
-        active_inside: in how many instances of S each neuron is active.
+        active_inside: in how many instances of S each neuron is active, ``(..., D)``.
         n_inside: number k of instances in S.
-        active_bank: in how many instances of the bank each neuron is active.
+        active_bank: in how many instances of the bank each neuron is active, ``(D,)``.
         n_bank: number of instances in the bank.
 
     Returns:
-        weights ``w_i`` and offsets, float64 ``(D,)``: an instance's evidence is the sum
-        over neurons of ``w_i c_i + offset_i``, in nats.
+        weights ``w_i``, whole units of ``1 / UNITS`` nat, int64 ``(..., D)``; and what
+        a neuron adds when inactive, in nats, float64 ``(..., D)``. An instance's
+        evidence is the sum over neurons of ``w_i c_i`` plus the sum of the latter.
 
-    >>> weights, offsets = log_odds_weights(np.array([8, 0]), 8, np.array([5, 0]), 10)
-    >>> weights.round(3), offsets.round(3)
-    (array([2.833, 0.   ]), array([-2.197,  0.   ]))
+    >>> weights, inactive = evidence_weights(np.array([8, 0]), 8, np.array([5, 0]), 10)
+    >>> weights, inactive.round(3)
+    (array([181,   0]), array([-2.197,  0.   ]))
     """
-    inside = (active_inside + 0.5) / (n_inside + 1)
+    share = (np.arange(n_inside + 1) + 0.5) / (n_inside + 1)  # one for each count in S
     bank = np.clip(active_bank / n_bank, 0.5 / n_bank, 1 - 0.5 / n_bank)
-    when_active = np.log(inside / bank)
-    when_inactive = np.log((1 - inside) / (1 - bank))
-    direction = np.sign(active_inside * n_bank - active_bank * n_inside)
-    useful = direction * (when_active - when_inactive) > 0
-    return (
-        np.where(useful, when_active - when_inactive, 0.0),
-        np.where(useful, when_inactive, 0.0),
-    )
+    when_active = np.log(share)[active_inside] - np.log(bank)
+    when_inactive = np.log(1 - share)[active_inside] - np.log(1 - bank)
+    weights = when_active - when_inactive
+    useful = (active_inside * n_bank - active_bank * n_inside) * weights > 0
+    units: Ints = np.rint(np.where(useful, UNITS * weights, 0)).astype(np.int64)
+    return units, np.where(useful, when_inactive, 0.0)
 
 
-def heaviest_neurons(weights: Floats, count: int) -> Ints:
+def heaviest_neurons(weights: Ints, count: int) -> Ints:
     """The ``count`` neurons of largest ``|w_i|``, ties to the lower index, ascending.
 
     Neurons without weight are left out, so there may be fewer.
 
-    >>> heaviest_neurons(np.array([0.0, -2.0, 1.0]), 3)
+    >>> heaviest_neurons(np.array([0, -2, 1]), 3)
     array([1, 2])
     """
-    size = np.round(np.abs(weights), _DECIMALS)
-    weighty = np.flatnonzero(size)
-    return weighty[largest(size[weighty], count)]
+    weighty = np.flatnonzero(weights)
+    return weighty[largest(np.abs(weights[weighty]), count)]
+
+
+def largest(values: npt.NDArray[np.number], count: int) -> Ints:
+    """Positions of the ``count`` largest values, ties to the lower one, ascending.
+
+    >>> largest(np.array([1, 3, 3, 2]), 1)
+    array([1])
+    """
+    if count >= len(values):
+        return np.arange(len(values))
+    if count == 0:
+        return np.arange(0)
+    cut = np.partition(values, len(values) - count)[len(values) - count]
+    above = np.flatnonzero(values > cut)
+    tied = np.flatnonzero(values == cut)[: count - len(above)]
+    return np.sort(np.concatenate([above, tied]))

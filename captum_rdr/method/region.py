@@ -61,16 +61,11 @@ class Significance:
         )
 
 
-# Evidence within this share of the summed weights is equal: the order in which a sum
-# is taken must not decide who is a member.
-_ROUNDING = 1e-9
-
 _TENSORS = (
     "neurons",
     "states",
     "scores",
     "weights",
-    "offsets",
     "members",
     "neighbors",
     "distances",
@@ -116,9 +111,10 @@ class Region:
         states: bool ``(t,)``, the state that each of them has in the region.
         scores: float64 ``(t,)``, what ranked them: ``|p_S - p|``, or the absolute
             weight in a region made with ``weighting="evidence"``.
-        weights: float64 ``(t,)``, log-odds weights in nats, see
-            `captum_rdr.method.neurons.log_odds_weights`.
-        offsets: float64 ``(t,)``, evidence of each of them when inactive, in nats.
+        weights: float64 ``(t,)``, what each of them adds to the evidence when active, in
+            nats: the log-odds of being in S, in whole multiples of 1/64, so that sums
+            are exact.
+        offset: evidence of an instance in which none of them is active, in nats.
         tolerance: neurons that may disagree; with an evidence cut, nats that an
             instance may fall behind the weakest instance of S.
         evidence_cut: smallest evidence of a member in nats, or None where members are
@@ -144,7 +140,7 @@ class Region:
     states: Tensor
     scores: Tensor
     weights: Tensor
-    offsets: Tensor
+    offset: float
     tolerance: float
     evidence_cut: float | None
     members: Tensor
@@ -202,7 +198,7 @@ class Region:
             ValueError: the states are those of another layer.
         """
         picked = self._picked(states).to(torch.float64)
-        return picked @ self.weights + self.offsets.sum()
+        return picked @ self.weights + self.offset
 
     def contains(self, states: Tensor) -> Tensor:
         """Whether instances lie in the region.
@@ -217,8 +213,7 @@ class Region:
             ValueError: the states are those of another layer.
         """
         if self.evidence_cut is not None:
-            slack = evidence_rounding(self.weights, self.offsets)
-            return self.evidence(states) >= self.evidence_cut - slack
+            return self.evidence(states) >= self.evidence_cut
         disagreements = (self._picked(states) != self.states).sum(1)
         return disagreements <= self.tolerance
 
@@ -313,6 +308,7 @@ class Region:
         fields = {
             "tolerance": self.tolerance,
             "evidence_cut": self.evidence_cut,
+            "offset": self.offset,
             "layer_shape": list(self.layer_shape),
             "query": self.query,
             "fingerprint": self.fingerprint,
@@ -353,8 +349,3 @@ class _InputsOnly(Dataset[Any]):
     def __getitem__(self, index: int) -> Any:
         item = self._dataset[index]
         return item[0] if isinstance(item, (tuple, list)) else item
-
-
-def evidence_rounding(weights: Tensor, offsets: Tensor) -> float:
-    """Differences in evidence up to this size are rounding, in nats."""
-    return _ROUNDING * float(weights.abs().sum() + offsets.abs().sum())

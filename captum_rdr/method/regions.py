@@ -5,27 +5,27 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from captum_rdr.bank import ConfigurationBank, bits
-from captum_rdr.bank.queries import largest
+from captum_rdr.bank.queries import Wanted
 from captum_rdr.method.neighbors import Neighborhood, Queries, at_rows, neighborhoods
 from captum_rdr.method.neurons import (
+    UNITS,
+    Ints,
+    evidence_weights,
     heaviest_neurons,
-    log_odds_weights,
+    largest,
     principal_neurons,
     scores,
 )
-from captum_rdr.method.region import Region, evidence_rounding
+from captum_rdr.method.region import Region
 from captum_rdr.method.rule import Rule
 
 _QUERIES = 64  # explained at a time, at most
 _WORK_BYTES = 1 << 27  # evidence of all rows for the queries of a step
-
-Floats = npt.NDArray[np.float64]
 
 
 def regions(
@@ -40,6 +40,7 @@ def regions(
         show_progress: draw a progress bar when it takes more than a second.
     """
     found: list[Region] = []
+    step = max(1, min(_QUERIES, _WORK_BYTES // (8 * max(1, len(bank)))))
     with tqdm(
         total=len(queries),
         desc="Explaining",
@@ -47,60 +48,38 @@ def regions(
         disable=not show_progress,
         delay=1,
     ) as progress:
-        for start, stop in _parts(len(queries), len(bank)):
-            part = rule
+        for start in range(0, len(queries), step):
+            part, own = queries[start : start + step], rule
             if isinstance(rule.neighbors, Tensor) and rule.neighbors.dim() == 2:
-                part = replace(rule, neighbors=rule.neighbors[start:stop])
-            of_block = queries[start:stop]
-            found += _with_queries(bank, of_block, _block(bank, of_block, part))
-            progress.update(stop - start)
+                own = replace(rule, neighbors=rule.neighbors[start : start + step])
+            found += _block(bank, part, own)
+            progress.update(len(part))
     return found
-
-
-def _with_queries(
-    bank: ConfigurationBank, queries: Queries, found: list[Region]
-) -> list[Region]:
-    """Let regions keep the queries that the bank does not hold."""
-    n_bytes = bits.row_bytes(bank.n_neurons)
-    return [
-        region
-        if region.query is not None
-        else replace(
-            region,
-            query_states=torch.from_numpy(queries.packed[index, :n_bytes].copy()),
-            query_features=None
-            if queries.features is None
-            else queries.features[index].clone(),
-        )
-        for index, region in enumerate(found)
-    ]
-
-
-def _parts(n_queries: int, n_rows: int) -> list[tuple[int, int]]:
-    """Split queries so that a number for each bank row fits the working memory."""
-    step = max(1, min(_QUERIES, _WORK_BYTES // (8 * max(1, n_rows))))
-    return [
-        (start, min(start + step, n_queries)) for start in range(0, n_queries, step)
-    ]
 
 
 def _block(bank: ConfigurationBank, queries: Queries, rule: Rule) -> list[Region]:
     found = neighborhoods(bank, queries, rule)
     drafts = _drafts(bank, queries, found, rule)
     if rule.weighting == "uniform":
-        return [_by_disagreements(bank, draft) for draft in drafts]
+        inside = members(drafts, bank)
     for _ in range(rule.rounds - 1):
-        evidence = _bank_evidence(bank, drafts)
         found = [
-            _strongest(bank, packed, inside, row)
-            for packed, inside, row in zip(queries.packed, found, evidence, strict=True)
+            _strongest(bank, packed, old, row)
+            for packed, old, row in zip(
+                queries.packed, found, evidence(drafts, bank), strict=True
+            )
         ]
         drafts = _drafts(bank, queries, found, rule)
+    if rule.weighting == "evidence":
+        of_rows = evidence(drafts, bank)
+        drafts = [
+            replace(draft, evidence_cut=_cut(bank, packed, draft, row))
+            for packed, draft, row in zip(queries.packed, drafts, of_rows, strict=True)
+        ]
+        cuts = torch.tensor([draft.evidence_cut for draft in drafts]).double()
+        inside = [row.nonzero().flatten() for row in of_rows >= cuts[:, None]]
     return [
-        _by_evidence(bank, packed, draft, row)
-        for packed, draft, row in zip(
-            queries.packed, drafts, _bank_evidence(bank, drafts), strict=True
-        )
+        replace(draft, members=rows) for draft, rows in zip(drafts, inside, strict=True)
     ]
 
 
@@ -110,106 +89,130 @@ def _drafts(
     found: Sequence[Neighborhood],
     rule: Rule,
 ) -> list[Region]:
+    """The regions of queries before their members are known."""
     return [
-        _draft(bank, packed, inside, rule)
-        for packed, inside in zip(queries.packed, found, strict=True)
+        _draft(bank, queries, index, inside, rule) for index, inside in enumerate(found)
     ]
 
 
-def _active_inside(
-    bank: ConfigurationBank, packed: bits.Bytes, inside: Neighborhood
-) -> npt.NDArray[np.int64]:
-    """In how many instances of S each neuron is active."""
-    rows = bank.take(inside.rows)
-    if inside.query is None:
-        rows = np.concatenate([rows, packed[None]])
-    states = bits.unpack(rows, bank.n_neurons).view(np.uint8)
-    narrow = np.uint8 if len(states) < 256 else np.int64
-    active: npt.NDArray[np.int64] = states.sum(0, dtype=narrow).astype(np.int64)
-    return active
-
-
 def _draft(
-    bank: ConfigurationBank, packed: bits.Bytes, inside: Neighborhood, rule: Rule
+    bank: ConfigurationBank,
+    queries: Queries,
+    index: int,
+    inside: Neighborhood,
+    rule: Rule,
 ) -> Region:
-    """The region of a query before its members are known."""
+    packed, is_row = queries.packed[index], inside.query is not None
     active, counts = _active_inside(bank, packed, inside), bank.active_counts.numpy()
     if rule.weighting == "uniform":
         neurons = principal_neurons(
             active, inside.size, counts, len(bank), rule.n_neurons
         )
-        frequencies = active[neurons], inside.size, counts[neurons], len(bank)
-        ranked_by = scores(*frequencies)
-        weights, offsets = log_odds_weights(*frequencies)
-        states = active[neurons] > 0
+        of_neurons = active[neurons], inside.size, counts[neurons], len(bank)
+        weights, when_inactive = evidence_weights(*of_neurons)
+        states, ranked_by = active[neurons] > 0, scores(*of_neurons)
     else:
-        all_weights = log_odds_weights(active, inside.size, counts, len(bank))
-        neurons = heaviest_neurons(all_weights[0], rule.n_neurons)
-        weights, offsets = (values[neurons] for values in all_weights)
-        ranked_by, states = np.abs(weights), weights > 0
-    tolerance = (int if rule.weighting == "uniform" else float)(rule.tolerance)
+        weights, when_inactive = evidence_weights(
+            active, inside.size, counts, len(bank)
+        )
+        neurons = heaviest_neurons(weights, rule.n_neurons)
+        weights, when_inactive = weights[neurons], when_inactive[neurons]
+        states, ranked_by = weights > 0, np.abs(weights) / UNITS
+    kept = queries.features if queries.features is None else queries.features[index]
     return Region(
         neurons=torch.from_numpy(neurons),
         states=torch.from_numpy(states),
         scores=torch.from_numpy(ranked_by),
-        weights=torch.from_numpy(weights),
-        offsets=torch.from_numpy(offsets),
-        tolerance=tolerance,
+        weights=torch.from_numpy(weights / UNITS),
+        offset=round(UNITS * float(when_inactive.sum())) / UNITS,
+        tolerance=(int if rule.weighting == "uniform" else float)(rule.tolerance),
         evidence_cut=None,
         members=torch.empty(0, dtype=torch.int64),
-        neighbors=torch.from_numpy(inside.rows),
-        distances=torch.from_numpy(inside.distances),
+        neighbors=inside.rows,
+        distances=inside.distances,
         layer_shape=bank.layer_shape,
         query=inside.query,
         fingerprint=bank.fingerprint,
-        rule=rule.for_rows(torch.from_numpy(inside.rows)),
+        rule=rule.for_rows(inside.rows),
+        query_states=None
+        if is_row
+        else packed[: bits.row_bytes(bank.n_neurons)].cpu().clone(),
+        query_features=None if is_row or kept is None else kept.clone(),
     )
 
 
-def _by_disagreements(bank: ConfigurationBank, draft: Region) -> Region:
-    """The paper's members: at most ``tolerance`` principal states disagree."""
+def _active_inside(
+    bank: ConfigurationBank, packed: Tensor, inside: Neighborhood
+) -> Ints:
+    """In how many instances of S each neuron is active."""
+    rows = bank.packed[inside.rows.to(bank.device)]
+    if inside.query is None:
+        rows = torch.cat([rows, packed[None]])
+    return bits.count_active(rows, bank.n_neurons).numpy()
+
+
+def evidence(regions: Sequence[Region], bank: ConfigurationBank) -> Tensor:
+    """Evidence of every bank row for each region, in nats.
+
+    Args:
+        regions: regions of the bank's layer, whatever rule made them.
+        bank: a bank of the layer, not necessarily the regions' own.
+
+    Returns:
+        float64 tensor ``(Q, N)``, exact: what `Region.evidence` gives for the rows.
+    """
+    weights = torch.zeros(len(regions), bank.n_neurons, dtype=torch.int64)
+    for own, region in zip(weights, regions, strict=True):
+        own[region.neurons] = (region.weights * UNITS).round().long()
+    offsets = torch.tensor([region.offset for region in regions], dtype=torch.float64)
+    return bank.weighted_sums(weights) / UNITS + offsets[:, None]
+
+
+def members(regions: Sequence[Region], bank: ConfigurationBank) -> list[Tensor]:
+    """Rows of a bank in each region, ascending.
+
+    Args:
+        regions: regions of the bank's layer.
+        bank: a bank of the layer, not necessarily the regions' own.
+
+    Returns:
+        for each region an int64 tensor of bank rows.
+    """
+    by_states = [region for region in regions if region.evidence_cut is None]
+    by_evidence = [region for region in regions if region.evidence_cut is not None]
+    agreeing = iter(bank.agreeing([_wanted(region) for region in by_states]))
+    of_rows = iter(evidence(by_evidence, bank) if by_evidence else ())
+    return [
+        next(agreeing)
+        if region.evidence_cut is None
+        else (next(of_rows) >= region.evidence_cut).nonzero().flatten()
+        for region in regions
+    ]
+
+
+def _wanted(region: Region) -> Wanted:
     # The highest score first: it rules out most rows.
-    order = draft.scores.argsort(descending=True, stable=True)
-    members = bank.members(
-        draft.neurons[order], draft.states[order], int(draft.tolerance)
-    )
-    return replace(draft, members=members)
-
-
-def _bank_evidence(bank: ConfigurationBank, drafts: Sequence[Region]) -> Floats:
-    """Evidence ``(Q, N)`` of every bank row for each region."""
-    neurons = torch.from_numpy(
-        np.unique(np.concatenate([draft.neurons.numpy() for draft in drafts]))
-    )
-    weights = torch.zeros(len(neurons), len(drafts), dtype=torch.float64)
-    for index, draft in enumerate(drafts):
-        weights[torch.searchsorted(neurons, draft.neurons), index] = draft.weights
-    offsets = torch.stack([draft.offsets.sum() for draft in drafts])
-    evidence: Floats = (bank.weighted_sum(neurons, weights) + offsets).numpy().T
-    return evidence
+    order = region.scores.argsort(descending=True, stable=True)
+    return Wanted(region.neurons[order], region.states[order], int(region.tolerance))
 
 
 def _strongest(
-    bank: ConfigurationBank, packed: bits.Bytes, inside: Neighborhood, evidence: Floats
+    bank: ConfigurationBank, packed: Tensor, inside: Neighborhood, evidence: Tensor
 ) -> Neighborhood:
     """S chosen anew: the query and the bank rows of largest evidence."""
-    ranked = np.round(evidence, 9)
+    ranked = evidence.numpy().copy()
     if inside.query is not None:
         ranked[inside.query] = np.inf
-    rows = largest(ranked, len(inside.rows))
+    rows = torch.from_numpy(largest(ranked, len(inside.rows)))
     return at_rows(bank, packed, inside.query, rows)
 
 
-def _by_evidence(
-    bank: ConfigurationBank, packed: bits.Bytes, draft: Region, evidence: Floats
-) -> Region:
-    """Members at least as evident as the weakest of S, less the tolerance."""
-    own = torch.from_numpy(bits.unpack(packed[None], bank.n_neurons))
-    of_neighbors = evidence[draft.neighbors.numpy()].tolist()
-    cut = min([float(draft.evidence(own)), *of_neighbors]) - draft.tolerance
-    slack = evidence_rounding(draft.weights, draft.offsets)
-    members = torch.from_numpy(np.flatnonzero(evidence >= cut - slack))
-    return replace(draft, evidence_cut=cut, members=members)
+def _cut(
+    bank: ConfigurationBank, packed: Tensor, draft: Region, evidence: Tensor
+) -> float:
+    """Evidence of the weakest of S, less the tolerance: what a member must reach."""
+    own = draft.evidence(bits.unpack(packed[None], bank.n_neurons))
+    return float(torch.cat([own, evidence[draft.neighbors]]).min()) - draft.tolerance
 
 
 def warn_if_few(found: Sequence[Region], rule: Rule, stacklevel: int) -> None:

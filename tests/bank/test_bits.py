@@ -1,15 +1,20 @@
 """Packed arithmetic against unpacked arithmetic."""
 
 import numpy as np
+import pytest
 import torch
+from conftest import random_states
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from captum_rdr.bank import bits
 
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
-def states_of(seed: int, n: int, d: int) -> np.ndarray:
-    return np.random.default_rng(seed).random((n, d)) < 0.4
+
+def states_of(seed: int, n: int, d: int) -> Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).random((n, d)) < 0.4)
 
 
 sizes = st.tuples(st.integers(0, 999), st.integers(1, 9), st.integers(1, 300))
@@ -18,52 +23,64 @@ sizes = st.tuples(st.integers(0, 999), st.integers(1, 9), st.integers(1, 300))
 @given(sizes)
 def test_pack_and_unpack(size):
     states = states_of(*size)
-    packed = bits.pack(torch.from_numpy(states))
-    assert packed.numpy().tolist() == [
+    packed = bits.pack(states)
+    assert packed.tolist() == [
         [
             sum(int(bit) << i for i, bit in enumerate(row[at : at + 8]))
             for at in range(0, size[2], 8)
         ]
         for row in states
     ]
-    assert np.array_equal(bits.unpack(packed.numpy(), size[2]), states)
+    assert bits.unpack(packed, size[2]).equal(states)
+    assert bits.count_active(packed, size[2]).equal(states.sum(0))
 
 
 @given(sizes)
 def test_arithmetic_packing_is_the_same(size):
-    states = torch.from_numpy(states_of(*size))
+    states = states_of(*size)
     assert bits.pack(states).equal(bits._pack_by_arithmetic(states))
 
 
-@given(sizes, st.integers(0, 4))
+@given(sizes, st.integers(0, 9))
 def test_hamming(size, n_queries):
     rows, queries = states_of(*size), states_of(size[0] + 1, n_queries, size[2])
-    packed = [bits.pack(torch.from_numpy(a)).numpy() for a in (queries, rows)]
-    expected = (queries[:, None] != rows[None]).sum(2)
-    assert np.array_equal(bits.hamming(*packed), expected)
+    packed = bits.pack(queries), bits.pack(rows)
+    expected = (queries[:, None] != rows[None]).sum(2).int()
+    assert bits.hamming(*packed).equal(expected)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bits, "_SIGNS_BYTES", 3000)
+        assert bits.hamming_by_product(*packed).equal(expected)
+        patch.setattr(bits, "numkong", None)
+        assert bits.hamming(*packed).equal(expected)
 
 
-def test_hamming_of_a_wide_layer_over_many_blocks():
+@pytest.mark.parametrize("n_queries", [1, 3, 4, 20])
+@pytest.mark.parametrize("n_threads", [1, 2, 8])
+def test_hamming_of_a_wide_layer_in_threads(n_queries, n_threads, monkeypatch):
     rows = states_of(0, 700, 100_352)
-    packed = bits.pack(torch.from_numpy(rows)).numpy()
-    expected = (rows[:3, None] != rows[None]).sum(2)
-    assert np.array_equal(bits.hamming(packed[:3], packed), expected)
-    opposite = ~packed[:1]
-    assert bits.hamming(packed[:1], opposite).tolist() == [[100_352]]
+    packed = bits.pack(rows)
+    expected = (rows[:n_queries, None] != rows[None]).sum(2).int()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(n_threads)
+    try:
+        assert bits.hamming(packed[:n_queries], packed).equal(expected)
+        opposite = ~packed[:n_queries]
+        found = bits.hamming(packed[:n_queries], opposite).diagonal()
+        assert found.tolist() == [100_352] * n_queries
+    finally:
+        torch.set_num_threads(threads)
 
 
-@given(sizes, st.data())
-def test_columns_and_disagreements(size, data):
-    rows = states_of(*size)
-    packed = bits.pack(torch.from_numpy(rows)).numpy()
-    neurons = np.array(
-        data.draw(st.lists(st.integers(0, size[2] - 1), unique=True, max_size=60)),
-        np.int64,
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", list(bits.EXACT_TERMS))
+@pytest.mark.parametrize("d", [1, 8, 255, 257, 2047, 2049, 12_800, 20_000])
+def test_products_are_exact(device, dtype, d):
+    """Also where all terms have one sign, so that the sums are as large as can be."""
+    states = torch.cat(
+        [random_states(6, d), torch.ones(1, d) > 0, torch.zeros(1, d) > 0]
     )
-    wanted = states_of(size[0] + 2, 1, size[2])[0][: len(neurons)]
-    assert np.array_equal(bits.columns(packed, neurons), rows[:, neurons])
-    differing = (rows[:, neurons] != wanted).sum(1)
-    assert np.array_equal(bits.disagreements(packed, neurons, wanted), differing)
-    for tolerance in (0, 1, 5):
-        found = bits.agreeing(packed, neurons, wanted, tolerance)
-        assert np.array_equal(found, np.flatnonzero(differing <= tolerance))
+    rows = bits.pack(states).to(device)
+    expected = (states[:, None] != states).sum(2)
+    found = bits.hamming_by_product(rows, rows, dtype)
+    assert found.dtype == torch.int32
+    assert found.cpu().equal(expected.int())
