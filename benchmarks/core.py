@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import faiss
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -21,9 +22,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchvision.models import resnet50, vgg19
 
-from captum_rdr import ConfigurationBank, RelaxedDecisionRegion
+from captum_rdr import ConfigurationBank, Region, RelaxedDecisionRegion
 
 N, D, K, T = 30_720, 12_800, 8, 10
+SIZES = [(N, D), (10_000, 512), (10_000, 100_352)]
+BATCH = 64
+PLAIN_BYTES = 4 << 30  # of states as float64
 MIB = 2**20
 
 
@@ -62,38 +66,83 @@ def plain_region(rows: npt.NDArray[np.float64], query: int) -> list[int]:
     return [i for i in range(len(rows)) if (rows[i, neurons] == wanted).all()]
 
 
-def explaining() -> None:
-    """Time queries on a bank of synthetic clustered bits."""
-    bank = ConfigurationBank((D,), reserve=N)
-    rows = np.empty((N, D))
-    start = 0
-    for block in clustered_states(N, D):
+def filled(n: int, d: int) -> ConfigurationBank:
+    """Make a bank of synthetic clustered states."""
+    bank = ConfigurationBank((d,), reserve=n)
+    for block in clustered_states(n, d):
         bank.append(block)
-        rows[start : start + len(block)] = block.numpy()
-        start += len(block)
-    layer = nn.Identity()
+    return bank
+
+
+def against_faiss(bank: ConfigurationBank, size: int) -> tuple[float, float]:
+    """Give the seconds of `nearest` and of FAISS's flat index for ``size`` queries."""
+    index = faiss.IndexBinaryFlat(8 * bank.rows.shape[1])
+    rows = bank.rows.numpy().copy()
+    index.add(rows)
+    repeats = 9 if size > 1 else 51
+    expected = index.search(rows[:size], K)[0]
+    found = bank.nearest(bank.rows[:size], K)
+    assert (found.distances.numpy() == expected).all()
+    ours = seconds(lambda: bank.nearest(bank.rows[:size], K), repeats)
+    return ours, seconds(lambda: index.search(rows[:size], K), repeats)
+
+
+def explaining(n: int, d: int) -> None:
+    """Time queries, beside FAISS and the plain way where that fits the memory."""
+    bank, layer, queries = filled(n, d), nn.Identity(), list(range(BATCH))
     rdr = RelaxedDecisionRegion(layer, layer, bank=bank)
-    queries = list(range(64))
 
-    def one_by_one() -> None:
-        for query in queries:
-            rdr.attribute_members([query], K, T)
+    def regions(rows: list[int], **choices: Any) -> Callable[[], list[Region]]:
+        given = {"n_neighbors": K, "n_neurons": T, **choices, "show_progress": False}
+        return lambda: rdr.attribute_members(rows, **given)
 
-    for query in queries[:3]:
-        (region,) = rdr.attribute_members([query], K, T)
-        assert region.members.tolist() == plain_region(rows, query)
-    plain = seconds(lambda: plain_region(rows, 5), 3)
-    one = seconds(lambda: rdr.attribute_members([5], K, T), 31)
-    singly = seconds(one_by_one, 5) / 64
-    together = seconds(lambda: rdr.attribute_members(queries, K, T), 9) / 64
-    away = seconds(lambda: bank.nearest(bank.rows[5], K), 31)
-    print(f"Explaining: N={N}, D={D}, k={K}, t={T}, {torch.get_num_threads()} threads")
-    print(f"  bank / (N D / 8):                {bank.nbytes / (N * D / 8):.3f}")
-    print(f"  one region:                      {1000 * one:.2f} ms")
-    print(f"  of that its nearest rows:        {1000 * away:.2f} ms")
-    print(f"  plain float64 way / one region:  {plain / one:.0f} ({plain:.2f} s)")
-    print(f"  64 one by one / 64 in a batch:   {singly / together:.2f}")
-    print(f"  in a batch:                      {1000 * together:.2f} ms a region")
+    evidence = {"weighting": "evidence", "n_neighbors": 16, "n_neurons": d}
+    one, together = seconds(regions([5]), 31), seconds(regions(queries), 9) / BATCH
+    near, faiss_one = against_faiss(bank, 1)
+    near_batch, faiss_batch = (time / BATCH for time in against_faiss(bank, BATCH))
+    by_evidence = seconds(regions([5], **evidence), 15)
+    by_evidence_batch = seconds(regions(queries, **evidence), 5) / BATCH
+    print(f"Explaining: N={n}, D={d}, k={K}, t={T}, {torch.get_num_threads()} threads")
+    print(f"  bank / (N D / 8):                       {bank.nbytes / (n * d / 8):.3f}")
+    print(f"  nearest, one query / FAISS:             {near / faiss_one:.2f}")
+    print(
+        f"  nearest, a query of {BATCH} / FAISS:         {near_batch / faiss_batch:.2f}"
+    )
+    print(f"  evidence, one region / paper's rule:    {by_evidence / one:.1f}")
+    print(
+        f"  evidence, one of {BATCH} / nearest of {BATCH}:    {by_evidence_batch / near_batch:.1f}"
+    )
+    if 8 * n * d < PLAIN_BYTES:
+        rows = bank.states().numpy().astype(np.float64)
+        for query in queries[:3]:
+            (region,) = regions([query])()
+            assert region.members.tolist() == plain_region(rows, query)
+        plain = seconds(lambda: plain_region(rows, 5), 3)
+        print(f"  plain float64 way / one region:         {plain / one:.0f}")
+        print(f"  plain float64 way / one of {BATCH}:          {plain / together:.0f}")
+    print(
+        f"  milliseconds: nearest {1000 * near:.3f}, of {BATCH} {1000 * near_batch:.3f}; "
+        f"region {1000 * one:.3f}, of {BATCH} {1000 * together:.3f}; by evidence "
+        f"{1000 * by_evidence:.3f}, of {BATCH} {1000 * by_evidence_batch:.3f}; FAISS "
+        f"{1000 * faiss_one:.3f}, of {BATCH} {1000 * faiss_batch:.3f}"
+    )
+
+
+def on_a_gpu() -> None:
+    """Compare all-pairs nearest rows with the bare matrix product that it is made of."""
+    bank = filled(N, D).to("cuda")
+    half = torch.randn(4096, D, device="cuda", dtype=torch.float16)
+
+    def product() -> None:
+        for _ in range(0, N, 4096):
+            for _ in range(0, N, 4096):
+                half @ half.T
+        torch.cuda.synchronize()
+
+    ceiling = seconds(product, 3) * (N / (4096 * -(-N // 4096))) ** 2
+    pairs = seconds(lambda: bank.nearest(bank.rows, K), 3)
+    print(f"On {torch.cuda.get_device_name()}: all pairs of N={N}, D={D}")
+    print(f"  nearest / matrix products of that size: {pairs / ceiling:.2f}")
 
 
 def networks() -> dict[str, tuple[nn.Module, nn.Module, nn.Module, int, int, int]]:
@@ -182,7 +231,7 @@ def memory() -> None:
 def main() -> None:
     """Run the parts that are asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--part", choices=["explaining", "indexing", "memory"])
+    parser.add_argument("--part", choices=["explaining", "indexing", "memory", "gpu"])
     parser.add_argument("--rounds", type=int, default=5, help="pairs of timings")
     parser.add_argument("--peak", choices=["forward", "fit"], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -191,11 +240,16 @@ def main() -> None:
         peak_memory(arguments.peak)
         return
     if arguments.part in (None, "explaining"):
-        explaining()
+        for size in SIZES:
+            explaining(*size)
     if arguments.part in (None, "indexing"):
         indexing(arguments.rounds)
     if arguments.part in (None, "memory"):
         memory()
+    if arguments.part == "gpu" or (
+        arguments.part is None and torch.cuda.is_available()
+    ):
+        on_a_gpu()
 
 
 if __name__ == "__main__":

@@ -129,5 +129,5 @@ def test_lower_bounds_are_those_that_are_tested():
     table = (
         (ROOT / "docs" / "limits.md").read_text().lower().replace("pytorch", "torch")
     )
-    for name in ("torch", "captum", "numpy", "scipy", "matplotlib", "simsimd"):
+    for name in ("torch", "captum", "numpy", "scipy", "matplotlib", "numkong"):
         assert re.search(rf"\| {name} \| {re.escape(oldest[name])} \|", table), name
