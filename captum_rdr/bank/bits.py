@@ -7,7 +7,7 @@ threads.
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -254,11 +254,18 @@ def in_shares(rows: Tensor, call: Callable[[int, int], Any]) -> None:
     Each thread has its own share, so that none waits for another before the end.
     """
     threads = min(torch.get_num_threads(), max(1, len(rows)))
-    if threads == 1 or rows.nbytes <= _THREADED_BYTES:
-        call(0, len(rows))
-        return
+    if rows.nbytes <= _THREADED_BYTES:
+        threads = 1
     ends = [len(rows) * share // threads for share in range(threads + 1)]
-    list(_threads(os.getpid(), threads).map(call, ends[:-1], ends[1:]))
+    in_threads(call, ends[:-1], ends[1:])
+
+
+def in_threads(call: Callable[..., Any], *arguments: Sequence[Any]) -> list[Any]:
+    """``list(map(call, *arguments))`` in as many threads as PyTorch uses."""
+    threads = torch.get_num_threads()
+    if threads == 1 or len(arguments[0]) == 1:
+        return list(map(call, *arguments))
+    return list(_threads(os.getpid(), threads).map(call, *arguments))
 
 
 @functools.lru_cache(maxsize=4)

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from torch.nn import Module
 

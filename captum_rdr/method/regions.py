@@ -90,9 +90,28 @@ def _drafts(
     rule: Rule,
 ) -> list[Region]:
     """The regions of queries before their members are known."""
+    active = _active_inside(bank, queries, found)
     return [
-        _draft(bank, queries, index, inside, rule) for index, inside in enumerate(found)
+        _draft(bank, queries, index, inside, rule, active[index])
+        for index, inside in enumerate(found)
     ]
+
+
+def _active_inside(
+    bank: ConfigurationBank, queries: Queries, found: Sequence[Neighborhood]
+) -> list[Ints]:
+    """In how many instances of each S every neuron is active."""
+    rows = torch.cat([inside.rows for inside in found])
+    ends = np.cumsum([0, *(len(inside.rows) for inside in found)]).tolist()
+    held = bits.unpack(bank.packed[rows.to(bank.device)], bank.n_neurons).numpy()
+    own = bits.unpack(queries.packed, bank.n_neurons).numpy()
+    active = []
+    for index, inside in enumerate(found):
+        states = held[ends[index] : ends[index + 1]].view(np.uint8)
+        narrow = np.uint8 if len(states) < 255 else np.int64
+        counts = states.sum(0, dtype=narrow).astype(np.int64)
+        active.append(counts + own[index] if inside.query is None else counts)
+    return active
 
 
 def _draft(
@@ -101,9 +120,10 @@ def _draft(
     index: int,
     inside: Neighborhood,
     rule: Rule,
+    active: Ints,
 ) -> Region:
     packed, is_row = queries.packed[index], inside.query is not None
-    active, counts = _active_inside(bank, packed, inside), bank.active_counts.numpy()
+    counts = bank.active_counts.numpy()
     if rule.weighting == "uniform":
         neurons = principal_neurons(
             active, inside.size, counts, len(bank), rule.n_neurons
@@ -139,16 +159,6 @@ def _draft(
         else packed[: bits.row_bytes(bank.n_neurons)].cpu().clone(),
         query_features=None if is_row or kept is None else kept.clone(),
     )
-
-
-def _active_inside(
-    bank: ConfigurationBank, packed: Tensor, inside: Neighborhood
-) -> Ints:
-    """In how many instances of S each neuron is active."""
-    rows = bank.packed[inside.rows.to(bank.device)]
-    if inside.query is None:
-        rows = torch.cat([rows, packed[None]])
-    return bits.count_active(rows, bank.n_neurons).numpy()
 
 
 def evidence(regions: Sequence[Region], bank: ConfigurationBank) -> Tensor:
