@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from captum_rdr.discovery.overlap import best_matches
-from captum_rdr.metrics.membership import jaccard
+from captum_rdr.discovery._comparison import best_matches
+from captum_rdr.metrics._regions import jaccard
 
 
 def tail(shared, left, size, other_size):

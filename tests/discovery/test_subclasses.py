@@ -89,8 +89,8 @@ def test_a_class_of_one():
 @pytest.mark.parametrize(
     ("rows", "choices", "error", "message"),
     [
-        ([], {}, ValueError, "class_indices is empty"),
-        ([1, 1], {}, ValueError, "holds 2 rows, but only 1 different"),
+        ([], {}, ValueError, "class_indices holds 0 rows, 0 different"),
+        ([1, 1], {}, ValueError, "class_indices holds 2 rows, 1 different"),
         ([1, 200], {}, ValueError, "indices go from 1 to 200"),
         ([1], {"n_subclasses": 0}, ValueError, "n_subclasses=0 is too small"),
         ([1], {"walk_length": 1.5}, TypeError, "walk_length=1.5 is a float"),

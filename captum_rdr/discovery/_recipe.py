@@ -1,6 +1,6 @@
-"""Regions of bank rows, from the bank alone."""
+"""The regions that findings are made of, and the tables that show findings."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -12,7 +12,7 @@ from captum_rdr.method.region import Region
 
 
 def recipe(
-    bank: ConfigurationBank, n_instances: int, choices: dict[str, Any]
+    bank: ConfigurationBank, choices: dict[str, Any], n_instances: int | None = None
 ) -> dict[str, Any]:
     """The choices that make regions, and the defaults of those left out.
 
@@ -21,16 +21,16 @@ def recipe(
 
     Args:
         bank: the bank of the regions.
-        n_instances: how many instances there are to find neighbors among.
         choices: as in `captum_rdr.RelaxedDecisionRegion.attribute_members`.
+        n_instances: S is no larger by default; None for the bank's length.
 
-    >>> recipe(ConfigurationBank((64,)), 100, {"n_neighbors": 8})
+    >>> recipe(ConfigurationBank((64,)), {"n_neighbors": 8})
     {'n_neighbors': 8, 'n_neurons': 64, 'weighting': 'evidence',
      'neighbors': 'configuration'}
     """
     uniform = choices.get("weighting", "evidence") != "evidence"
     return {
-        "n_neighbors": min(16, n_instances),
+        "n_neighbors": min(16, len(bank) if n_instances is None else n_instances),
         "n_neurons": min(10, bank.n_neurons) if uniform else bank.n_neurons,
         "weighting": "evidence",
         "neighbors": "configuration" if bank.features is None else "cosine",
@@ -45,19 +45,30 @@ def bank_regions(
     *,
     show_progress: bool,
 ) -> list[Region]:
-    """The regions of bank rows, without the model.
+    """The regions of bank rows by the `recipe`, without the model.
 
     Args:
         bank: the bank.
         rows: bank rows.
-        choices: all that `recipe` gives.
+        choices: those that are not the recipe's.
         show_progress: draw a progress bar when it takes more than a second.
     """
     model = Identity()  # never run: the bank holds all that regions of its rows need
     explainer = RelaxedDecisionRegion(model, model, bank=bank)
     found: list[Region] = explainer.attribute_members(
-        rows, show_progress=show_progress, **choices
+        rows, show_progress=show_progress, **recipe(bank, choices)
     )
+    return found
+
+
+def input_regions(
+    rdr: RelaxedDecisionRegion, inputs: Any, choices: dict[str, Any]
+) -> list[Region]:
+    """The regions of inputs by the `recipe`, in the one layer that ``rdr`` explains."""
+    to_input = rdr.bank.attribute_to_layer_input
+    made = recipe(rdr.bank, choices)
+    found: list[Region]
+    _, found = rdr.attribute(inputs, attribute_to_layer_input=to_input, **made)
     return found
 
 
@@ -81,3 +92,33 @@ def explainer_of(rdr: RelaxedDecisionRegion, index: int) -> RelaxedDecisionRegio
         call_index=reader.call_index,
         force=rdr.force,
     )
+
+
+def table(title: str, columns: Mapping[str, Sequence[Any]]) -> str:
+    """Lay out columns in plain text, numbers to the right.
+
+    >>> print(table("2 things", {"name": ["a", "bc"], "size": [10, 7], "share": [None, 1.0]}))
+    2 things
+      name  size  share
+      a       10      -
+      bc       7  1.000
+    """
+    laid_out = []
+    for name, values in columns.items():
+        cells = [_cell(value) for value in values]
+        width = max(map(len, [name, *cells]))
+        is_right = bool(cells) and all(map(_is_number, cells))
+        justify = str.rjust if is_right else str.ljust
+        laid_out.append([justify(cell, width) for cell in (name, *cells)])
+    lines = ["  " + "  ".join(line).rstrip() for line in zip(*laid_out, strict=True)]
+    return "\n".join([title, *lines])
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def _is_number(cell: str) -> bool:
+    return cell == "-" or cell.replace(".", "", 1).isdigit()
