@@ -175,7 +175,7 @@ def _query_regions(
 ) -> list[Region]:
     """The query's region at every layer, by the layer's own recipe."""
     if hasattr(query, "__index__") and not isinstance(query, (bool, Tensor)):
-        found = [bank_regions(b, [query], choices, show_progress=False) for b in banks]
+        found = [bank_regions(bank, [query], choices) for bank in banks]
         return [region for (region,) in found]
     size = input_arguments(query, None).batch_size
     if size != 1:

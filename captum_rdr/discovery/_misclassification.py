@@ -302,7 +302,7 @@ class _Reference(NamedTuple):
             ]
             made = {**choices, "neighbors": torch.cat(nearest)}
             queries = made["neighbors"][:, 0]
-            regions = bank_regions(self.bank, queries, made, show_progress=False)
+            regions = bank_regions(self.bank, queries, made)
             found |= zip(positions.tolist(), regions, strict=True)
         return [found[position] for position in range(len(targets))]
 
@@ -459,4 +459,4 @@ def _nearest_errors(bank: ConfigurationBank, errors: Tensor, count: int) -> Tens
         return distances.argsort(dim=1, stable=True)[:, :count]
     features = bank.features_of(errors)
     found = nearest_features(features, features, count, "cosine")
-    return torch.stack([torch.from_numpy(one.rows) for one in found])
+    return torch.stack([rows for rows, _ in found])

@@ -10,10 +10,11 @@ from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.bank import ConfigurationBank
 from captum_rdr.method.region import Region
 
+Rows = Sequence[int] | Tensor
+Choices = dict[str, Any]
 
-def recipe(
-    bank: ConfigurationBank, choices: dict[str, Any], n_instances: int | None = None
-) -> dict[str, Any]:
+
+def recipe(bank: ConfigurationBank, choices: Choices) -> Choices:
     """The choices that make regions, and the defaults of those left out.
 
     The default is a rule that is pure on any bank, see the benchmarks: evidence over all
@@ -22,7 +23,6 @@ def recipe(
     Args:
         bank: the bank of the regions.
         choices: as in `captum_rdr.RelaxedDecisionRegion.attribute_members`.
-        n_instances: S is no larger by default; None for the bank's length.
 
     >>> recipe(ConfigurationBank((64,)), {"n_neighbors": 8})
     {'n_neighbors': 8, 'n_neurons': 64, 'weighting': 'evidence',
@@ -30,7 +30,7 @@ def recipe(
     """
     uniform = choices.get("weighting", "evidence") != "evidence"
     return {
-        "n_neighbors": min(16, len(bank) if n_instances is None else n_instances),
+        "n_neighbors": min(16, len(bank)),
         "n_neurons": min(10, bank.n_neurons) if uniform else bank.n_neurons,
         "weighting": "evidence",
         "neighbors": "configuration" if bank.features is None else "cosine",
@@ -40,10 +40,10 @@ def recipe(
 
 def bank_regions(
     bank: ConfigurationBank,
-    rows: Sequence[int] | Tensor,
-    choices: dict[str, Any],
+    rows: Rows,
+    choices: Choices,
     *,
-    show_progress: bool,
+    show_progress: bool = False,
 ) -> list[Region]:
     """The regions of bank rows by the `recipe`, without the model.
 
@@ -54,15 +54,17 @@ def bank_regions(
         show_progress: draw a progress bar when it takes more than a second.
     """
     model = Identity()  # never run: the bank holds all that regions of its rows need
-    explainer = RelaxedDecisionRegion(model, model, bank=bank)
-    found: list[Region] = explainer.attribute_members(
-        rows, show_progress=show_progress, **recipe(bank, choices)
+    explainer, made = (
+        RelaxedDecisionRegion(model, model, bank=bank),
+        recipe(bank, choices),
     )
+    found: list[Region]
+    found = explainer.attribute_members(rows, show_progress=show_progress, **made)
     return found
 
 
 def input_regions(
-    rdr: RelaxedDecisionRegion, inputs: Any, choices: dict[str, Any]
+    rdr: RelaxedDecisionRegion, inputs: Any, choices: Choices
 ) -> list[Region]:
     """The regions of inputs by the `recipe`, in the one layer that ``rdr`` explains."""
     to_input = rdr.bank.attribute_to_layer_input

@@ -159,9 +159,8 @@ def subclasses(
     check_whole("n_exemplars", n_exemplars)
     if n_subclasses is not None:
         check_whole("n_subclasses", n_subclasses)
-    made = rdr.attribute_members(
-        rows, show_progress=show_progress, **recipe(bank, choices, len(rows))
-    )
+    rule = recipe(bank, {"n_neighbors": min(16, len(rows)), **choices})
+    made = rdr.attribute_members(rows, show_progress=show_progress, **rule)
     parts = reach(links(made, rows, bank, LINKED), walk_length)
     if n_subclasses is None:
         covered = cover(parts, AT_MOST, LEAST_GAIN)

@@ -68,7 +68,7 @@ def links(
         inside = inside[inside >= 0]
         if len(inside) > at_most:
             evidence = region.evidence(bank.states(rows[inside]))
-            ranked = evidence.round(decimals=9).argsort(descending=True, stable=True)
+            ranked = evidence.argsort(descending=True, stable=True)
             inside = inside[ranked[:at_most]]
         heads.append(torch.full_like(inside, head))
         tails.append(inside)

@@ -1,4 +1,4 @@
-"""Regions of the same queries in other banks, and who lies in a region."""
+"""Regions of the same queries in other banks, and who lies in them."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,37 +8,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from captum_rdr.bank import ConfigurationBank
+from captum_rdr.bank import ConfigurationBank, bits
 from captum_rdr.method.neighbors import Queries
-from captum_rdr.method.region import Region, evidence_rounding
+from captum_rdr.method.region import Region
+from captum_rdr.method.regions import members
 from captum_rdr.method.regions import regions as construct
 from captum_rdr.method.rule import Rule
 
-
-def likeness(region: Region, bank: ConfigurationBank) -> Tensor:
-    """How much each bank row is like the region: what ranks rows as members.
-
-    Args:
-        region: the region.
-        bank: a bank of the same layer, not necessarily the region's own.
-
-    Returns:
-        float64 tensor ``(N,)``: evidence in nats for a region made with
-        ``weighting="evidence"``, else minus the number of disagreeing principal neurons.
-    """
-    if region.evidence_cut is None:
-        return -bank.disagreements(region.neurons, region.states).double()
-    sums = bank.weighted_sum(region.neurons, region.weights[:, None])[:, 0]
-    return sums + region.offsets.sum()
+_REGIONS = 64  # evidence of all rows is held for so many at a time
 
 
-def members_in(region: Region, bank: ConfigurationBank) -> Tensor:
-    """Rows of any bank of the layer that lie in the region, ascending."""
-    if region.evidence_cut is None:
-        return bank.members(region.neurons, region.states, int(region.tolerance))
-    slack = evidence_rounding(region.weights, region.offsets)
-    inside = likeness(region, bank) >= region.evidence_cut - slack
-    return inside.nonzero().flatten()
+def members_in(regions: Sequence[Region], bank: ConfigurationBank) -> list[Tensor]:
+    """Rows of any bank of the layer in each region, ascending, some regions at a time."""
+    found: list[Tensor] = []
+    for start in range(0, len(regions), _REGIONS):
+        found += members(regions[start : start + _REGIONS], bank)
+    return found
 
 
 def jaccard(first: Tensor, second: Tensor) -> float:
@@ -52,20 +37,6 @@ def jaccard(first: Tensor, second: Tensor) -> float:
     shared = int(torch.isin(first, second).sum())
     union = len(first) + len(second) - shared
     return shared / union if union else 1.0
-
-
-def at_rows(bank: ConfigurationBank, rows: Tensor) -> ConfigurationBank:
-    """Bank of some of a bank's rows, with their features.
-
-    >>> bank = ConfigurationBank((2,))
-    >>> bank.append(torch.tensor([[True, False], [False, False], [True, True]]))
-    >>> at_rows(bank, torch.tensor([2, 2])).active_counts
-    tensor([2, 2])
-    """
-    picked = bank.emptied(reserve=len(rows))
-    features = None if bank.features is None else bank.features[rows]
-    picked.append(bank.rows[rows], features)
-    return picked
 
 
 def rules_of(regions: Sequence[Region], bank: ConfigurationBank) -> list[Rule]:
@@ -98,18 +69,20 @@ def query_states(bank: ConfigurationBank, regions: Sequence[Region]) -> Tensor:
         ValueError: a query is neither a bank row nor kept in its region.
     """
     packed = [
-        _kept(region, "states") if region.query is None else bank.rows[region.query]
+        _kept(region, "states")
+        if region.query is None
+        else bank.rows[region.query].cpu()
         for region in regions
     ]
-    return bank.unpacked(torch.stack(packed))
+    return bits.unpack(torch.stack(packed), bank.n_neurons)
 
 
 def _query_features(bank: ConfigurationBank, regions: Sequence[Region]) -> Tensor:
     """Float activations ``(Q, D)`` of the queries."""
     rows = [
-        _kept(region, "features")
+        _kept(region, "features").cpu()
         if region.query is None
-        else bank.features_of(torch.tensor([region.query]))[0]
+        else bank.features_of(torch.tensor([region.query]))[0].cpu()
         for region in regions
     ]
     return torch.stack(rows)

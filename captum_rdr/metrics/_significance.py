@@ -204,7 +204,7 @@ def _part(
     for rows in torch.split(torch.arange(len(bank)), step):
         features = bank.features_of(rows)[:, neurons] if with_features else None
         part.append(bank.states(rows)[:, neurons], features)
-    return part
+    return part.to(bank.device)
 
 
 def _for_fewer_neurons(rule: Rule, n_neurons: int) -> Rule:

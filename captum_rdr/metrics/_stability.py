@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 from captum_rdr.bank import ConfigurationBank
 from captum_rdr.method.region import Region
 from captum_rdr.metrics._labels import labels_and_targets, share_with
-from captum_rdr.metrics._regions import at_rows, found_in, jaccard, members_in
+from captum_rdr.metrics._regions import found_in, jaccard, members_in
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -98,10 +98,10 @@ def stability(
         searched = bank
         if not change:
             rows = torch.randint(len(bank), (len(bank),), generator=generator)
-            searched = at_rows(bank, rows)
+            searched = bank.take(rows).to(bank.device)
         again = found_in(searched, regions, bank, **change)
         neurons[name] = _jaccards(own_neurons, [region.neurons for region in again])
-        members[name] = _jaccards(own, [members_in(region, bank) for region in again])
+        members[name] = _jaccards(own, members_in(again, bank))
     for name, theirs in (others or {}).items():
         if len(theirs) != len(regions):
             raise ValueError(
@@ -191,30 +191,22 @@ def generalization(
     order = torch.randperm(len(bank), generator=generator)
     half = len(bank) // 2
     rows = (order[:half].sort().values, order[half:].sort().values)
-    fitted, held_out = (at_rows(bank, part) for part in rows)
+    fitted, held_out = (bank.take(part).to(bank.device) for part in rows)
     again = found_in(fitted, regions, bank, show_progress=show_progress)
-    counted = [
-        [
-            _counted(found, part, at, region.query, labels, label)
-            for part, at in zip((fitted, held_out), rows, strict=True)
-        ]
-        for found, region, label in zip(again, regions, wanted, strict=True)
-    ]
-    table = torch.tensor(counted, dtype=torch.float64).reshape(-1, 2, 3)
-    purity, coverage, n_members = table.unbind(2)
+    counted = torch.empty(len(regions), 2, 3, dtype=torch.float64)
+    for side, (part, of_part) in enumerate(zip((fitted, held_out), rows, strict=True)):
+        for index, inside in enumerate(members_in(again, part)):
+            query, label = regions[index].query, wanted[index]
+            found = _counted(of_part[inside], of_part, query, labels, label)
+            counted[index, side] = torch.tensor(found, dtype=torch.float64)
+    purity, coverage, n_members = counted.unbind(2)
     return Generalization(purity, coverage, n_members.long())
 
 
 def _counted(
-    found: Region,
-    bank: ConfigurationBank,
-    rows: Tensor,
-    query: int | None,
-    labels: Tensor,
-    label: Tensor,
+    members: Tensor, rows: Tensor, query: int | None, labels: Tensor, label: Tensor
 ) -> tuple[float, float, int]:
     """Purity, coverage and number of a region's members among some rows."""
-    members = rows[members_in(found, bank)]
     having = rows[labels[rows] == label]
     if query is not None:
         members, having = members[members != query], having[having != query]

@@ -19,7 +19,7 @@ from captum_rdr.metrics import (
     purity,
     stability,
 )
-from captum_rdr.metrics._regions import jaccard, likeness, members_in
+from captum_rdr.metrics._regions import jaccard, members_in
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fewer unanimous neurons")
 EVIDENCE = {"weighting": "evidence", "tolerance": 1.0, "n_neurons": 20}
@@ -86,13 +86,10 @@ def test_labels_by_counting(seed, n, t, given_targets):
 def test_membership_in_any_bank(choices):
     regions, bank, _ = found(60, 40, 3, **choices)
     other = bank_of(random_states(50, 40, 4))
-    for region in regions:
-        assert members_in(region, bank).equal(region.members)
-        expected = region.contains(other.states()).nonzero().flatten()
-        assert members_in(region, other).equal(expected)
-        if region.evidence_cut is not None:
-            evidence = region.evidence(other.states())
-            assert likeness(region, other).allclose(evidence, atol=1e-9)
+    for one, region in zip(members_in(regions, bank), regions, strict=True):
+        assert one.equal(region.members)
+    for one, region in zip(members_in(regions, other), regions, strict=True):
+        assert one.equal(region.contains(other.states()).nonzero().flatten())
 
 
 @given(st.sets(st.integers(0, 9)), st.sets(st.integers(0, 9)))
