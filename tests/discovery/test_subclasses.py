@@ -196,6 +196,11 @@ def test_purity_of_a_lone_query():
     found = layerwise(rdr, 0, [0, 1], n_neighbors=1, show_progress=False)
     assert math.isnan(found[0].purity)
     assert found.splits == []
+    choices = {"weighting": "uniform", "n_neurons": 2, "show_progress": False}
+    strange = torch.tensor([[1.0, -1]])
+    nobody = layerwise(rdr, strange, [0, 1], n_neighbors=1, **choices)
+    assert len(nobody[0].region.members) == 0
+    assert math.isnan(nobody[0].purity)
 
 
 def test_equal_banks_keep_every_region():

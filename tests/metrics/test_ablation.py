@@ -149,6 +149,16 @@ def test_inputs_of_other_kinds(net, images):
     assert got.effect == pytest.approx(2 * expected.effect, rel=1e-4)
 
 
+def test_the_region_of_a_new_input(net, images):
+    """S holds the input, too, so its states count among those of S."""
+    rdr = fitted(net, net[2], images)
+    _, (region,) = rdr.attribute(images[4:5] + 0.2, n_neurons=5)
+    assert region.query is None
+    result = quietly(rdr, region, images, n_random=2)
+    assert result.n_neurons == 5
+    assert result.members["logit"].n == len(region.members)
+
+
 def region_like(rdr):
     return rdr.attribute_members([4], n_neurons=5, show_progress=False)[0]
 
