@@ -6,16 +6,13 @@ import torch
 from torch import Tensor
 
 from captum_rdr import ConfigurationBank, Region, RelaxedDecisionRegion
+from captum_rdr.method.regions import evidence
 from captum_rdr.method.rule import Metric
 
 
-def by_evidence(regions: Sequence[Region], bank: ConfigurationBank) -> list[Tensor]:
+def by_evidence(regions: Sequence[Region], bank: ConfigurationBank) -> Tensor:
     """All rows, the most evident for each region first, ties to the lower row."""
-    states = bank.states()
-    return [
-        region.evidence(states).argsort(descending=True, stable=True)
-        for region in regions
-    ]
+    return evidence(regions, bank).argsort(descending=True, stable=True)
 
 
 def by_distance(
@@ -34,7 +31,7 @@ def by_distance(
 
 
 def precision(
-    ranked: Sequence[Tensor], queries: Tensor, labels: Tensor, size: int
+    ranked: Tensor | Sequence[Tensor], queries: Tensor, labels: Tensor, size: int
 ) -> Tensor:
     """Share of the first ``size`` rows but the query's own that have its label.
 
