@@ -16,8 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from captum_rdr import RelaxedDecisionRegion
-from captum_rdr.metrics import ablation
-from captum_rdr.metrics.paired import paired_effect
+from captum_rdr.metrics import PairedEffect, ablation
 
 N_QUERIES, N_INPUTS = 20, 10  # inputs inside, and as many outside
 EVIDENCE = {
@@ -86,7 +85,7 @@ def main() -> None:
                             ]
                         )
                     table = torch.tensor(rows, dtype=torch.float64)
-                    both = paired_effect(table[:, 0], table[:, 1])
+                    both = PairedEffect.of(table[:, 0], table[:, 1])
                     low, high = both.interval
                     means = table.mean(0).tolist()
                     print(

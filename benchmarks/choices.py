@@ -2,7 +2,7 @@
 
 Purity is the share of a region's members outside S that have the query's label, members
 the median number of all members, real the share of regions that a test finds more than
-chance (see captum_rdr.metrics.with_significance).
+chance (see captum_rdr.metrics.significance).
 """
 
 import warnings
@@ -13,7 +13,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from captum_rdr import Region, RelaxedDecisionRegion
-from captum_rdr.metrics import with_significance
+from captum_rdr.metrics import significance
 
 QUERIES = range(0, 1797, 9)
 
@@ -74,7 +74,7 @@ def main() -> None:
             found = rdr.attribute_members(
                 QUERIES, k, t, tolerance=tolerance, show_progress=False
             )
-        tested = with_significance(found, rdr.bank, show_progress=False)
+        tested = significance(found, rdr.bank, show_progress=False)
         members = torch.tensor([len(region.members) for region in found]).median()
         real = [
             one.significance is not None and one.significance.passed for one in tested

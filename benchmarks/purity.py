@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from cifar_resnet import CifarResNet, normalize
+from precision import by_evidence as ranked_by_evidence
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -74,11 +75,7 @@ def by_evidence(indexed: Indexed, **choices: Any) -> list[Tensor]:
     found = rdr.attribute_members(
         indexed.queries, weighting="evidence", show_progress=False, **choices
     )
-    weights = torch.zeros(rdr.bank.n_neurons, len(found), dtype=torch.float64)
-    for column, region in enumerate(found):
-        weights[region.neurons, column] = region.weights
-    evidence = rdr.bank.weighted_sum(torch.arange(rdr.bank.n_neurons), weights).T
-    return without_query(indexed, evidence.argsort(dim=1, descending=True, stable=True))
+    return without_query(indexed, ranked_by_evidence(found, rdr.bank))
 
 
 def report(name: str, indexed: Indexed, members: Sequence[Tensor]) -> None:

@@ -13,21 +13,22 @@ from typing import Any
 import numpy as np
 import torch
 from cifar_resnet import CifarResNet, normalize
+from precision import by_distance, by_evidence, precision
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from captum_rdr import Region, RelaxedDecisionRegion
-from captum_rdr.metrics import (
-    generalization,
-    precision_at_size,
-    purity,
-    with_significance,
-)
-from captum_rdr.metrics.paired import paired_effect
+from captum_rdr.method.rule import Metric
+from captum_rdr.metrics import PairedEffect, generalization, purity, significance
 from captum_rdr.pooling import spatial_max, spatial_mean
 
 AT, N_SELECT, N_TRIED, N_REPORT = 50, 1500, 500, 2000
-METRICS = ("configuration", "euclidean", "cosine", "centered_cosine")
+METRICS: tuple[Metric, ...] = (
+    "configuration",
+    "euclidean",
+    "cosine",
+    "centered_cosine",
+)
 POOLS = {  # that of no pool is in the table of benchmarks/purity.py
     "quarters, mean": nn.AdaptiveAvgPool2d(2),
     "quarters, maximum": nn.AdaptiveMaxPool2d(2),
@@ -89,11 +90,22 @@ def select(layer: Tensor, labels: Tensor, queries: Tensor) -> None:
                 cells = []
                 for rounds in (1, 2, 3):
                     found = explained(one, queries, k=k, rounds=rounds)
-                    at = precision_at_size(found, one.bank, labels, AT, metrics=())
-                    cells.append(f"{at['region'].mean():.3f}")
+                    ranked = by_evidence(found, one.bank)
+                    reached = precision(ranked, queries, labels, AT)
+                    cells.append(f"{reached.mean():.3f}")
                 print(
                     f"| {name} | {threshold} | {k} | {' | '.join(cells)} |", flush=True
                 )
+
+
+def neighbors(
+    rdr: RelaxedDecisionRegion, labels: Tensor, queries: Tensor
+) -> dict[str, Tensor]:
+    """Purity of the nearest neighbors by every metric."""
+    return {
+        metric: precision(by_distance(rdr, queries, AT, metric), queries, labels, AT)
+        for metric in METRICS
+    }
 
 
 def row(name: str, values: Tensor, size: float) -> None:
@@ -109,7 +121,7 @@ def report(layer: Tensor, labels: Tensor, queries: Tensor) -> None:
     paper = full.attribute_members(queries, show_progress=False)
     sizes = [len(region.members) - 1 for region in paper]
     row("paper's rule, its own members", purity(paper, labels), float(np.median(sizes)))
-    unpooled = precision_at_size(paper, full.bank, labels, AT)
+    unpooled = neighbors(full, labels, queries)
     for metric in METRICS:
         row(f"nearest by {metric}", unpooled[metric], AT)
     for name, k in REPORTED:
@@ -119,17 +131,18 @@ def report(layer: Tensor, labels: Tensor, queries: Tensor) -> None:
         above = fitted(layer, POOLS[name], threshold)
         for which, rdr in (("median", median), (f"{QUANTILE} quantile", above)):
             regions = explained(rdr, queries, k=k)
-            at = precision_at_size(regions, rdr.bank, labels, AT)
+            reached = precision(by_evidence(regions, rdr.bank), queries, labels, AT)
+            at = neighbors(rdr, labels, queries)
             if rdr is median:
                 for metric in METRICS[1:]:
                     row(f"nearest by {metric}, {name}", at[metric], AT)
-            row(f"recipe, {name}, {which}", at["region"], AT)
+            row(f"recipe, {name}, {which}", reached, AT)
             sizes = [len(region.members) - 1 for region in regions]
             own = purity(regions, labels)
             label = f"recipe, {name}, {which}, its own members"
             row(label, own, float(np.median(sizes)))
             others = {"": unpooled, ", pooled": at}
-            details(regions, rdr, labels, at["region"], others)
+            details(regions, rdr, labels, reached, others)
 
 
 def details(
@@ -142,14 +155,14 @@ def details(
     """Print gains over neighbors, held-out purity, and the share that is significant."""
     for metric in ("cosine", "centered_cosine"):
         for features, theirs in others.items():
-            gain = paired_effect(reached, theirs[metric])
+            gain = PairedEffect.of(reached, theirs[metric])
             low, high = gain.interval
             print(
                 f"  ahead of {metric}{features}: {gain.difference:.3f} "
                 f"(95 %: {low:.3f} to {high:.3f})"
             )
     held_out = generalization(regions, rdr.bank, labels, show_progress=False)
-    tests = with_significance(regions, rdr.bank, show_progress=False)
+    tests = significance(regions, rdr.bank, show_progress=False)
     passed = [r.significance is not None and r.significance.passed for r in tests]
     print(f"  {held_out}\n  significant after correction: {np.mean(passed):.3f}")
 

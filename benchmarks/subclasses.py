@@ -25,8 +25,7 @@ from torch import Tensor
 
 from captum_rdr import RelaxedDecisionRegion
 from captum_rdr.discovery import subclasses
-from captum_rdr.discovery.cover import cover
-from captum_rdr.discovery.links import reach
+from captum_rdr.discovery._walks import cover, reach
 
 Labels = npt.NDArray[np.int64]
 LAYER = {"mnist": 7, "cifar": 9}

@@ -4,6 +4,7 @@ import operator
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,6 +35,34 @@ def check_whole(name: str, value: object, least: int = 1) -> None:
         )
     if number < least:
         raise ValueError(f"{name}={number} is too small; use {least} or more")
+
+
+def check_choice(name: str, value: object, known: Sequence[str]) -> None:
+    """Refuse a word that is none of those known.
+
+    Raises:
+        ValueError: it is another.
+
+    >>> check_choice("to", "one", ("mean", "zero"))
+    Traceback (most recent call last):
+    ValueError: to='one' is unknown; use one of ('mean', 'zero')
+    """
+    if value not in known:
+        raise ValueError(f"{name}={value!r} is unknown; use one of {tuple(known)}")
+
+
+def check_level(level: float) -> None:
+    """Refuse a level of significance that is no probability between 0 and 1.
+
+    Raises:
+        ValueError: it is none.
+
+    >>> check_level(5)
+    Traceback (most recent call last):
+    ValueError: level=5 is no probability; use e.g. 0.05
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"level={level} is no probability; use e.g. 0.05")
 
 
 def for_each(value: Any, count: int, name: str) -> list[Any]:
@@ -87,3 +116,58 @@ def checked_rows(indices: Sequence[int] | Tensor, n_rows: int) -> Tensor:
             f"rows from 0 to {n_rows - 1}"
         )
     return rows.to(torch.int64).cpu()
+
+
+def distinct_rows(indices: Sequence[int] | Tensor, n_rows: int, name: str) -> Tensor:
+    """Bank rows, one or more and each once, as an int64 tensor.
+
+    Raises:
+        TypeError: they are no whole numbers.
+        ValueError: there is none, one comes twice, or `checked_rows` refuses them.
+
+    >>> distinct_rows([4, 4], 10, "rows")
+    Traceback (most recent call last):
+    ValueError: rows holds 2 rows, 1 different; give one row or more, each once
+    """
+    rows = checked_rows(indices, n_rows)
+    different = len(set(rows.tolist()))
+    if not len(rows) or different < len(rows):
+        raise ValueError(
+            f"{name} holds {len(rows)} rows, {different} different; give one row or more, "
+            "each once"
+        )
+    return rows
+
+
+def checked_labels(labels: Any, name: str, size: int | None = None) -> Tensor:
+    """Labels as an int64 tensor, by position: an index, as a column has it, is ignored.
+
+    Args:
+        labels: a sequence of whole numbers, an array or a tensor.
+        name: the argument's, for the message.
+        size: how many there must be; None for any number.
+
+    Raises:
+        TypeError: they are no whole numbers.
+        ValueError: there are more or fewer than ``size``.
+
+    >>> checked_labels([2, 0], "labels", 2)
+    tensor([2, 0])
+    """
+    try:
+        is_tensor = isinstance(labels, Tensor)
+        found = labels if is_tensor else torch.tensor(np.asarray(labels))
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"{name} is a {type(labels).__name__} that holds no numbers; give whole "
+            "numbers, e.g. those of the class names"
+        ) from error
+    is_real = found.is_floating_point() or found.is_complex()
+    if found.dtype == torch.bool or (is_real and found.numel()):
+        raise TypeError(f"{name} has dtype {found.dtype}; give whole numbers")
+    wanted = (found.numel() if size is None else size,)
+    if found.shape != wanted:
+        raise ValueError(
+            f"{name} has shape {tuple(found.shape)}; give one label an instance, {wanted}"
+        )
+    return found.to(torch.int64).cpu()

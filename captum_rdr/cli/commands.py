@@ -14,7 +14,7 @@ from captum_rdr.bank import ConfigurationBank
 from captum_rdr.cli.images import ImageFolder, as_shown, as_tensor, open_image
 from captum_rdr.cli.models import load, with_bank
 from captum_rdr.method.region import Region
-from captum_rdr.metrics import with_significance
+from captum_rdr.metrics import significance
 from captum_rdr.zoo import Setup
 
 _SHOWN = 5  # members in a text
@@ -162,7 +162,7 @@ def _regions(
         weighting=options.weighting,
         neighbors=options.neighbors,
     )
-    return with_significance(regions, rdr.bank, show_progress=not options.quiet)
+    return significance(regions, rdr.bank, show_progress=not options.quiet)
 
 
 def _as_text(path: Path, region: Region, images: ImageFolder) -> str:

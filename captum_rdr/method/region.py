@@ -27,11 +27,15 @@ class Significance:
         adjusted_p_value: the p-value after correction for the number of regions that
             were tested together; None if it was not corrected.
         level: p-values up to this count as significant.
+        agreement: mean share of the judging neurons in which members outside S agree
+            with S; None without such a member.
+        expected: the same share for all rows outside S.
 
     >>> Significance(p_value=0.004, effect=5.1, n_outside=42)
     Significance(p=0.004, effect=5.1, 42 members outside S)
-    >>> Significance(p_value=0.03, effect=1.9, n_outside=4, adjusted_p_value=0.2)
-    Significance(not significant: adjusted p=0.2, effect=1.9, 4 members outside S)
+    >>> Significance(0.03, 1.9, 4, adjusted_p_value=0.2, agreement=0.7, expected=0.6)
+    Significance(not significant: adjusted p=0.2, effect=1.9, agreement 0.7 against 0.6,
+     4 members outside S)
     """
 
     p_value: float
@@ -39,6 +43,8 @@ class Significance:
     n_outside: int
     adjusted_p_value: float | None = None
     level: float = 0.05
+    agreement: float | None = None
+    expected: float | None = None
 
     @property
     def passed(self) -> bool:
@@ -55,8 +61,11 @@ class Significance:
         return f"{verdict}{adjusted}p={self._decisive:.2g}"
 
     def __repr__(self) -> str:
+        agreement = ""
+        if self.agreement is not None:
+            agreement = f"agreement {self.agreement:.3g} against {self.expected:.3g}, "
         return (
-            f"Significance({self}, effect={self.effect:.3g}, "
+            f"Significance({self}, effect={self.effect:.3g}, {agreement}"
             f"{self.n_outside} members outside S)"
         )
 

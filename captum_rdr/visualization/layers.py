@@ -9,7 +9,7 @@ import numpy.typing as npt
 from captum_rdr._arguments import check_whole
 from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.method.region import Region
-from captum_rdr.metrics.membership import jaccard as of_sets
+from captum_rdr.metrics._regions import jaccard as of_sets
 from captum_rdr.visualization.canvas import (
     Block,
     Canvas,

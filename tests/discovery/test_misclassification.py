@@ -1,6 +1,7 @@
 """Errors, their repairs and their causes."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,14 +10,8 @@ from torch import nn
 
 from captum_rdr import RelaxedDecisionRegion
 from captum_rdr.discovery import misclassification
-from captum_rdr.discovery.regions import recipe
-from captum_rdr.discovery.repair import (
-    Difference,
-    Repair,
-    difference,
-    nearest_region,
-    smallest_repair,
-)
+from captum_rdr.discovery._misclassification import _Reference, repaired
+from captum_rdr.discovery._recipe import recipe
 from captum_rdr.pooling import spatial_mean
 
 
@@ -59,7 +54,7 @@ def test_errors_are_explained():
     wrong = (predicted != targets).nonzero().flatten().tolist()
     assert wrong == [*range(8), *range(30, 34)]
     assert [error.index for error in found.errors] == wrong
-    made = recipe(rdr.bank, len(rdr.bank), {})
+    made = recipe(rdr.bank, {})
     _, regions = rdr.attribute(inputs[wrong], **made)
     for error, region in zip(found.errors, regions, strict=True):
         assert error.target == int(targets[error.index])
@@ -113,39 +108,53 @@ def test_a_repair_is_held_against_flips_of_other_neurons():
     rdr = RelaxedDecisionRegion(torch.nn.Sequential(first, last), first)
     rdr.fit(data, keep_features=True, show_progress=False)
     x, positive = torch.ones(1, 8), torch.tensor([True])
-    states = positive.expand(8)
-    wanted = Difference(torch.tensor([0]), ~positive)
-    assert smallest_repair(rdr, x, states, 0, wanted, drawing) == (1, 0.0)
-    useless = Difference(torch.tensor([3]), ~positive)
-    assert smallest_repair(rdr, x, states, 0, useless, drawing) is None
+    (region,) = rdr.attribute(x, 4, 2)[1]
+
+    def repair(inputs, neurons, wanted):
+        reference = _Reference(rdr.bank, torch.zeros(60).long(), None)
+        error = reference.explained(0, 0, 1, positive.expand(8), region, region)
+        error = replace(error, neurons=neurons, states=wanted)
+        found = repaired(rdr, inputs, error, positive.expand(8), drawing)
+        return found.n_repairing, found.by_chance
+
+    assert repair(x, torch.tensor([0]), ~positive) == (1, 0.0)
+    assert repair(x, torch.tensor([3]), ~positive) == (None, None)
     # Where all neurons count alike, any other one repairs as well.
     with torch.no_grad():
         last.weight.copy_(torch.tensor([-1.0, 1])[:, None].expand(2, 8))
     rdr.fit(data, keep_features=True, show_progress=False)
-    everything = Difference(torch.arange(4), torch.zeros(4, dtype=torch.bool))
     low = torch.full((1, 8), 0.05)
-    repair = smallest_repair(rdr, low, states, 0, everything, drawing)
-    assert repair == Repair(1, 1.0)
+    everything = torch.arange(4), torch.zeros(4, dtype=torch.bool)
+    assert repair(low, *everything) == (1, 1.0)
 
 
-def test_difference_and_nearest_region():
+def test_nearest_region_and_where_the_error_departs():
     states = random_states(60, 12)
     bank = bank_of(states)
-    query = states[0] ^ (torch.arange(12) < 3)
-    rows = torch.arange(10, 40)
-    region = nearest_region(bank, query, rows, recipe(bank, 60, {"n_neighbors": 5}))
-    ranked = sorted(rows.tolist(), key=lambda r: (int((states[r] ^ query).sum()), r))
-    assert sorted(region.neighbors.tolist()) == sorted(ranked[:5])
-    assert region.query == ranked[0]
-    wanted = difference(region, query)
-    weight = dict(zip(region.neurons.tolist(), region.weights.tolist(), strict=True))
-    state = dict(zip(region.neurons.tolist(), region.states.tolist(), strict=True))
-    expected = sorted(
-        (n for n in weight if bool(query[n]) != state[n]),
-        key=lambda n: (-abs(weight[n]), n),
+    queries = states[:3] ^ (torch.arange(12) < 3)
+    labels = torch.ones(60, dtype=torch.int64)
+    labels[10:40] = torch.arange(30) % 2
+    known = labels.clone()
+    known[12:20] = 7
+    reference = _Reference(bank, labels, known)
+    found = reference.nearest_regions(
+        queries, torch.tensor([0, 1, 0]), {"n_neighbors": 5}
     )
-    assert wanted.neurons.tolist() == expected
-    assert wanted.states.tolist() == [state[n] for n in expected]
+    for query, region, label in zip(queries, found, (0, 1, 0), strict=True):
+        rows = ((labels == label) & (known == label)).nonzero().flatten().tolist()
+        ranked = sorted(rows, key=lambda r: (int((states[r] ^ query).sum()), r))
+        assert sorted(region.neighbors.tolist()) == sorted(ranked[:5])
+        assert region.query == ranked[0]
+        error = reference.explained(4, 0, 1, query, region, found[0])
+        neurons = region.neurons.tolist()
+        weight = dict(zip(neurons, region.weights.tolist(), strict=True))
+        state = dict(zip(neurons, region.states.tolist(), strict=True))
+        expected = sorted(
+            (n for n in weight if bool(query[n]) != state[n]),
+            key=lambda n: (-abs(weight[n]), n),
+        )
+        assert error.neurons.tolist() == expected
+        assert error.states.tolist() == [state[n] for n in expected]
 
 
 def test_the_model_is_left_as_it_was():
@@ -202,7 +211,7 @@ def test_pooled_layers_are_explained_but_not_repaired():
         (
             {"reference_predictions": [0.5] * 120},
             TypeError,
-            "reference_predictions has dtype torch.float32",
+            "reference_predictions has dtype torch.float64",
         ),
     ],
 )

@@ -6,12 +6,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor, nn
 
 from captum_rdr import RelaxedDecisionRegion
-from captum_rdr.metrics import ablation
-from captum_rdr.metrics.paired import paired_effect
+from captum_rdr.metrics import PairedEffect, ablation
+from captum_rdr.metrics._ablation import matched_neurons
 
 
 def fitted(net, layer, images, **choices) -> RelaxedDecisionRegion:
@@ -147,6 +149,16 @@ def test_inputs_of_other_kinds(net, images):
     assert got.effect == pytest.approx(2 * expected.effect, rel=1e-4)
 
 
+def test_the_region_of_a_new_input(net, images):
+    """S holds the input, too, so its states count among those of S."""
+    rdr = fitted(net, net[2], images)
+    _, (region,) = rdr.attribute(images[4:5] + 0.2, n_neurons=5)
+    assert region.query is None
+    result = quietly(rdr, region, images, n_random=2)
+    assert result.n_neurons == 5
+    assert result.members["logit"].n == len(region.members)
+
+
 def region_like(rdr):
     return rdr.attribute_members([4], n_neurons=5, show_progress=False)[0]
 
@@ -154,19 +166,54 @@ def region_like(rdr):
 def test_paired_effects():
     generator = np.random.default_rng(0)
     effects, controls = generator.random(30) + 0.2, generator.random(30)
-    found = paired_effect(torch.tensor(effects), torch.tensor(controls))
+    found = PairedEffect.of(torch.tensor(effects), torch.tensor(controls))
     interval = stats.ttest_rel(effects, controls).confidence_interval(0.95)
     assert found.interval == pytest.approx((interval.low, interval.high))
     assert found.difference == pytest.approx(np.mean(effects - controls))
     assert found.ratio == pytest.approx(effects.mean() / controls.mean())
-    nobody = paired_effect(torch.empty(0), torch.empty(0))
+    nobody = PairedEffect.of(torch.empty(0), torch.empty(0))
     assert nobody.n == 0
     assert np.isnan(nobody.effect)
     assert np.isnan(nobody.ratio)
-    single = paired_effect(torch.tensor([1.0]), torch.tensor([0.0]))
+    single = PairedEffect.of(torch.tensor([1.0]), torch.tensor([0.0]))
     assert single.difference == 1.0
     assert np.isnan(single.interval).all()
     assert np.isnan(single.ratio)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 1000), st.integers(1, 12))
+def test_matched_neurons(seed, count):
+    generator = np.random.default_rng(seed)
+    bank = generator.integers(0, 100, 60)
+    neurons = np.sort(generator.permutation(60)[:count])
+    states = generator.random(count) < 0.5
+    others = np.setdiff1d(np.arange(60), neurons)
+    has = generator.random(len(others)) < generator.random()
+    pools = {True: others[has], False: others[~has]}
+    drawing = torch.Generator().manual_seed(seed)
+    found = matched_neurons(neurons, states, pools, bank, drawing)
+    assert np.array_equal(found, np.unique(found))
+    for state, pool in pools.items():
+        wanted, got = neurons[states == state], np.intersect1d(found, pool)
+        assert len(got) == min(len(wanted), len(pool))
+        # Each lies among the places next to the one it matches.
+        order = np.sort(bank[pool])
+        places = np.searchsorted(order, np.sort(bank[wanted]))
+        if len(got) == len(wanted):
+            width = 2 * len(wanted)
+            for place, value in zip(places, np.sort(bank[got]), strict=True):
+                near = order[max(0, place - width) : place + width]
+                assert near.min() <= value <= near.max()
+
+
+def test_matched_neurons_vary():
+    bank, pools = np.arange(50), {True: np.arange(50)}
+    drawing = torch.Generator().manual_seed(0)
+    neurons, states = np.array([3, 20, 40]), np.ones(3, bool)
+    draws = [matched_neurons(neurons, states, pools, bank, drawing) for _ in range(60)]
+    assert len({tuple(draw) for draw in draws}) > 40
+    assert np.abs(np.mean(draws, 0) - neurons).max() < 1
 
 
 def test_what_is_refused(net, images):
@@ -176,11 +223,11 @@ def test_what_is_refused(net, images):
         quietly(rdr, region, images, to="less")
     with pytest.raises(ValueError, match="among='some' is unknown"):
         quietly(rdr, region, images, among="some")
-    with pytest.raises(ValueError, match="n_random=0 draws no neuron"):
+    with pytest.raises(ValueError, match="n_random=0 is too small; use 1"):
         quietly(rdr, region, images, n_random=0)
-    with pytest.raises(ValueError, match="rdr has several layers"):
+    with pytest.raises(ValueError, match="rdr explains 1 layers; give an explainer of"):
         quietly(fitted(net, [net[2]], images), region, images)
-    with pytest.raises(ValueError, match="rdr has no bank"):
+    with pytest.raises(ValueError, match="rdr has no bank yet"):
         quietly(RelaxedDecisionRegion(net, net[2]), region, images)
     bare = RelaxedDecisionRegion(net, net[2]).fit(images, show_progress=False)
     with pytest.raises(ValueError, match="fit with keep_features=True"):
@@ -191,5 +238,5 @@ def test_what_is_refused(net, images):
         quietly(rdr, every, images)
     pooled = RelaxedDecisionRegion(lambda x: net(x)[:, 0], net[2], bank=rdr.bank)
     net.eval()
-    with pytest.raises(ValueError, match=r"of shape \(64,\), not logits"):
+    with pytest.raises(ValueError, match=r"of shape \(64,\) for 64 inputs"):
         quietly(pooled, region, images)

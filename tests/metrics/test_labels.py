@@ -4,27 +4,22 @@ import math
 from dataclasses import replace
 from fractions import Fraction
 
-import numpy as np
 import pytest
 import torch
 from conftest import bank_of, random_states
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from matplotlib import pyplot as plt
 from torch import Tensor, nn
 
 from captum_rdr import ConfigurationBank, Region, RelaxedDecisionRegion
 from captum_rdr.metrics import (
     coverage,
     enrichment,
-    entropy,
     generalization,
-    plot_stability,
-    precision_at_size,
     purity,
     stability,
 )
-from captum_rdr.metrics.membership import jaccard, likeness, members_in
+from captum_rdr.metrics._regions import jaccard, members_in
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fewer unanimous neurons")
 EVIDENCE = {"weighting": "evidence", "tolerance": 1.0, "n_neurons": 20}
@@ -59,7 +54,6 @@ def test_labels_by_counting(seed, n, t, given_targets):
     results = (
         purity(regions, labels, targets),
         coverage(regions, labels, targets),
-        entropy(regions, labels),
         *enrichment(regions, labels, targets),
     )
     for index, region in enumerate(regions):
@@ -71,10 +65,6 @@ def test_labels_by_counting(seed, n, t, given_targets):
         hits = len(set(members) & set(having))
         share = hits / len(members) if members else math.nan
         base = len(having) / len(others)
-        counts = [sum(int(labels[row]) == c for row in members) for c in range(3)]
-        spread = -sum(
-            c / len(members) * math.log(c / len(members)) for c in counts if c
-        )
         ways = sum(
             Fraction(math.comb(len(having), h))
             * math.comb(len(others) - len(having), len(members) - h)
@@ -84,7 +74,6 @@ def test_labels_by_counting(seed, n, t, given_targets):
         expected = (
             share,
             hits / len(having) if having else math.nan,
-            spread if members else math.nan,
             share / base if base else math.nan,
             chance,
             base,
@@ -93,64 +82,14 @@ def test_labels_by_counting(seed, n, t, given_targets):
         assert got == pytest.approx(expected, nan_ok=True)
 
 
-@pytest.mark.parametrize("choices", [{"n_neurons": 4}, EVIDENCE])
-@pytest.mark.parametrize("size", [None, 1, 7])
-def test_precision_at_size_by_sorting(choices, size):
-    regions, bank, labels = found(40, 20, 1, n_neighbors=5, **choices)
-    results = precision_at_size(regions, bank, labels, size)
-    features = bank.features.double().numpy()
-    centered = features - features.mean(0)
-
-    def cosine(rows, query):
-        lengths = np.linalg.norm(rows, axis=1) * np.linalg.norm(rows[query])
-        return 1 - rows @ rows[query] / lengths
-
-    for index, region in enumerate(regions):
-        query = region.query
-        distances = {
-            "configuration": (bank.states() != bank.states()[query]).sum(1).numpy(),
-            "cosine": cosine(features, query),
-            "centered_cosine": cosine(centered, query),
-            "euclidean": np.linalg.norm(features - features[query], axis=1),
-        }
-        assert set(results) == {"region", *distances}
-        n_rows = size or len(region.members) - 1
-        if region.evidence_cut is None:
-            alike = (bank.states()[:, region.neurons] != region.states).sum(1).double()
-        else:
-            alike = -region.evidence(bank.states())
-        ranked = {name: np.argsort(d, kind="stable") for name, d in distances.items()}
-        if size is None:
-            ranked["region"] = region.members.numpy()
-        else:
-            ranked["region"] = alike.argsort(stable=True).numpy()
-        for name, rows in ranked.items():
-            taken = rows[rows != query][:n_rows]
-            expected = np.mean(labels[taken].numpy() == int(labels[query]))
-            assert float(results[name][index]) == pytest.approx(expected)
-    only = precision_at_size(regions, bank, labels, size, metrics=["cosine"])
-    assert list(only) == ["region", "cosine"]
-
-
-def test_precision_without_features():
-    regions, bank, labels = found(30, 20, 0)
-    bare = bank_of(bank.states())
-    assert list(precision_at_size(regions, bare, labels)) == ["region", "configuration"]
-    with pytest.raises(ValueError, match="fit with keep_features=True"):
-        precision_at_size(regions, bare, labels, metrics=["cosine"])
-
-
 @pytest.mark.parametrize("choices", [{}, {"tolerance": 2}, EVIDENCE])
 def test_membership_in_any_bank(choices):
     regions, bank, _ = found(60, 40, 3, **choices)
     other = bank_of(random_states(50, 40, 4))
-    for region in regions:
-        assert members_in(region, bank).equal(region.members)
-        expected = region.contains(other.states()).nonzero().flatten()
-        assert members_in(region, other).equal(expected)
-        if region.evidence_cut is not None:
-            evidence = region.evidence(other.states())
-            assert likeness(region, other).allclose(evidence, atol=1e-9)
+    for one, region in zip(members_in(regions, bank), regions, strict=True):
+        assert one.equal(region.members)
+    for one, region in zip(members_in(regions, other), regions, strict=True):
+        assert one.equal(region.contains(other.states()).nonzero().flatten())
 
 
 @given(st.sets(st.integers(0, 9)), st.sets(st.integers(0, 9)))
@@ -199,6 +138,20 @@ def test_generalization_by_hand(choices):
     assert "held out" in repr(result)
 
 
+def test_labels_count_by_position():
+    pandas = pytest.importorskip("pandas")
+    regions, _, labels = found(30, 20, 0)
+    shuffled = pandas.Series(labels.tolist(), index=range(29, -1, -1))
+    expected = purity(regions, labels)
+    for same in (labels.tolist(), labels.numpy(), shuffled, labels.to(torch.uint8)):
+        assert purity(regions, same).equal(expected)
+        assert coverage(regions, same).equal(coverage(regions, labels))
+    assert purity(regions, labels, [1, 2]).equal(
+        purity(regions, labels, torch.tensor([1, 2]))
+    )
+    assert purity([], []).shape == (0,)
+
+
 def test_generalization_of_new_inputs():
     features, labels = clustered()
     bank = bank_of(features > 0, features)
@@ -228,8 +181,9 @@ def test_stability():
         generator=generator,
         show_progress=False,
     )
-    by_name = {one.name: one for one in table.variations}
-    assert list(by_name) == [
+    neurons, members = table.neurons, table.members
+    assert list(neurons) == list(members)
+    assert list(members) == [
         "n_neighbors=8",
         "n_neighbors=4",
         "n_neurons=5",
@@ -239,43 +193,24 @@ def test_stability():
         "shifted",
     ]
     for unchanged in ("n_neighbors=8", "n_neurons=5"):
-        assert bool((by_name[unchanged].neurons == 1).all())
-        assert bool((by_name[unchanged].members == 1).all())
-    assert bool((by_name["same"].members == 1).all())
-    assert bool(by_name["same"].neurons.isnan().all())
-    assert float(by_name["shifted"].members.mean()) < 0.5
+        assert bool((neurons[unchanged] == 1).all())
+        assert bool((members[unchanged] == 1).all())
+    assert bool((members["same"] == 1).all())
+    assert bool(neurons["same"].isnan().all())
+    assert float(members["shifted"].mean()) < 0.5
     rows = torch.randint(120, (120,), generator=torch.Generator().manual_seed(2))
     drawn = explainer(bank_of((features > 0)[rows]))
     for index, region in enumerate(regions):
         query = features[region.query : region.query + 1]
         _, (again,) = drawn.attribute(query, n_neurons=5)
-        members = again.contains(features > 0).nonzero().flatten()
-        expected = jaccard(region.members, members)
-        assert float(by_name["bootstrap 1"].members[index]) == expected
+        inside = again.contains(features > 0).nonzero().flatten()
+        expected = jaccard(region.members, inside)
+        assert float(members["bootstrap 1"][index]) == expected
         shared = jaccard(region.neurons, again.neurons)
-        assert float(by_name["bootstrap 1"].neurons[index]) == shared
+        assert float(neurons["bootstrap 1"][index]) == shared
     lines = str(table).splitlines()
     assert lines[0].split() == ["Jaccard", "index", "of", "neurons", "members"]
     assert lines[1].split() == ["n_neighbors=8", "1.000", "1.000"]
-    check_plot(table)
-
-
-def check_plot(table):
-    fig, ax = plot_stability(table, use_pyplot=False)
-    assert fig is ax.figure
-    assert [label.get_text() for label in ax.get_yticklabels()] == [
-        one.name for one in table.variations
-    ]
-    lengths = [bar.get_width() for bar in ax.patches]
-    means = [float(one.members.mean()) for one in table.variations]
-    assert lengths[len(means) :] == pytest.approx(means)
-    before = plt.get_fignums()
-    given_fig, given_ax = plt.subplots()
-    assert plot_stability(table, (given_fig, given_ax)) == (given_fig, given_ax)
-    shown, _ = plot_stability(table)
-    assert set(plt.get_fignums()) > set(before)
-    plt.close(given_fig)
-    plt.close(shown)
 
 
 def test_what_is_refused():
@@ -283,22 +218,19 @@ def test_what_is_refused():
     new = replace(regions[0], query=None, query_states=bank.rows[0])
     with pytest.raises(TypeError, match=r"labels has dtype torch.float32"):
         purity(regions, labels.float())
+    with pytest.raises(TypeError, match="labels is a list that holds no numbers"):
+        purity(regions, ["cat"] * 30)
+    with pytest.raises(TypeError, match=r"labels has dtype torch\.bool"):
+        purity(regions, [True] * 30)
+    with pytest.raises(ValueError, match=r"labels has shape \(30, 1\); give one label"):
+        purity(regions, labels[:, None])
     with pytest.raises(ValueError, match="labels has 2 items, but a region has member"):
         coverage(regions, labels[:2])
-    with pytest.raises(ValueError, match="targets has 1 items for 2 regions"):
+    with pytest.raises(ValueError, match=r"targets has shape \(1,\); give one label"):
         enrichment(regions, labels, torch.tensor([1]))
     with pytest.raises(ValueError, match=r"region 1 is of a new input.*give targets"):
         purity([regions[0], new], labels)
     assert purity([new], labels, torch.tensor([1])).shape == (1,)
-    for size in (0, 30):
-        with pytest.raises(
-            ValueError, match=f"size={size} is not between 1 and the 29"
-        ):
-            precision_at_size(regions, bank, labels, size)
-    with pytest.raises(ValueError, match="neighbors are not ranked here"):
-        precision_at_size([new], bank, labels, 3, torch.tensor([1]))
-    with pytest.raises(ValueError, match="metrics holds 'luck'; use 'configuration'"):
-        precision_at_size(regions, bank, labels, metrics=["luck"])
     with pytest.raises(ValueError, match=r"others\['seed'\] has 0 regions for 2"):
         stability(regions, bank, n_bootstraps=0, others={"seed": []})
     with pytest.raises(ValueError, match="n_neighbors=31 is more than the bank's 30"):

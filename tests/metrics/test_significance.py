@@ -13,21 +13,17 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from captum_rdr import ConfigurationBank, Region, RelaxedDecisionRegion
-from captum_rdr.metrics import (
-    benjamini_hochberg,
-    coherence,
-    permutation,
-    significance,
-    with_significance,
+from captum_rdr.metrics import _significance as implementation
+from captum_rdr.metrics import significance
+from captum_rdr.metrics._significance import (
+    Judgment,
+    hoeffding_bound,
+    judge,
+    split_and_find,
+    split_neurons,
 )
-from captum_rdr.metrics.finding import Finding, findings
-from captum_rdr.metrics.halves import split_neurons, trial
-from captum_rdr.metrics.matching import matched_neurons
-from captum_rdr.metrics.permutation import hoeffding_bound, permutation_p_values
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fewer unanimous neurons")
-
-AGAINST = ("members", "neighbors", "neurons", "columns")
 
 
 def explainer(bank: ConfigurationBank) -> RelaxedDecisionRegion:
@@ -41,20 +37,21 @@ def clustered(n: int = 120, d: int = 60, flip: float = 0.1, seed: int = 0) -> Te
     return centers[torch.arange(n) % 4] ^ (torch.rand(n, d, generator=generator) < flip)
 
 
-def quietly(regions, bank, *args, **kwargs):
-    return significance(regions, bank, *args, show_progress=False, **kwargs)
+def quietly(regions, bank, **kwargs):
+    tested = significance(regions, bank, show_progress=False, **kwargs)
+    return [region.significance for region in tested]
 
 
 @settings(deadline=None, max_examples=30)
 @given(st.integers(0, 1000), st.integers(4, 30), st.integers(2, 40))
-def test_findings_by_hand(seed, n, d):
+def test_judgments_by_hand(seed, n, d):
     states = random_states(n, d, seed)
     new = ~states[:1]
     bank, rdr = bank_of(states), explainer(bank_of(states))
     k, t = min(n, 4), max(1, d // 4)
     regions = rdr.attribute_members([0, n - 1], k, t, show_progress=False)
     regions += rdr.attribute(new.float(), k, t)[1]
-    judged = trial(regions, bank, None, show_progress=False)
+    split = split_and_find(regions, bank)
     half = split_neurons(torch.Size([d]), torch.Generator().manual_seed(0))
     assert int(half.sum()) == d // 2
     small = explainer(bank_of(states[:, half]))
@@ -65,7 +62,7 @@ def test_findings_by_hand(seed, n, d):
         if own is None
         else small.attribute_members([own], k, min(t, d // 2), show_progress=False)
     )
-    for region, found, expected in zip(regions, findings(judged), again, strict=True):
+    for region, found, expected in zip(regions, judge(split), again, strict=True):
         rows = expected.neighbors.tolist()
         query = new[0] if region.query is None else states[region.query]
         is_row = expected.query is not None
@@ -90,7 +87,7 @@ def test_findings_by_hand(seed, n, d):
         assert found.n_judging == d - d // 2
 
 
-def chance_of(found: Finding) -> float:
+def chance_of(found: Judgment) -> float:
     """Enumerate every set of rows."""
     sums = [
         sum(picked)
@@ -108,7 +105,7 @@ def chance_of(found: Finding) -> float:
 )
 def test_bound_and_effect_by_enumeration(agreements, data):
     size = data.draw(st.integers(1, len(agreements)))
-    found = Finding(np.array(agreements), np.argsort(agreements)[-size:], 6)
+    found = Judgment(np.array(agreements), np.argsort(agreements)[-size:], 6)
     drawn = data.draw(st.permutations(range(len(agreements))))[:size]
     for one in (found, replace(found, picked=np.array(drawn))):
         assert hoeffding_bound(one) >= chance_of(one) - 1e-12
@@ -121,13 +118,14 @@ def test_bound_and_effect_by_enumeration(agreements, data):
 
 def test_p_values_by_enumeration():
     states = clustered(n=14, d=12, flip=0.3)
-    regions = explainer(bank_of(states)).attribute_members(
+    bank = bank_of(states)
+    regions = explainer(bank).attribute_members(
         range(14), 3, 2, tolerance=1, show_progress=False
     )
-    judged = trial(regions, bank_of(states), None, show_progress=False)
-    sampled = permutation_p_values(judged, 4000)
+    sampled = [one.p_value for one in quietly(regions, bank, n_permutations=4000)]
     exact = [
-        chance_of(found) if len(found.picked) else 1.0 for found in findings(judged)
+        chance_of(found) if len(found.picked) else 1.0
+        for found in judge(split_and_find(regions, bank))
     ]
     assert np.ptp(exact) > 0.5
     for p_value, chance in zip(sampled, exact, strict=True):
@@ -138,7 +136,7 @@ def test_p_values_by_enumeration():
 def test_the_bound_is_close_in_the_tail():
     generator = np.random.default_rng(0)
     agreements = generator.binomial(100, 0.5, size=5000)
-    found = Finding(agreements, np.argsort(agreements)[-60:], 100)
+    found = Judgment(agreements, np.argsort(agreements)[-60:], 100)
     deviations = found.effect
     normal = math.erfc(deviations / math.sqrt(2)) / 2
     bound = hoeffding_bound(found)
@@ -157,8 +155,7 @@ def rules(n: int) -> list[dict]:
     ]
 
 
-@pytest.mark.parametrize("against", AGAINST)
-def test_results_do_not_depend_on_the_batch(against, monkeypatch):
+def test_results_do_not_depend_on_the_batch(monkeypatch):
     states = clustered()
     features = states.float() + torch.rand(120, 60)
     bank = bank_of(states, features)
@@ -169,21 +166,19 @@ def test_results_do_not_depend_on_the_batch(against, monkeypatch):
         regions += rdr.attribute(features[:1] + 0.01, **choices)[1]
         features[0, :5] = 0.0
         regions += rdr.attribute(features[:1], **choices)[1]
-    choices = {"n_permutations": 19 if against == "columns" else 49}
-    together = quietly(regions, bank, against, **choices)
-    alone = [quietly([region], bank, against, **choices)[0] for region in regions]
-    assert together == alone
-    monkeypatch.setattr(permutation, "_ORDER_BYTES", 1000)
-    assert quietly(regions, bank, against, **choices) == together
-    # Random sets S of a bank in four clusters are clusters, too; and nothing tells
-    # neurons apart where all of them are principal.
-    least = {"members": 0.75, "columns": 0.75, "neighbors": 0.2, "neurons": 0.0}
-    passed = [test.passed for test in together]
-    assert np.mean(passed) > least[against]
+
+    def tested(regions):
+        found = quietly(regions, bank, n_permutations=49)
+        return [replace(test, adjusted_p_value=None) for test in found]
+
+    together = tested(regions)
+    assert together == [tested([region])[0] for region in regions]
+    monkeypatch.setattr(implementation, "_BLOCK_BYTES", 1000)
+    assert tested(regions) == together
+    assert np.mean([test.passed for test in together]) > 0.75
 
 
-@pytest.mark.parametrize("against", AGAINST)
-def test_noise_is_not_significant(against):
+def test_noise_is_not_significant():
     p_values = []
     for seed in range(6):
         bank = bank_of(random_states(300, 80, seed))
@@ -191,13 +186,8 @@ def test_noise_is_not_significant(against):
         regions = explainer(bank).attribute_members(
             range(10), 8, 6, tolerance=2, show_progress=False
         )
-        n = 19 if against == "columns" else 99
-        p_values += [
-            test.p_value
-            for test in quietly(
-                regions, bank, against, n_permutations=n, generator=generator
-            )
-        ]
+        tests = quietly(regions, bank, n_permutations=99, generator=generator)
+        p_values += [test.p_value for test in tests]
     assert np.mean(np.array(p_values) <= 0.05) <= 0.12
     assert 0.3 < np.mean(p_values) < 0.7
 
@@ -225,23 +215,26 @@ def test_a_region_without_members_outside_is_not_significant():
     for test in quietly(alone, bank):
         assert test.p_value == 1.0
         assert not test.passed
-    found = coherence(alone[0], bank)
-    assert found.p_value == 1.0
     everyone = explainer(bank).attribute_members([0], 40, 1, show_progress=False)
     assert quietly(everyone, bank)[0].p_value == 1.0
 
 
-def test_coherence_and_its_significance_agree():
+def test_agreement_is_told():
     states = clustered()
     bank = bank_of(states)
-    (region,) = explainer(bank).attribute_members([3], show_progress=False)
-    found = coherence(region, bank, n_permutations=99)
-    (test,) = quietly([region], bank, n_permutations=99)
-    assert (found.p_value, found.effect) == (test.p_value, test.effect)
+    regions = explainer(bank).attribute_members([3], show_progress=False)
+    (found,) = quietly(regions, bank, n_permutations=99)
+    (judgment,) = judge(split_and_find(regions, bank))
+    agreements = judgment.agreements / 30
+    assert found.agreement == pytest.approx(agreements[judgment.picked].mean())
+    assert found.expected == pytest.approx(agreements.mean())
     assert 0.8 < found.agreement <= 1
     assert 0.4 < found.expected < 0.7
-    assert found.n_outside == test.n_outside > 5
-    assert found.n_judging == 30
+    assert found.n_outside == len(judgment.picked) > 5
+    assert "agreement 0." in repr(found)
+    alone = replace(judgment, picked=judgment.picked[:0])
+    assert alone.agreement is None
+    assert replace(alone, agreements=judgment.agreements[:0]).expected is None
 
 
 def test_regions_with_significance():
@@ -249,19 +242,18 @@ def test_regions_with_significance():
     for states in (clustered(), random_states(120, 60)):
         bank = bank_of(states)
         regions = explainer(bank).attribute_members(range(120), show_progress=False)
-        tests = quietly(regions, bank, level=0.1)
-        corrected = with_significance(regions, bank, level=0.1, show_progress=False)
+        corrected = significance(regions, bank, level=0.1, show_progress=False)
         assert [one.members for one in corrected] == [one.members for one in regions]
-        expected = by_definition([test.p_value for test in tests])
-        for one, test, adjusted in zip(corrected, tests, expected, strict=True):
+        expected = by_definition([one.significance.p_value for one in corrected])
+        for one, adjusted in zip(corrected, expected, strict=True):
             assert one.significance.adjusted_p_value == pytest.approx(adjusted)
-            assert replace(one.significance, adjusted_p_value=None) == test
+            assert one.significance.level == 0.1
             said = "not significant: adjusted p=" in repr(one)
             assert said == (not one.significance.passed)
         found.append(np.mean([one.significance.passed for one in corrected]))
     assert found[0] > 0.9
     assert found[1] < 0.1
-    assert with_significance([], bank) == []
+    assert significance([], bank) == []
 
 
 def by_definition(p_values: list[float]) -> list[float]:
@@ -277,12 +269,6 @@ def by_definition(p_values: list[float]) -> list[float]:
     return adjusted
 
 
-@settings(deadline=None, max_examples=30)
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
-def test_benjamini_hochberg(p_values):
-    assert benjamini_hochberg(p_values) == pytest.approx(by_definition(p_values))
-
-
 def test_channels_are_split_whole():
     for shape in ((6, 4, 4), (1, 6, 4), (7, 2)):
         half = split_neurons(torch.Size(shape), torch.Generator().manual_seed(3))
@@ -293,59 +279,21 @@ def test_channels_are_split_whole():
         split_neurons(torch.Size([1, 1]), torch.Generator())
 
 
-@settings(deadline=None, max_examples=60)
-@given(st.integers(0, 1000), st.integers(1, 12))
-def test_matched_neurons(seed, count):
-    generator = np.random.default_rng(seed)
-    bank = generator.integers(0, 100, 60)
-    neurons = np.sort(generator.permutation(60)[:count])
-    states = generator.random(count) < 0.5
-    others = np.setdiff1d(np.arange(60), neurons)
-    has = generator.random(len(others)) < generator.random()
-    pools = {True: others[has], False: others[~has]}
-    drawing = torch.Generator().manual_seed(seed)
-    found = matched_neurons(neurons, states, pools, bank, drawing)
-    assert np.array_equal(found, np.unique(found))
-    for state, pool in pools.items():
-        wanted, got = neurons[states == state], np.intersect1d(found, pool)
-        assert len(got) == min(len(wanted), len(pool))
-        # Each lies among the places next to the one it matches.
-        order = np.sort(bank[pool])
-        places = np.searchsorted(order, np.sort(bank[wanted]))
-        if len(got) == len(wanted):
-            width = 2 * len(wanted)
-            for place, value in zip(places, np.sort(bank[got]), strict=True):
-                near = order[max(0, place - width) : place + width]
-                assert near.min() <= value <= near.max()
-
-
-def test_matched_neurons_vary():
-    bank, pools = np.arange(50), {True: np.arange(50)}
-    drawing = torch.Generator().manual_seed(0)
-    neurons, states = np.array([3, 20, 40]), np.ones(3, bool)
-    draws = [matched_neurons(neurons, states, pools, bank, drawing) for _ in range(60)]
-    assert len({tuple(draw) for draw in draws}) > 40
-    assert np.abs(np.mean(draws, 0) - neurons).max() < 1
-
-
 def test_nothing_global_is_drawn():
     bank = bank_of(clustered())
     regions = explainer(bank).attribute_members([0], show_progress=False)
     before = torch.get_rng_state()
-    for against in AGAINST:
-        quietly(regions, bank, against, n_permutations=3)
+    quietly(regions, bank, n_permutations=3)
     assert torch.get_rng_state().equal(before)
 
 
 def test_what_is_refused():
     bank = bank_of(clustered())
     (region,) = explainer(bank).attribute_members([0], show_progress=False)
-    with pytest.raises(ValueError, match="against='luck' is unknown; use 'members'"):
-        quietly([region], bank, "luck")
     with pytest.raises(ValueError, match="level=5 is no probability"):
         quietly([region], bank, level=5)
-    with pytest.raises(ValueError, match="n_permutations=0 draws nothing"):
-        coherence(region, bank, n_permutations=0)
+    with pytest.raises(ValueError, match="n_permutations=0 is too small; use 1"):
+        quietly([region], bank, n_permutations=0)
     with pytest.raises(TypeError, match=r"n_permutations=9.5 is a float"):
         quietly([region], bank, n_permutations=9.5)
     with pytest.raises(TypeError, match="regions holds a Tensor; give a list of"):

@@ -1,14 +1,13 @@
 """How members of regions share labels that the model never saw."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from captum_rdr._arguments import checked_labels
 from captum_rdr.method.region import Region
-from captum_rdr.metrics.membership import targets_of, without_query
 
 
 class Enrichment(NamedTuple):
@@ -26,16 +25,14 @@ class Enrichment(NamedTuple):
     base_rate: Tensor
 
 
-def purity(
-    regions: Sequence[Region], labels: Tensor, targets: Tensor | None = None
-) -> Tensor:
+def purity(regions: Sequence[Region], labels: Any, targets: Any = None) -> Tensor:
     """Share of each region's members, the query left out, that have the query's label.
 
     Args:
         regions: regions of one bank.
-        labels: int64 ``(N,)``, one for each row of the bank.
-        targets: int64 ``(Q,)``, the label to count for each region; None for that of the
-            query, which must then be a row of the bank.
+        labels: whole numbers ``(N,)``, one for each row of the bank.
+        targets: whole numbers ``(Q,)``, the label to count for each region; None for that
+            of the query, which must then be a row of the bank.
 
     Returns:
         float64 tensor ``(Q,)``, NaN for a region without another member than the query.
@@ -53,10 +50,10 @@ def purity(
     >>> regions = rdr.attribute_members([0], n_neighbors=2, n_neurons=1)
     >>> regions[0].members
     tensor([0, 1, 2])
-    >>> purity(regions, torch.tensor([7, 7, 5, 7]))
+    >>> purity(regions, [7, 7, 5, 7])
     tensor([0.5000], dtype=torch.float64)
     """
-    wanted = targets_of(regions, labels, targets)
+    labels, wanted = labels_and_targets(regions, labels, targets)
     shares = [
         share_with(labels, without_query(region.members, region), label)
         for region, label in zip(regions, wanted, strict=True)
@@ -64,48 +61,8 @@ def purity(
     return torch.tensor(shares, dtype=torch.float64)
 
 
-def share_with(labels: Tensor, rows: Tensor, label: Tensor) -> float:
-    """Share of rows that have a label; NaN without a row."""
-    return float((labels[rows] == label).double().mean())
-
-
-def entropy(regions: Sequence[Region], labels: Tensor) -> Tensor:
-    """Entropy of the labels of each region's members, the query left out, in nats.
-
-    Args:
-        regions: regions of one bank.
-        labels: int64 ``(N,)``, one for each row of the bank.
-
-    Returns:
-        float64 tensor ``(Q,)``: 0 where all have one label, NaN for a region without
-        another member than the query.
-
-    Raises:
-        TypeError: labels are no whole numbers.
-        ValueError: there are too few labels.
-
-    Source: Shannon, *A mathematical theory of communication*, 1948.
-
-    >>> from captum_rdr import RelaxedDecisionRegion
-    >>> model = torch.nn.Identity()
-    >>> data = torch.tensor([[1.0, 1, -1], [1, 1, 1], [1, -1, 1], [-1, 1, 1]])
-    >>> rdr = RelaxedDecisionRegion(model, model).fit(data, show_progress=False)
-    >>> regions = rdr.attribute_members([0], n_neighbors=2, n_neurons=1)
-    >>> entropy(regions, torch.tensor([7, 7, 5, 7]))
-    tensor([0.6931], dtype=torch.float64)
-    """
-    targets_of(regions, labels, torch.zeros(len(regions), dtype=torch.int64))
-    found = []
-    for region in regions:
-        rows = without_query(region.members, region)
-        counts = np.unique(labels[rows].numpy(), return_counts=True)[1]
-        shares = counts / max(1, len(rows))
-        found.append(abs(shares @ np.log(shares)) if len(rows) else np.nan)
-    return torch.tensor(found, dtype=torch.float64)
-
-
 def enrichment(
-    regions: Sequence[Region], labels: Tensor, targets: Tensor | None = None
+    regions: Sequence[Region], labels: Any, targets: Any = None
 ) -> Enrichment:
     """How much more often members have the query's label than the bank's rows do.
 
@@ -129,12 +86,12 @@ def enrichment(
     >>> data = torch.tensor([[1.0, 1, -1], [1, 1, 1], [1, -1, 1], [-1, 1, 1]])
     >>> rdr = RelaxedDecisionRegion(model, model).fit(data, show_progress=False)
     >>> regions = rdr.attribute_members([0], n_neighbors=2, n_neurons=1)
-    >>> enrichment(regions, torch.tensor([7, 7, 5, 5])).p_value
+    >>> enrichment(regions, [7, 7, 5, 5]).p_value
     tensor([0.6667], dtype=torch.float64)
     """
     from scipy.stats import hypergeom
 
-    wanted = targets_of(regions, labels, targets)
+    labels, wanted = labels_and_targets(regions, labels, targets)
     found = []
     for region, label in zip(regions, wanted, strict=True):
         rows = without_query(torch.arange(len(labels)), region)
@@ -149,9 +106,7 @@ def enrichment(
     return Enrichment(*columns)
 
 
-def coverage(
-    regions: Sequence[Region], labels: Tensor, targets: Tensor | None = None
-) -> Tensor:
+def coverage(regions: Sequence[Region], labels: Any, targets: Any = None) -> Tensor:
     """Share of the rows with the query's label that each region holds, the query left out.
 
     Args:
@@ -173,12 +128,49 @@ def coverage(
     >>> data = torch.tensor([[1.0, 1, -1], [1, 1, 1], [1, -1, 1], [-1, 1, 1]])
     >>> rdr = RelaxedDecisionRegion(model, model).fit(data, show_progress=False)
     >>> regions = rdr.attribute_members([0], n_neighbors=2, n_neurons=1)
-    >>> coverage(regions, torch.tensor([7, 7, 5, 7]))
+    >>> coverage(regions, [7, 7, 5, 7])
     tensor([0.5000], dtype=torch.float64)
     """
-    wanted = targets_of(regions, labels, targets)
+    labels, wanted = labels_and_targets(regions, labels, targets)
     shares = []
     for region, label in zip(regions, wanted, strict=True):
         having = without_query((labels == label).nonzero().flatten(), region)
         shares.append(float(torch.isin(having, region.members).double().mean()))
     return torch.tensor(shares, dtype=torch.float64)
+
+
+def labels_and_targets(
+    regions: Sequence[Region], labels: Any, targets: Any
+) -> tuple[Tensor, Tensor]:
+    """Labels of the rows, and the label to count for each region.
+
+    Raises:
+        TypeError: labels or targets are no whole numbers.
+        ValueError: there are too few labels, or a query has none.
+    """
+    of_rows = checked_labels(labels, "labels")
+    last = max((int(r.members[-1]) for r in regions if len(r.members)), default=-1)
+    if last >= len(of_rows):
+        raise ValueError(
+            f"labels has {len(of_rows)} items, but a region has member {last}; give one "
+            "label for each row of the bank"
+        )
+    if targets is not None:
+        return of_rows, checked_labels(targets, "targets", len(regions))
+    rows = [region.query for region in regions]
+    if None in rows:
+        raise ValueError(
+            f"region {rows.index(None)} is of a new input, whose label is unknown; give "
+            "targets, one label for each region"
+        )
+    return of_rows, of_rows[torch.tensor(rows, dtype=torch.int64)]
+
+
+def share_with(labels: Tensor, rows: Tensor, label: Tensor) -> float:
+    """Share of rows that have a label; NaN without a row."""
+    return float((labels[rows] == label).double().mean())
+
+
+def without_query(rows: Tensor, region: Region) -> Tensor:
+    """Rows but the query's own."""
+    return rows if region.query is None else rows[rows != region.query]

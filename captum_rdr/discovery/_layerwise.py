@@ -1,6 +1,5 @@
 """How the region of one instance changes over depth."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,15 +8,21 @@ import torch
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
+from captum_rdr._arguments import checked_labels
 from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.bank import ConfigurationBank
-from captum_rdr.discovery.checks import checked_labels
-from captum_rdr.discovery.links import links
-from captum_rdr.discovery.regions import bank_regions, explainer_of, recipe
-from captum_rdr.discovery.table import table
+from captum_rdr.discovery._recipe import (
+    bank_regions,
+    explainer_of,
+    input_regions,
+    table,
+)
+from captum_rdr.discovery._walks import links
 from captum_rdr.method.region import Region
 from captum_rdr.metrics import purity
-from captum_rdr.metrics.membership import jaccard
+from captum_rdr.metrics._explainers import fitted_banks
+from captum_rdr.metrics._regions import jaccard
+from captum_rdr.model.inputs import input_arguments
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,35 +84,31 @@ class Layerwise(Sequence[Stage]):
         ]
 
     def __repr__(self) -> str:
-        rows = []
-        for number, stage in enumerate(self.stages):
-            sizes = [len(piece) for piece in stage.pieces]
-            rows.append(
-                (
-                    stage.layer,
-                    len(stage.region.members),
-                    "-" if stage.purity is None else f"{stage.purity:.3f}",
-                    "-" if stage.jaccard is None else f"{stage.jaccard:.3f}",
-                    len(stage.stayed) if number else "-",
-                    len(stage.left) if number else "-",
-                    len(stage.joined) if number else "-",
-                    " ".join(map(str, sizes[:6])) + (" ..." if sizes[6:] else ""),
-                )
-            )
-        title = f"Layerwise: a region over {len(self)} layers; splits at {self.splits or 'none'}"
-        header = (
-            *("layer", "members", "purity", "jaccard"),
-            *("stayed", "left", "joined", "pieces of the layer before"),
-        )
-        return table(title, header, rows)
+        later = [None, *self.stages[1:]]
+        sizes = [[len(piece) for piece in stage.pieces] for stage in self]
+        columns: dict[str, Sequence[Any]] = {
+            "layer": [stage.layer for stage in self],
+            "members": [len(stage.region.members) for stage in self],
+            "purity": [stage.purity for stage in self],
+            "jaccard": [stage.jaccard for stage in self],
+            "stayed": [stage and len(stage.stayed) for stage in later],
+            "left": [stage and len(stage.left) for stage in later],
+            "joined": [stage and len(stage.joined) for stage in later],
+            "pieces of the layer before": [
+                " ".join(map(str, some[:6])) + " ..." * (len(some) > 6)
+                for some in sizes
+            ],
+        }
+        splits = self.splits or "none"
+        title = f"Layerwise: a region over {len(self)} layers; splits at {splits}"
+        return table(title, columns)
 
 
 def layerwise(
     rdr: RelaxedDecisionRegion,
     query: Any,
-    labels: Sequence[int] | Tensor | None = None,
+    labels: Any = None,
     *,
-    additional_forward_args: Any = None,
     show_progress: bool = True,
     **choices: Any,
 ) -> Layerwise:
@@ -117,8 +118,7 @@ def layerwise(
         rdr: fitted explainer of a list of layers, in the order of the model.
         query: a bank row, or one input with its batch dimension, as
             `captum_rdr.RelaxedDecisionRegion.attribute` takes it.
-        labels: int64 ``(N,)``, labels of the bank rows for the purity.
-        additional_forward_args: as in ``attribute``.
+        labels: whole numbers ``(N,)``, labels of the bank rows for the purity.
         show_progress: draw progress bars when it takes more than a second.
         **choices: how regions are made at every layer, as in
             `captum_rdr.discovery.subclasses`.
@@ -143,23 +143,23 @@ def layerwise(
           0       42   0.585        -       -     -       -
           1       22   1.000    0.524      22    20       0  25 17
     """
-    banks = _checked_banks(rdr)
-    of_rows = (
-        None if labels is None else checked_labels(labels, "labels", len(banks[0]))
-    )
-    regions = _query_regions(rdr, banks, query, additional_forward_args, choices)
+    banks = fitted_banks(rdr, several=True)
+    if labels is not None:
+        labels = checked_labels(labels, "labels", len(banks[0]))
+    regions = _query_regions(rdr, banks, query, choices)
     stages: list[Stage] = []
     for name, bank, region in zip(rdr.reader.names, banks, regions, strict=True):
         before = stages[-1].region.members if stages else torch.empty(0).long()
         here = region.members
+        is_member = torch.isin(before, here)
         stages.append(
             Stage(
                 name,
                 region,
-                None if of_rows is None else _purity(region, of_rows),
+                None if labels is None else _purity(region, labels),
                 jaccard(before, here) if stages else None,
-                before[torch.isin(before, here)],
-                before[~torch.isin(before, here)],
+                before[is_member],
+                before[~is_member],
                 here[~torch.isin(here, before)],
                 _pieces(bank, before, choices, show_progress),
             )
@@ -171,55 +171,25 @@ def _query_regions(
     rdr: RelaxedDecisionRegion,
     banks: Sequence[ConfigurationBank],
     query: Any,
-    additional_forward_args: Any,
     choices: dict[str, Any],
 ) -> list[Region]:
     """The query's region at every layer, by the layer's own recipe."""
-    is_row = hasattr(query, "__index__") and not isinstance(query, (bool, Tensor))
-    found: list[Region] = []
-    for index, bank in enumerate(banks):
-        explainer, made = explainer_of(rdr, index), recipe(bank, len(bank), choices)
-        if is_row:
-            found += explainer.attribute_members([query], show_progress=False, **made)
-            continue
-        _, regions = explainer.attribute(
-            query,
-            additional_forward_args=additional_forward_args,
-            attribute_to_layer_input=bank.attribute_to_layer_input,
-            **made,
-        )
-        if len(regions) != 1:
-            raise ValueError(
-                f"query holds {len(regions)} instances; give one, e.g. inputs[:1]"
-            )
-        found += regions
-    return found
-
-
-def _checked_banks(rdr: RelaxedDecisionRegion) -> list[ConfigurationBank]:
-    if not isinstance(rdr, RelaxedDecisionRegion):
-        raise TypeError(
-            f"rdr is a {type(rdr).__name__}; give a fitted RelaxedDecisionRegion"
-        )
-    if not isinstance(rdr.layer, list):
-        raise ValueError(
-            "rdr explains one layer; give an explainer of a list of layers, e.g. "
-            "RelaxedDecisionRegion(model, [model.layer1, model.layer2])"
-        )
-    if rdr.bank is None:
-        raise ValueError("rdr has no bank yet; call fit, or pass bank to it")
-    banks: list[ConfigurationBank] = rdr.bank
-    return banks
+    if hasattr(query, "__index__") and not isinstance(query, (bool, Tensor)):
+        found = [bank_regions(bank, [query], choices) for bank in banks]
+        return [region for (region,) in found]
+    size = input_arguments(query, None).batch_size
+    if size != 1:
+        raise ValueError(f"query holds {size} instances; give one, e.g. inputs[:1]")
+    explainers = [explainer_of(rdr, index) for index in range(len(banks))]
+    return [input_regions(one, query, choices)[0] for one in explainers]
 
 
 def _purity(region: Region, labels: Tensor) -> float:
-    targets = None
-    if region.query is None and len(region.members):
-        common = Counter(labels[region.members].tolist()).most_common(1)
-        targets = torch.tensor([common[0][0]])
-    elif region.query is None:
+    if region.query is not None:
+        return float(purity([region], labels))
+    if not len(region.members):
         return float("nan")
-    return float(purity([region], labels, targets))
+    return float(purity([region], labels, labels[region.members].mode().values[None]))
 
 
 def _pieces(
@@ -231,11 +201,8 @@ def _pieces(
     """Groups of rows that are linked by their regions in a bank, largest first."""
     if not len(rows):
         return ()
-    regions = bank_regions(
-        bank, rows, recipe(bank, len(bank), choices), show_progress=show_progress
-    )
-    count, group = connected_components(
-        links(regions, rows, bank, len(rows)), directed=False
-    )
+    regions = bank_regions(bank, rows, choices, show_progress=show_progress)
+    linked = links(regions, rows, bank, len(rows))
+    count, group = connected_components(linked, directed=False)
     pieces = [rows[torch.from_numpy(group == number)] for number in range(count)]
     return tuple(sorted(pieces, key=lambda piece: (-len(piece), int(piece[0]))))

@@ -1,15 +1,18 @@
-"""Overlaps of sets against plain counting, and their p-values against simulation."""
+"""Overlaps against plain counting and simulation, and what they say of two banks."""
 
 import math
 
 import numpy as np
 import pytest
 import torch
+from clustered import clusters
+from conftest import bank_of, random_states
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from captum_rdr.discovery.overlap import best_matches
-from captum_rdr.metrics.membership import jaccard
+from captum_rdr.discovery import compare
+from captum_rdr.discovery._comparison import best_matches
+from captum_rdr.metrics._regions import jaccard
 
 
 def tail(shared, left, size, other_size):
@@ -85,3 +88,65 @@ def test_jaccard():
     assert jaccard(torch.tensor([1]), torch.tensor([2])) == 0
     empty = torch.empty(0, dtype=torch.int64)
     assert jaccard(empty, empty) == 1
+
+
+def test_equal_banks_keep_every_region():
+    bank = bank_of(clusters() > 0)
+    found = compare(bank, bank, n_neighbors=8, show_progress=False)
+    assert found.forward.jaccard.tolist() == [1.0] * 100
+    assert found.survived.tolist() == list(range(100))
+    assert found.lost.tolist() == found.new.tolist() == []
+
+
+def test_reordered_neurons_change_nothing():
+    data = clusters()
+    order = torch.randperm(32, generator=torch.Generator().manual_seed(0))
+    choices = {"n_neighbors": 8, "show_progress": False}
+    found = compare(bank_of(data > 0), bank_of(data[:, order] > 0), **choices)
+    assert found.forward.jaccard.tolist() == [1.0] * 100
+
+
+def test_noise_survives_nowhere():
+    one, other = (bank_of(random_states(150, 40, seed)) for seed in (0, 1))
+    found = compare(one, other, n_neighbors=8, show_progress=False)
+    assert len(found.survived) <= 3
+    assert len(found.new) >= 147
+
+
+def test_compare_finds_what_changed():
+    data = clusters()
+    changed = data.clone()
+    changed[75:] = torch.randn(25, 32, generator=torch.Generator().manual_seed(5))
+    rows = range(0, 100, 2)
+    choices = {"n_neighbors": 8, "show_progress": False}
+    found = compare(bank_of(data > 0), bank_of(changed > 0), rows, **choices)
+    assert set(found.survived.tolist()) >= set(range(0, 75, 2))
+    assert len(found.lost) >= 10
+    assert set(found.lost.tolist()) <= set(range(75, 100))
+    best = found.forward.match[0]
+    assert found.forward.jaccard[0] == pytest.approx(
+        len(
+            set(found.regions_a[0].members.tolist())
+            & set(found.regions_b[best].members.tolist())
+        )
+        / len(
+            set(found.regions_a[0].members.tolist())
+            | set(found.regions_b[best].members.tolist())
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("choices", "error", "message"),
+    [
+        ({"level": 1}, ValueError, "level=1 is no probability"),
+        ({"rows": [0, 0]}, ValueError, "rows holds 2 rows, 1 different"),
+        ({"rows": []}, ValueError, "rows holds 0 rows"),
+        ({"bank_b": "bank"}, TypeError, "bank_b is a str"),
+        ({"bank_b": bank_of(random_states(4, 5))}, ValueError, "bank_b 4; fit both on"),
+    ],
+)
+def test_bad_arguments_of_compare(choices, error, message):
+    bank = bank_of(random_states(20, 5))
+    with pytest.raises(error, match=message):
+        compare(**{"bank_a": bank, "bank_b": bank, "show_progress": False, **choices})

@@ -1,24 +1,19 @@
 """Unlabeled subclasses of one class."""
 
-import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from captum_rdr._arguments import check_whole, checked_rows
+from captum_rdr._arguments import check_whole, distinct_rows
 from captum_rdr.attribution import RelaxedDecisionRegion
-from captum_rdr.bank import ConfigurationBank
-from captum_rdr.discovery.checks import single_bank
-from captum_rdr.discovery.cover import cover
-from captum_rdr.discovery.links import links, reach
-from captum_rdr.discovery.regions import recipe
-from captum_rdr.discovery.table import table
+from captum_rdr.discovery._recipe import recipe, table
+from captum_rdr.discovery._walks import cover, links, reach
 from captum_rdr.method.region import Region
-from captum_rdr.metrics import with_significance
+from captum_rdr.metrics import significance
+from captum_rdr.metrics._explainers import fitted_banks
 
 LINKED = 16
 """Instances of the class that one region links to its own, at most: the most evident."""
@@ -80,27 +75,19 @@ class Subclasses(Sequence[Subclass]):
         return len(self.subclasses)
 
     def __repr__(self) -> str:
-        left = int((self.labels < 0).sum())
-        head = (
+        title = (
             f"Subclasses: {len(self)} of {len(self.rows)} instances, coverage "
-            f"{self.coverage:.3f}, {left} in none"
+            f"{self.coverage:.3f}, {int((self.labels < 0).sum())} in none"
         )
-        rows = [
-            (
-                number,
-                len(one.members),
-                f"{one.gain:.3f}",
-                len(one.region.members),
-                one.region.significance or "not tested",
-                " ".join(map(str, one.exemplars.tolist())),
-            )
-            for number, one in enumerate(self.subclasses)
-        ]
-        return table(
-            head,
-            ("subclass", "size", "gain", "region", "significance", "exemplars"),
-            rows,
-        )
+        columns = {
+            "subclass": range(len(self)),
+            "size": [len(one.members) for one in self],
+            "gain": [one.gain for one in self],
+            "region": [len(one.region.members) for one in self],
+            "significance": [one.region.significance or "not tested" for one in self],
+            "exemplars": [" ".join(map(str, one.exemplars.tolist())) for one in self],
+        }
+        return table(title, columns)
 
 
 def subclasses(
@@ -118,22 +105,21 @@ def subclasses(
 
     1. The region of every instance of the class is found, members restricted to the
        class.
-    2. Two instances are linked when one lies in the other's region, among the `LINKED`
-       most evident members of the class. A random walk along
-       these links tells how alike two instances are: by the cosine between what
-       ``walk_length`` steps from each reach. So overlapping regions merge.
+    2. Two instances are linked when one lies in the other's region, among the 16 most
+       evident members of the class. A random walk along these links tells how alike two
+       instances are: by the cosine between what ``walk_length`` steps from each reach. So
+       overlapping regions merge.
     3. The few instances are chosen that stand for all: those whose subclasses cover the
        class best. *Coverage* is the mean likeness of an instance to the one that stands
        for it. Greedy choice with exchanges reaches at least ``1 - 1/e`` (63 %) of the
-       best coverage that as many instances can, see `captum_rdr.discovery.cover.cover`.
+       best coverage that as many instances can.
     4. Every instance belongs to the subclass of the one that it is most like.
 
     Args:
         rdr: fitted explainer of one layer.
         class_indices: bank rows of the class, each once: int64 ``(n,)`` or a sequence.
         n_subclasses: how many to find; fewer are found where fewer cover all. None to
-            stop before one that newly covers less than `LEAST_GAIN` of the class, and
-            at `AT_MOST`.
+            stop before one that newly covers less than 0.02 of the class, and at 20.
         walk_length: steps of the random walk: more merge more.
         n_exemplars: exemplars of each subclass.
         tested: test the regions of the subclasses for significance, corrected for their
@@ -167,62 +153,35 @@ def subclasses(
              0    30  0.500      24  not tested    22 20 0
              1    30  0.500      24  not tested    30 53 48
     """
-    bank = single_bank(rdr)
-    rows = _checked_class(class_indices, bank)
+    (bank,) = fitted_banks(rdr)
+    rows = distinct_rows(class_indices, len(bank), "class_indices")
     check_whole("walk_length", walk_length)
     check_whole("n_exemplars", n_exemplars)
     if n_subclasses is not None:
         check_whole("n_subclasses", n_subclasses)
-    made = rdr.attribute_members(
-        rows, show_progress=show_progress, **recipe(bank, len(rows), choices)
-    )
-    parts = reach(links(made, rows, bank, LINKED), operator.index(walk_length))
-    wanted = AT_MOST if n_subclasses is None else operator.index(n_subclasses)
-    covered = cover(parts, wanted, LEAST_GAIN if n_subclasses is None else 0.0)
+    rule = recipe(bank, {"n_neighbors": min(16, len(rows)), **choices})
+    made = rdr.attribute_members(rows, show_progress=show_progress, **rule)
+    parts = reach(links(made, rows, bank, LINKED), walk_length)
+    if n_subclasses is None:
+        covered = cover(parts, AT_MOST, LEAST_GAIN)
+    else:
+        covered = cover(parts, n_subclasses, 0.0)
     standing = [made[position] for position in covered.chosen.tolist()]
     if tested:
-        standing = with_significance(standing, bank, show_progress=show_progress)
+        standing = significance(standing, bank, show_progress=show_progress)
     labels = torch.from_numpy(covered.labels)
-    return Subclasses(
-        tuple(
-            _subclass(bank, region, rows, labels == number, gain, n_exemplars)
-            for number, (region, gain) in enumerate(
-                zip(standing, covered.gains.tolist(), strict=True)
+    found = []
+    for number, region in enumerate(standing):
+        members = rows[labels == number].sort().values
+        evidence = region.evidence(bank.states(members))
+        exemplars = members[evidence.argsort(descending=True, stable=True)]
+        of_class = region.members[torch.isin(region.members, rows)]
+        found.append(
+            Subclass(
+                replace(region, members=of_class),
+                members,
+                exemplars[:n_exemplars],
+                float(covered.gains[number]),
             )
-        ),
-        rows,
-        labels,
-        covered.coverage,
-    )
-
-
-def _checked_class(
-    class_indices: Sequence[int] | Tensor, bank: ConfigurationBank
-) -> Tensor:
-    rows = checked_rows(class_indices, len(bank))
-    if not len(rows):
-        raise ValueError("class_indices is empty; give the bank rows of a class")
-    different = len(set(rows.tolist()))
-    if different < len(rows):
-        raise ValueError(
-            f"class_indices holds {len(rows)} rows, but only {different} different "
-            "ones; give each once"
         )
-    return rows
-
-
-def _subclass(
-    bank: ConfigurationBank,
-    region: Region,
-    rows: Tensor,
-    inside: Tensor,
-    gain: float,
-    n_exemplars: int,
-) -> Subclass:
-    members = rows[inside].sort().values
-    evidence = region.evidence(bank.states(members))
-    order = evidence.argsort(descending=True, stable=True)
-    kept = region.members[torch.from_numpy(np.isin(region.members, rows))]
-    return Subclass(
-        replace(region, members=kept), members, members[order[:n_exemplars]], gain
-    )
+    return Subclasses(tuple(found), rows, labels, covered.coverage)

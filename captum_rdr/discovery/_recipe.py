@@ -1,0 +1,126 @@
+"""The regions that findings are made of, and the tables that show findings."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+from torch.nn import Identity
+
+from captum_rdr.attribution import RelaxedDecisionRegion
+from captum_rdr.bank import ConfigurationBank
+from captum_rdr.method.region import Region
+
+Rows = Sequence[int] | Tensor
+Choices = dict[str, Any]
+
+
+def recipe(bank: ConfigurationBank, choices: Choices) -> Choices:
+    """The choices that make regions, and the defaults of those left out.
+
+    The default is a rule that is pure on any bank, see the benchmarks: evidence over all
+    neurons, S of 16 by cosine distance where the bank has features.
+
+    Args:
+        bank: the bank of the regions.
+        choices: as in `captum_rdr.RelaxedDecisionRegion.attribute_members`.
+
+    >>> recipe(ConfigurationBank((64,)), {"n_neighbors": 8})
+    {'n_neighbors': 8, 'n_neurons': 64, 'weighting': 'evidence',
+     'neighbors': 'configuration'}
+    """
+    uniform = choices.get("weighting", "evidence") != "evidence"
+    return {
+        "n_neighbors": min(16, len(bank)),
+        "n_neurons": min(10, bank.n_neurons) if uniform else bank.n_neurons,
+        "weighting": "evidence",
+        "neighbors": "configuration" if bank.features is None else "cosine",
+        **choices,
+    }
+
+
+def bank_regions(
+    bank: ConfigurationBank,
+    rows: Rows,
+    choices: Choices,
+    *,
+    show_progress: bool = False,
+) -> list[Region]:
+    """The regions of bank rows by the `recipe`, without the model.
+
+    Args:
+        bank: the bank.
+        rows: bank rows.
+        choices: those that are not the recipe's.
+        show_progress: draw a progress bar when it takes more than a second.
+    """
+    model = Identity()  # never run: the bank holds all that regions of its rows need
+    explainer, made = (
+        RelaxedDecisionRegion(model, model, bank=bank),
+        recipe(bank, choices),
+    )
+    found: list[Region]
+    found = explainer.attribute_members(rows, show_progress=show_progress, **made)
+    return found
+
+
+def input_regions(
+    rdr: RelaxedDecisionRegion, inputs: Any, choices: Choices
+) -> list[Region]:
+    """The regions of inputs by the `recipe`, in the one layer that ``rdr`` explains."""
+    to_input = rdr.bank.attribute_to_layer_input
+    made = recipe(rdr.bank, choices)
+    found: list[Region]
+    _, found = rdr.attribute(inputs, attribute_to_layer_input=to_input, **made)
+    return found
+
+
+def explainer_of(rdr: RelaxedDecisionRegion, index: int) -> RelaxedDecisionRegion:
+    """An explainer of one of the layers, with its bank and its thresholds.
+
+    Args:
+        rdr: fitted explainer of one layer or several.
+        index: number of the layer.
+    """
+    reader = rdr.reader
+    bank = rdr.bank[index] if isinstance(rdr.bank, list) else rdr.bank
+    threshold = bank.threshold
+    return RelaxedDecisionRegion(
+        reader.forward_func,
+        reader.layers[index],
+        None if reader.device_ids is None else list(reader.device_ids),
+        threshold=threshold.reshape(bank.layer_shape) if threshold.dim() else threshold,
+        pool=reader.pools[index],
+        bank=bank,
+        call_index=reader.call_index,
+        force=rdr.force,
+    )
+
+
+def table(title: str, columns: Mapping[str, Sequence[Any]]) -> str:
+    """Lay out columns in plain text, numbers to the right.
+
+    >>> print(table("2 things", {"name": ["a", "bc"], "size": [10, 7], "share": [None, 1.0]}))
+    2 things
+      name  size  share
+      a       10      -
+      bc       7  1.000
+    """
+    laid_out = []
+    for name, values in columns.items():
+        cells = [_cell(value) for value in values]
+        width = max(map(len, [name, *cells]))
+        is_right = bool(cells) and all(map(_is_number, cells))
+        justify = str.rjust if is_right else str.ljust
+        laid_out.append([justify(cell, width) for cell in (name, *cells)])
+    lines = ["  " + "  ".join(line).rstrip() for line in zip(*laid_out, strict=True)]
+    return "\n".join([title, *lines])
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def _is_number(cell: str) -> bool:
+    return cell == "-" or cell.replace(".", "", 1).isdigit()

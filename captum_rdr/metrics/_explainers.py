@@ -1,0 +1,113 @@
+"""What metrics and discovery ask of an explainer: its banks, and its model's scores."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from captum_rdr.attribution import RelaxedDecisionRegion
+from captum_rdr.bank import ConfigurationBank
+from captum_rdr.model.hooks import hookable, same_random_state
+from captum_rdr.model.inputs import BATCH_SIZE, ForwardArguments, input_arguments
+
+
+def fitted_banks(
+    rdr: RelaxedDecisionRegion, *, several: bool = False
+) -> list[ConfigurationBank]:
+    """The bank of an explainer of one layer, or those of a list of layers.
+
+    Args:
+        rdr: the explainer.
+        several: whether it must explain a list of layers, and not one.
+
+    Raises:
+        TypeError: it is no explainer.
+        ValueError: it explains another number of layers, or is not fitted.
+    """
+    if not isinstance(rdr, RelaxedDecisionRegion):
+        raise TypeError(
+            f"rdr is a {type(rdr).__name__}; give a fitted RelaxedDecisionRegion"
+        )
+    if several and not isinstance(rdr.layer, list):
+        raise ValueError(
+            "rdr explains one layer; give an explainer of a list of layers, e.g. "
+            "RelaxedDecisionRegion(model, [model.layer1, model.layer2])"
+        )
+    if isinstance(rdr.layer, list) and not several:
+        raise ValueError(
+            f"rdr explains {len(rdr.layer)} layers; give an explainer of one layer"
+        )
+    if rdr.bank is None:
+        raise ValueError("rdr has no bank yet; call fit, or pass bank to it")
+    return rdr.bank if several else [rdr.bank]
+
+
+def batched(
+    arguments: ForwardArguments, batch_size: int = BATCH_SIZE
+) -> list[ForwardArguments]:
+    """The same arguments, some instances at a time; one batch at least."""
+    n = arguments.batch_size
+
+    def part(value: Any, rows: slice) -> Any:
+        whole = isinstance(value, Tensor) and value.dim() and value.shape[0] == n
+        return value[rows] if whole else value
+
+    return [
+        ForwardArguments(
+            tuple(part(value, rows) for value in arguments.args),
+            {name: part(value, rows) for name, value in arguments.kwargs.items()},
+        )
+        for start in range(0, max(n, 1), batch_size)
+        for rows in [slice(start, start + batch_size)]
+    ]
+
+
+def class_scores(
+    rdr: RelaxedDecisionRegion, batches: Sequence[ForwardArguments]
+) -> Tensor:
+    """What the model gives for each class, without gradients; it is left as found.
+
+    Args:
+        rdr: explainer of the model.
+        batches: the inputs, as `batched` makes them.
+
+    Returns:
+        float32 ``(M, C)``.
+
+    Raises:
+        ValueError: the model gives something else than one number a class.
+
+    >>> model = torch.nn.Dropout()
+    >>> rdr = RelaxedDecisionRegion(model, model)
+    >>> class_scores(rdr, batched(input_arguments(torch.ones(1, 2), None)))
+    tensor([[1., 1.]])
+    >>> model.training
+    True
+    """
+    reader, scores = rdr.reader, []
+    for one in batches:
+        args, kwargs = one.to(reader.device)
+        hooks = hookable(reader.layers, reader.model)
+        with same_random_state(), hooks, torch.no_grad():
+            output = rdr.forward_func(*args, **kwargs)
+        shape = tuple(getattr(output, "shape", ()))
+        if len(shape) != 2 or shape[0] != one.batch_size:
+            raise ValueError(
+                f"forward_func gave {type(output).__name__} of shape {shape} for "
+                f"{one.batch_size} inputs; it must give class scores of shape "
+                "(B, n_classes), e.g. lambda x: model(x).logits"
+            )
+        scores.append(output.float().cpu())
+    return torch.cat(scores)
+
+
+def predicted_classes(rdr: RelaxedDecisionRegion, inputs: Tensor) -> Tensor:
+    """The class that the model predicts for each input, int64 ``(M,)``.
+
+    >>> model = torch.nn.Identity()
+    >>> rdr = RelaxedDecisionRegion(model, model)
+    >>> predicted_classes(rdr, torch.tensor([[1.0, 2, 0], [3, 1, 1]]))
+    tensor([1, 0])
+    """
+    return class_scores(rdr, batched(input_arguments(inputs, None))).argmax(1)

@@ -1,0 +1,176 @@
+"""Regions of the same queries in other banks, and who lies in them."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from captum_rdr.bank import ConfigurationBank, bits
+from captum_rdr.method.neighbors import Queries
+from captum_rdr.method.region import Region
+from captum_rdr.method.regions import members
+from captum_rdr.method.regions import regions as construct
+from captum_rdr.method.rule import Rule
+
+_REGIONS = 64  # evidence of all rows is held for so many at a time
+
+
+def members_in(regions: Sequence[Region], bank: ConfigurationBank) -> list[Tensor]:
+    """Rows of any bank of the layer in each region, ascending, some regions at a time."""
+    found: list[Tensor] = []
+    for start in range(0, len(regions), _REGIONS):
+        found += members(regions[start : start + _REGIONS], bank)
+    return found
+
+
+def jaccard(first: Tensor, second: Tensor) -> float:
+    """Size of the intersection of two sets over that of their union; 1 for two empty ones.
+
+    Source: Jaccard, *The distribution of the flora in the alpine zone*, 1912.
+
+    >>> jaccard(torch.tensor([1, 2, 3]), torch.tensor([2, 3, 4]))
+    0.5
+    """
+    shared = int(torch.isin(first, second).sum())
+    union = len(first) + len(second) - shared
+    return shared / union if union else 1.0
+
+
+def rules_of(regions: Sequence[Region], bank: ConfigurationBank) -> list[Rule]:
+    """The rules that made regions of a bank.
+
+    Raises:
+        TypeError: something is no region.
+        ValueError: a region is that of another bank, or does not hold its rule.
+    """
+    rules = []
+    for region in regions:
+        if not isinstance(region, Region):
+            raise TypeError(
+                f"regions holds a {type(region).__name__}; give a list of Region"
+            )
+        region.check_layer(bank.layer_shape, bank.fingerprint)
+        if region.rule is None:
+            raise ValueError(
+                f"{region!r} does not hold the rule that made it; make it with attribute "
+                "or attribute_members"
+            )
+        rules.append(region.rule)
+    return rules
+
+
+def query_states(bank: ConfigurationBank, regions: Sequence[Region]) -> Tensor:
+    """Boolean states ``(Q, D)`` of the queries of regions, one or more, of a bank.
+
+    Raises:
+        ValueError: a query is neither a bank row nor kept in its region.
+    """
+    packed = [
+        _kept(region, "states")
+        if region.query is None
+        else bank.rows[region.query].cpu()
+        for region in regions
+    ]
+    return bits.unpack(torch.stack(packed), bank.n_neurons)
+
+
+def _query_features(bank: ConfigurationBank, regions: Sequence[Region]) -> Tensor:
+    """Float activations ``(Q, D)`` of the queries."""
+    rows = [
+        _kept(region, "features").cpu()
+        if region.query is None
+        else bank.features_of(torch.tensor([region.query]))[0].cpu()
+        for region in regions
+    ]
+    return torch.stack(rows)
+
+
+def _kept(region: Region, name: str) -> Tensor:
+    """What a region holds of a query that the bank does not hold."""
+    kept: Tensor | None = getattr(region, f"query_{name}")
+    if kept is None:
+        raise ValueError(
+            f"{region!r} does not hold its query's {name}; make it with attribute"
+        )
+    return kept
+
+
+def found_by(
+    searched: ConfigurationBank,
+    regions: Sequence[Region],
+    rules: Sequence[Rule],
+    bank: ConfigurationBank,
+    *,
+    neurons: Tensor | None = None,
+    show_progress: bool = False,
+) -> list[Region]:
+    """The region of each query by a rule of its own, in batches of equal rules.
+
+    Args:
+        searched: the bank to search.
+        regions: regions of ``bank``, one or more, for their queries.
+        rules: one for each.
+        bank: the bank that holds the queries.
+        neurons: bool ``(D,)``, the neurons of ``bank`` that ``searched`` has, with the
+            same rows; None where it has all of them, and other rows.
+        show_progress: draw a progress bar when it takes more than a second.
+
+    Raises:
+        ValueError: a region lacks its query's states or features.
+    """
+    kept = slice(None) if neurons is None else neurons
+    states = query_states(bank, regions)[:, kept]
+
+    def key(index: int) -> Any:
+        # Given rows are those of one query: such a rule stands alone.
+        rule = rules[index]
+        return index if isinstance(rule.neighbors, Tensor) else rule
+
+    found: list[Region] = []
+    for _, group in groupby(range(len(rules)), key):
+        part = list(group)
+        rule, some = rules[part[0]], [regions[index] for index in part]
+        queries = Queries(
+            searched.as_packed(states[part]),
+            [None if neurons is None else region.query for region in some],
+            _query_features(bank, some)[:, kept] if rule.needs_features else None,
+        )
+        found += construct(searched, queries, rule, show_progress=show_progress)
+    return found
+
+
+def found_in(
+    searched: ConfigurationBank,
+    regions: Sequence[Region],
+    bank: ConfigurationBank,
+    *,
+    show_progress: bool = False,
+    **change: Any,
+) -> list[Region]:
+    """The region of each query in a bank of other rows of the same layer.
+
+    Args:
+        searched: the bank to search; the queries are inputs to it, not rows.
+        regions: regions of ``bank``, for their queries and rules.
+        bank: the bank that holds the queries.
+        show_progress: draw a progress bar when it takes more than a second.
+        **change: choices to use in place of those of the regions' rules.
+
+    Raises:
+        ValueError: a region lacks its rule or query; its S was given by rows, which
+            another bank does not have; or the rule does not fit the bank.
+    """
+    rules = [replace(rule, **change) for rule in rules_of(regions, bank)]
+    for region, rule in zip(regions, rules, strict=True):
+        if not isinstance(rule.neighbors, str):
+            raise ValueError(
+                f"{region!r} has neighbors that were given by rows, which another bank "
+                'does not have; choose them by distance, e.g. neighbors="configuration"'
+            )
+        rule.check(searched, 1)
+    if not regions:
+        return []
+    return found_by(searched, regions, rules, bank, show_progress=show_progress)
