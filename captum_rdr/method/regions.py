@@ -40,7 +40,7 @@ def regions(
         show_progress: draw a progress bar when it takes more than a second.
     """
     found: list[Region] = []
-    step = max(1, min(_QUERIES, _WORK_BYTES // (8 * max(1, len(bank)))))
+    step = _step(bank)
     with tqdm(
         total=len(queries),
         desc="Explaining",
@@ -191,13 +191,27 @@ def members(regions: Sequence[Region], bank: ConfigurationBank) -> list[Tensor]:
     by_states = [region for region in regions if region.evidence_cut is None]
     by_evidence = [region for region in regions if region.evidence_cut is not None]
     agreeing = iter(bank.agreeing([_wanted(region) for region in by_states]))
-    of_rows = iter(evidence(by_evidence, bank) if by_evidence else ())
+    evident = iter(_evident(by_evidence, bank))
     return [
-        next(agreeing)
-        if region.evidence_cut is None
-        else (next(of_rows) >= region.evidence_cut).nonzero().flatten()
-        for region in regions
+        next(agreeing if region.evidence_cut is None else evident) for region in regions
     ]
+
+
+def _evident(regions: Sequence[Region], bank: ConfigurationBank) -> list[Tensor]:
+    """Rows that reach each region's cut, for as many regions at a time as fit."""
+    found: list[Tensor] = []
+    step = _step(bank)
+    for start in range(0, len(regions), step):
+        part = regions[start : start + step]
+        cuts = torch.tensor([region.evidence_cut for region in part]).double()
+        reached = evidence(part, bank) >= cuts[:, None]
+        found += [row.nonzero().flatten() for row in reached]
+    return found
+
+
+def _step(bank: ConfigurationBank) -> int:
+    """For how many regions the evidence of all rows fits the working memory."""
+    return max(1, min(_QUERIES, _WORK_BYTES // (8 * max(1, len(bank)))))
 
 
 def _wanted(region: Region) -> Wanted:

@@ -11,19 +11,8 @@ from torch import Tensor
 from captum_rdr.bank import ConfigurationBank, bits
 from captum_rdr.method.neighbors import Queries
 from captum_rdr.method.region import Region
-from captum_rdr.method.regions import members
 from captum_rdr.method.regions import regions as construct
 from captum_rdr.method.rule import Rule
-
-_REGIONS = 64  # evidence of all rows is held for so many at a time
-
-
-def members_in(regions: Sequence[Region], bank: ConfigurationBank) -> list[Tensor]:
-    """Rows of any bank of the layer in each region, ascending, some regions at a time."""
-    found: list[Tensor] = []
-    for start in range(0, len(regions), _REGIONS):
-        found += members(regions[start : start + _REGIONS], bank)
-    return found
 
 
 def jaccard(first: Tensor, second: Tensor) -> float:

@@ -10,8 +10,9 @@ from tqdm.auto import tqdm
 
 from captum_rdr.bank import ConfigurationBank
 from captum_rdr.method.region import Region
+from captum_rdr.method.regions import members as members_in
 from captum_rdr.metrics._labels import labels_and_targets, share_with
-from captum_rdr.metrics._regions import found_in, jaccard, members_in
+from captum_rdr.metrics._regions import found_in, jaccard
 
 
 @dataclass(frozen=True, eq=False, repr=False)

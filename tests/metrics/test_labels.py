@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from captum_rdr import ConfigurationBank, Region, RelaxedDecisionRegion
+from captum_rdr.method.regions import members as members_in
 from captum_rdr.metrics import (
     coverage,
     enrichment,
@@ -19,7 +20,7 @@ from captum_rdr.metrics import (
     purity,
     stability,
 )
-from captum_rdr.metrics._regions import jaccard, members_in
+from captum_rdr.metrics._regions import jaccard
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fewer unanimous neurons")
 EVIDENCE = {"weighting": "evidence", "tolerance": 1.0, "n_neurons": 20}
