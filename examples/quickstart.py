@@ -148,7 +148,9 @@ def main() -> tuple[float, float, float]:
     rdr.fit(train_set.images)
     rows = [int(right[0]), *wrong[:3].tolist()]
     _, regions_by_layer = rdr.attribute(held_out.images[rows])
-    reference = Reference(train_set.images, train_set.labels, train_predicted)
+    reference = Reference(
+        train_set.images, train_set.labels, train_predicted, cmap="gray_r"
+    )
     for query, row in enumerate(rows):
         title = (
             f"held-out digit {row}, a {int(held_out.labels[row])} "
@@ -159,14 +161,11 @@ def main() -> tuple[float, float, float]:
         for layer, region in zip(layers, found, strict=True):
             describe(region, layer, train_set.labels)
         fig, _ = visualize_layers(
-            rdr,
             found,
+            rdr,
             reference,
-            held_out.images[row],
-            query_label=int(held_out.labels[row]),
-            query_prediction=int(predicted[row]),
+            (held_out.images[row], held_out.labels[row], predicted[row]),
             title=title[0].upper() + title[1:],
-            cmap="gray_r",
         )
         fig.savefig(OUT / f"digit_{row}.png", dpi=100)
     print(f"\nThe figures are in {OUT}/\n")

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from torch import Tensor, nn
 
-from captum_rdr import Region, RelaxedDecisionRegion
+from captum_rdr import ConfigurationBank, Region, RelaxedDecisionRegion
 from captum_rdr.method.region import Significance
 
 FAILED = Significance(0.3, 0.4, 12, level=0.01)
@@ -68,6 +68,12 @@ def check_texts(fig: Figure) -> None:
     assert min(box.x0, box.y0) >= -0.01, box
     assert box.x1 <= width + 0.01, box
     assert box.y1 <= height + 0.01, box
+
+
+def as_new(region: Region, bank: ConfigurationBank) -> Region:
+    """The region of the same query, as if the bank did not hold it."""
+    states = region.query_states if region.query is None else bank.rows[region.query]
+    return replace(region, query=None, query_states=states)
 
 
 def outcome(region: Region, significance: Significance) -> Region:

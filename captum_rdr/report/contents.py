@@ -1,28 +1,31 @@
 """What a report says of each query and of all of them."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.method.region import Region
 from captum_rdr.report.images import figure_uri
-from captum_rdr.visualization import visualize_concept, visualize_principal_neurons
+from captum_rdr.visualization import (
+    Reference,
+    tiles,
+    visualize_bank,
+    visualize_concept,
+    visualize_principal_neurons,
+)
 from captum_rdr.visualization.layers import overlaps
 from captum_rdr.visualization.neighbors import neighbor_rows
-from captum_rdr.visualization.query import Query, banks_of, find_query
-from captum_rdr.visualization.reference import Reference
 from captum_rdr.visualization.region import region_rows
-from captum_rdr.visualization.tiles import Tile, TileRow
 
 Method = Callable[[Callable[..., Tensor]], Callable[[Tensor], Tensor]]
 """Makes of a concept score what attributes it to inputs."""
 
+_OUTLINED = 6  # regions on the map of a bank, at most
 
-@dataclass(frozen=True)
-class Drawing:
+
+class Drawing(NamedTuple):
     """A figure of a page.
 
     Attributes:
@@ -36,30 +39,25 @@ class Drawing:
     uri: str
 
 
-@dataclass(frozen=True)
-class LayerPart:
+class LayerPart(NamedTuple):
     """What is said of a query's region in one layer.
 
     Attributes:
         name: the layer's name; empty where there is one layer.
         region: the region.
+        significance: ``"passed"``, ``"failed"`` or ``"untested"``.
         rows: summary, significance, neighbors and members.
         drawings: the figures.
     """
 
     name: str
     region: Region
-    rows: tuple[TileRow, ...]
-    drawings: tuple[Drawing, ...]
-
-    @property
-    def significance(self) -> str:
-        """The outcome of the region's test."""
-        return _outcome([self.region])
+    significance: str
+    rows: list[tiles.Row]
+    drawings: list[Drawing]
 
 
-@dataclass(frozen=True)
-class QueryPart:
+class QueryPart(NamedTuple):
     """What is said of a query.
 
     Attributes:
@@ -74,35 +72,15 @@ class QueryPart:
 
     number: int
     name: str
-    tile: Tile
-    layers: tuple[LayerPart, ...]
-    overlaps: tuple[tuple[float, ...], ...]
-    neighbors: tuple[TileRow, ...]
+    tile: tiles.Tile
+    layers: list[LayerPart]
+    overlaps: list[list[float]]
+    neighbors: list[tiles.Row]
     significance: str
 
 
-def _outcome(regions: Sequence[Region]) -> str:
-    tested = [one.significance for one in regions if one.significance is not None]
-    if not tested:
-        return "untested"
-    return "passed" if all(one.passed for one in tested) else "failed"
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A query as it was given.
-
-    Attributes:
-        input: the input without the batch dimension; None for a bank row.
-        row: its bank row, where it was given.
-        label: its class.
-        prediction: the class that the model predicts.
-    """
-
-    input: Tensor | None
-    row: int | None
-    label: int | None = None
-    prediction: int | None = None
+Asked = int | tuple[Tensor, int | None, int | None]
+"""A query: a bank row, or an input with its class and the predicted one."""
 
 
 def query_part(
@@ -113,7 +91,6 @@ def query_part(
     number: int,
     method: Method | None,
     n_members: int,
-    cmap: Any,
 ) -> QueryPart:
     """What a report says of one query.
 
@@ -125,42 +102,47 @@ def query_part(
         number: its place in the report, from 1.
         method: see `captum_rdr.report.write_report`.
         n_members: members to show at most.
-        cmap: colormap of images without color.
     """
-    query = find_query(
-        rdr, asked.row, reference, asked.input, asked.label, asked.prediction, cmap
-    )
-    several = isinstance(rdr.layer, list)
-    layer_names = rdr.reader.names if several else [""]
-    scores: list[Any] = [None] * len(regions)
+    row, query = (asked, None) if isinstance(asked, int) else (None, asked)
+    tile = tiles.of_query(row, reference, query)
+    banks, several = tiles.banks_of(rdr), isinstance(rdr.layer, list)
+    names = rdr.reader.names if several else [""]
+    attributes: list[Any] = [None] * len(regions)
     if method is not None and all(len(region.neurons) for region in regions):
-        found = rdr.concept_score(list(regions) if several else regions[0])
-        scores = found if several else [found]
+        scores = rdr.concept_score(list(regions) if several else regions[0])
+        attributes = [method(score) for score in (scores if several else [scores])]
     layers = []
-    for name, region, score in zip(layer_names, regions, scores, strict=True):
-        rows = region_rows(rdr, region, reference, query, n_members, cmap=cmap)
-        drawings = [_neurons(region, query)]
-        if method is not None and score is not None:
-            drawings.append(_concept(rdr, region, method(score), asked, reference))
-        layers.append(LayerPart(name, region, tuple(rows), tuple(drawings)))
+    for name, region, bank, attribute in zip(
+        names, regions, banks, attributes, strict=True
+    ):
+        rows = region_rows(region, bank, reference, tile, n_members)
+        drawings = [_neurons(region, tile)]
+        if attribute is not None:
+            drawings.append(_concept(region, rdr, attribute, reference, query))
+        layers.append(LayerPart(name, region, _outcome([region]), rows, drawings))
     neighbors = []
-    if not several and banks_of(rdr)[0].features is not None:
-        neighbors = neighbor_rows(rdr, query, asked.input, reference, cmap=cmap)
-    table = [tuple(row) for row in overlaps(regions).tolist()] if several else []
-    name = f"New input {number}" if asked.row is None else f"Row {asked.row}"
+    if not several and banks[0].features is not None:
+        neighbors = neighbor_rows(rdr, asked, reference, tile)
     return QueryPart(
         number,
-        name,
-        query.tile,
-        tuple(layers),
-        tuple(table),
-        tuple(neighbors),
+        f"New input {number}" if row is None else f"Row {row}",
+        tile,
+        layers,
+        overlaps(regions) if several else [],
+        neighbors,
         _outcome(regions),
     )
 
 
-def _neurons(region: Region, query: Query) -> Drawing:
-    image = query.tile.picture if len(region.layer_shape) > 1 else None
+def _outcome(regions: Sequence[Region]) -> str:
+    tested = [one.significance for one in regions if one.significance is not None]
+    if not tested:
+        return "untested"
+    return "passed" if all(one.passed for one in tested) else "failed"
+
+
+def _neurons(region: Region, tile: tiles.Tile) -> Drawing:
+    image = tile.picture if len(region.layer_shape) > 1 else None
     fig, _ = visualize_principal_neurons(region, image, use_pyplot=False)
     active = int(region.states.sum())
     return Drawing(
@@ -172,21 +154,14 @@ def _neurons(region: Region, query: Query) -> Drawing:
 
 
 def _concept(
-    rdr: RelaxedDecisionRegion,
     region: Region,
+    rdr: RelaxedDecisionRegion,
     attribute: Callable[[Tensor], Tensor],
-    asked: Asked,
     reference: Reference,
+    query: Any,
 ) -> Drawing:
     fig, _ = visualize_concept(
-        rdr,
-        region,
-        attribute,
-        reference,
-        asked.input,
-        query_label=asked.label,
-        query_prediction=asked.prediction,
-        use_pyplot=False,
+        region, rdr, attribute, reference, query, use_pyplot=False
     )
     return Drawing(
         "Where the concept is",
@@ -194,3 +169,27 @@ def _concept(
         "concept is",
         figure_uri(fig),
     )
+
+
+def bank_maps(
+    rdr: RelaxedDecisionRegion,
+    by_query: Sequence[Sequence[Region]],
+    reference: Reference,
+) -> list[Drawing]:
+    """A map of each layer's bank; regions are outlined where they are few."""
+    maps, labels = [], reference.labels
+    by_layer = zip(*by_query, strict=True)
+    for name, bank, regions in zip(
+        rdr.reader.names, tiles.banks_of(rdr), by_layer, strict=True
+    ):
+        fig, _ = visualize_bank(
+            bank,
+            regions if len(regions) <= _OUTLINED else (),
+            labels=None if labels is None else labels[: len(bank)],
+            class_names=reference.class_names,
+            use_pyplot=False,
+        )
+        heading = f"Map of the reference set in layer {name}"
+        text = "The first two principal components of the reference set's states"
+        maps.append(Drawing(heading, text, figure_uri(fig)))
+    return maps

@@ -15,14 +15,18 @@ from captum_rdr._arguments import check_whole, checked_rows
 from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.bank.files import replacing
 from captum_rdr.method.region import Region
-from captum_rdr.report.contents import Asked, Drawing, Method, QueryPart, query_part
-from captum_rdr.report.images import Thumbnails, figure_uri
+from captum_rdr.report.contents import (
+    Asked,
+    Drawing,
+    Method,
+    QueryPart,
+    bank_maps,
+    query_part,
+)
+from captum_rdr.report.images import Thumbnails
 from captum_rdr.version import __version__
-from captum_rdr.visualization import visualize_bank
-from captum_rdr.visualization.query import banks_of
-from captum_rdr.visualization.reference import UNKNOWN, Reference, as_reference
-
-_OUTLINED = 6  # regions on the map of a bank, at most
+from captum_rdr.visualization.reference import UNKNOWN, as_reference
+from captum_rdr.visualization.tiles import banks_of
 
 Labels = Sequence[int | None] | Tensor
 
@@ -39,7 +43,6 @@ def write_report(
     method: Method | None = None,
     n_members: int = 16,
     title: str = "Relaxed decision regions",
-    cmap: Any = None,
     show_progress: bool = True,
 ) -> None:
     """Write one HTML file that shows the regions of many queries.
@@ -67,7 +70,6 @@ def write_report(
             ``lambda score: Saliency(score).attribute``; None to leave that out.
         n_members: neighbors, and further members, to show of each region at most.
         title: the report's title.
-        cmap: colormap of images without color; gray by default.
         show_progress: draw a progress bar when it takes more than a second.
 
     Raises:
@@ -90,21 +92,12 @@ def write_report(
     reference = as_reference(dataset)
     asked = _asked(rdr, queries, query_labels, query_predictions)
     by_query = _by_query(rdr, queries, regions, len(asked), show_progress)
-    parts = []
-    pairs = zip(asked, by_query, strict=True)
-    bar = tqdm(
-        pairs,
-        total=len(asked),
-        desc="Drawing",
-        unit="query",
-        disable=not show_progress,
-        delay=1,
-    )
-    for number, (query, found) in enumerate(bar, 1):
-        parts.append(
-            query_part(rdr, found, query, reference, number, method, n_members, cmap)
-        )
-    maps = _maps(rdr, by_query, reference)
+    bar = tqdm(asked, "Drawing", unit="query", disable=not show_progress, delay=1)
+    parts = [
+        query_part(rdr, found, query, reference, number, method, n_members)
+        for number, (query, found) in enumerate(zip(bar, by_query, strict=True), 1)
+    ]
+    maps = bank_maps(rdr, by_query, reference)
     page = _rendered(title, rdr.reader.names, parts, maps)
     with replacing(Path(path)) as file:
         file.write(page.encode())
@@ -131,16 +124,10 @@ def _asked(
             )
     if _are_rows(queries):
         rows = checked_rows(queries, min(len(bank) for bank in banks_of(rdr)))
-        return [Asked(None, row) for row in rows.tolist()]
-    return [
-        Asked(
-            torch.as_tensor(queries[index]),
-            None,
-            None if labels is None else labels[index],  # type: ignore[arg-type]
-            None if predictions is None else predictions[index],  # type: ignore[arg-type]
-        )
-        for index in range(len(queries))
-    ]
+        return list(rows.tolist())
+    unknown = [None] * len(queries)
+    classes = [unknown if one is None else one for one in (labels, predictions)]
+    return list(zip(torch.as_tensor(queries), *classes, strict=True))
 
 
 def _are_rows(queries: Tensor | Sequence[int]) -> bool:
@@ -171,32 +158,6 @@ def _by_query(
             "these queries"
         )
     return [list(of_query) for of_query in zip(*by_layer, strict=True)]
-
-
-def _maps(
-    rdr: RelaxedDecisionRegion,
-    by_query: Sequence[Sequence[Region]],
-    reference: Reference,
-) -> list[Drawing]:
-    """A map of each layer's bank; regions are outlined where they are few."""
-    maps = []
-    labels = reference.labels
-    for index, (name, bank) in enumerate(
-        zip(rdr.reader.names, banks_of(rdr), strict=True)
-    ):
-        few = len(by_query) <= _OUTLINED
-        outlined = [regions[index] for regions in by_query] if few else []
-        fig, _ = visualize_bank(
-            bank,
-            outlined,
-            labels=None if labels is None else labels[: len(bank)],
-            class_names=reference.class_names,
-            use_pyplot=False,
-        )
-        heading = f"Map of the reference set in layer {name}"
-        text = "The first two principal components of the reference set's states"
-        maps.append(Drawing(heading, text, figure_uri(fig)))
-    return maps
 
 
 def _rendered(

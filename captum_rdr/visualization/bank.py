@@ -1,28 +1,24 @@
 """A map of a bank, regions outlined."""
 
-from collections.abc import Sequence
-from typing import Any
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any, Unpack
 
 import matplotlib
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from matplotlib.axes import Axes
+from scipy.sparse.linalg import LinearOperator, lobpcg
+from scipy.spatial import ConvexHull, QhullError
 from torch import Tensor
 
 from captum_rdr._arguments import checked_rows
 from captum_rdr.bank import ConfigurationBank
 from captum_rdr.method.region import Region
-from captum_rdr.visualization.canvas import (
-    GRAY,
-    Block,
-    Canvas,
-    FigureAxes,
-    draw_sheet,
-    paragraph,
-    shortened,
-)
-from captum_rdr.visualization.components import principal_components
+from captum_rdr.visualization import sheet
 from captum_rdr.visualization.reference import Reference
 
 Floats = npt.NDArray[np.float64]
@@ -32,6 +28,8 @@ Key = list[tuple[str, str, Any]]
 
 _OUTLINES = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00")
 _MARKED = 10  # classes that get a color of their own
+_BLOCK = 1 << 24  # states unpacked at a time
+_EXTRA, _ROUNDS = 6, 40  # directions searched beside those wanted, and rounds at most
 
 
 def visualize_bank(
@@ -42,12 +40,8 @@ def visualize_bank(
     embedding: Tensor | npt.NDArray[Any] | None = None,
     labels: Sequence[int | None] | Tensor | None = None,
     class_names: Sequence[str] | None = None,
-    plt_fig_axis: FigureAxes | None = None,
-    use_pyplot: bool = True,
-    fig_size: tuple[float, float] | None = None,
-    title: str | None = None,
-    cmap: Any = None,
-) -> FigureAxes:
+    **figure: Unpack[sheet.FigureOptions],
+) -> sheet.FigureAxes:
     """Draw a map of a bank, or of some of its rows, with regions outlined.
 
     Args:
@@ -60,11 +54,7 @@ def visualize_bank(
             principal components of their states.
         labels: class of each bank row, which colors it; negative or None where unknown.
         class_names: name of each class.
-        plt_fig_axis: figure and Axes to draw in, as for Captum's visualizers.
-        use_pyplot: make a new figure known to pyplot; it is never shown.
-        fig_size: size of a new figure, in inches; None for 6 wide and as high as needed.
-        title: a heading.
-        cmap: colormap of the classes; ``"tab10"`` by default.
+        **figure: see `FigureOptions`.
 
     Returns:
         the figure and the Axes that holds everything.
@@ -85,40 +75,46 @@ def visualize_bank(
     shown = checked_rows(range(len(bank)) if rows is None else rows, len(bank))
     if not len(shown):
         raise ValueError("there is no row to draw; give one bank row or more")
-    axes_names, points = _placed(bank, shown, embedding)
+    axis_names, points = _placed(bank, shown, embedding)
     names = _class_of_each(bank, shown, labels, class_names)
+    outlines = [
+        (_caption(region), points[torch.isin(shown, region.members).numpy()])
+        for region in regions
+    ]
     few = "All" if len(shown) == len(bank) else f"{len(shown)} of"
     outlined = f", {len(regions)} region{'s' * (len(regions) > 1)} outlined"
     counted = f"{few} {len(bank)} instances of the bank{outlined if regions else ''}."
 
-    def content(width: float) -> list[Block]:
-        return [
-            paragraph(counted, width),
-            _map_block(
-                points, shown, names, regions, axes_names, width, cmap or "tab10"
-            ),
-        ]
+    def content(width: float) -> list[sheet.Block]:
+        block = _map_block(points, names, outlines, axis_names, width)
+        return [sheet.paragraph(counted, width), block]
 
-    return draw_sheet(content, plt_fig_axis, use_pyplot, fig_size, title)
+    return sheet.draw(content, **figure)
+
+
+def _caption(region: Region) -> str:
+    query = "new input" if region.query is None else f"row {region.query}"
+    failed = region.significance is not None and not region.significance.passed
+    return f"{query}{' (n.s.)' * failed}"
 
 
 def _placed(
     bank: ConfigurationBank, rows: Tensor, embedding: Any
-) -> tuple[tuple[str, str], Floats]:
+) -> tuple[list[str], Floats]:
     if embedding is None:
         points, shares = principal_components(bank, rows)
         names = [
             f"component {i} ({share:.0%} of the variance)"
             for i, share in enumerate(shares, 1)
         ]
-        return (names[0], names[1]), points
+        return names, points
     given = np.asarray(torch.as_tensor(embedding).detach().cpu(), np.float64)
     if given.shape != (len(rows), 2) or not np.isfinite(given).all():
         raise ValueError(
             f"embedding has shape {given.shape}; give two finite coordinates for each of "
             f"the {len(rows)} drawn rows"
         )
-    return ("embedding 1", "embedding 2"), given
+    return ["embedding 1", "embedding 2"], given
 
 
 def _class_of_each(
@@ -131,114 +127,133 @@ def _class_of_each(
             f"labels has {len(labels)} items, but the bank {len(bank)} instances; give one "
             "for every row of the bank"
         )
-    reference = Reference((), class_names=class_names)
-    return [reference.name(labels[row]) for row in rows.tolist()]
+    reference = Reference((), labels, class_names=class_names)
+    return [reference.classes(row).label or "" for row in rows.tolist()]
 
 
 def _map_block(
     points: Floats,
-    rows: Tensor,
     names: list[str] | None,
-    regions: Sequence[Region],
-    axes_names: tuple[str, str],
+    outlines: Sequence[tuple[str, Floats]],
+    axis_names: Sequence[str],
     width: float,
-    cmap: Any,
-) -> Block:
+) -> sheet.Block:
+    """The map, and what its colors mean beside it where there is room."""
     side = min(4.05, width - 0.5)
+    room = width - side - 0.6
 
-    def draw(canvas: Canvas, x: float, y: float) -> None:
+    def draw(canvas: sheet.Canvas, x: float, y: float) -> None:
         ax = canvas.plot(x + 0.45, y + 0.05, side, side)
-        key = _draw_points(ax, points, names, cmap, canvas.scale)
-        key += _draw_outlines(ax, points, rows, regions, canvas.scale)
+        key = _draw_points(ax, points, names, canvas.scale)
+        for number, (name, inside) in enumerate(outlines):
+            color = _OUTLINES[number % len(_OUTLINES)]
+            _draw_outline(ax, inside, color, canvas.scale)
+            key.append(("○", name, color))
         ax.margins(0.05)
-        ax.set_xlabel(axes_names[0], size=7 * canvas.scale, labelpad=1)
-        ax.set_ylabel(axes_names[1], size=7 * canvas.scale, labelpad=1)
-        room = width - side - 0.6
-        if room > 0.7:
-            for number, (sign, name, color) in enumerate(key[:25]):
-                top = y + 0.1 + 0.16 * number
-                canvas.text(x + side + 0.55, top, sign, 7, color=color)
-                canvas.text(x + side + 0.7, top, shortened(name, room - 0.15, 7), 7)
+        ax.set(xlabel=axis_names[0], ylabel=axis_names[1])
+        for number, (sign, name, color) in enumerate(key[:25] if room > 0.7 else []):
+            top = y + 0.1 + 0.16 * number
+            canvas.text(x + side + 0.55, top, sign, 7, color=color)
+            canvas.text(x + side + 0.7, top, sheet.shortened(name, room - 0.15, 7), 7)
 
-    return Block(side + 0.45, draw)
+    return sheet.Block(side + 0.45, draw)
 
 
 def _draw_points(
-    ax: Axes, points: Floats, names: list[str] | None, cmap: Any, scale: float
+    ax: Axes, points: Floats, names: list[str] | None, scale: float
 ) -> Key:
     """Draw the instances; returns what each color means."""
     area = float(np.clip(4000 / len(points), 2, 14)) * scale**2
+
+    def draw(some: Any, color: Any, alpha: float) -> None:
+        x, y = points[some].T
+        ax.scatter(x, y, s=area, color=color, alpha=alpha, linewidths=0)
+
     if names is None:
-        ax.scatter(points[:, 0], points[:, 1], s=area, c=GRAY, alpha=0.6, linewidths=0)
+        draw(slice(None), sheet.GRAY, 0.6)
         return []
-    counted = {name: names.count(name) for name in sorted(set(names))}
-    frequent = sorted(counted, key=lambda name: -counted[name])[:_MARKED]
-    colors = matplotlib.colormaps.get_cmap(cmap)
+    frequent = [name for name, _ in Counter(sorted(names)).most_common(_MARKED)]
+    colors = matplotlib.colormaps["tab10"]
     key: Key = []
-    for number, name in enumerate([one for one in counted if one in frequent]):
-        color = colors(number if colors.N <= 20 else number / max(1, len(frequent) - 1))
-        own = np.array([one == name for one in names])
-        ax.scatter(
-            points[own, 0], points[own, 1], s=area, color=color, alpha=0.7, linewidths=0
-        )
+    for number, name in enumerate(sorted(frequent)):
+        color = colors(number)
+        draw([one == name for one in names], color, 0.7)
         key.append(("●", name, color))
-    rest = np.array([one not in frequent for one in names])
-    if rest.any():
-        ax.scatter(
-            points[rest, 0], points[rest, 1], s=area, c=GRAY, alpha=0.4, linewidths=0
-        )
-        key.append(("●", f"{len(counted) - len(frequent)} more", GRAY))
+    rest = [one not in frequent for one in names]
+    if any(rest):
+        draw(rest, sheet.GRAY, 0.4)
+        key.append(("●", f"{len(set(names)) - len(frequent)} more", sheet.GRAY))
     return key
 
 
-def _draw_outlines(
-    ax: Axes, points: Floats, rows: Tensor, regions: Sequence[Region], scale: float
-) -> Key:
-    key: Key = []
-    for number, region in enumerate(regions):
-        color = _OUTLINES[number % len(_OUTLINES)]
-        inside = torch.isin(rows, region.members).numpy()
-        corners = convex_hull(points[inside])
-        if len(corners):
-            closed = np.concatenate([corners, corners[:1]])
-            ax.plot(*closed.T, color=color, linewidth=1.4 * scale)
-            ax.scatter(
-                points[inside, 0],
-                points[inside, 1],
-                s=9 * scale**2,
-                facecolors="none",
-                edgecolors=color,
-                linewidths=0.6,
-            )
-        query = "new input" if region.query is None else f"row {region.query}"
-        failed = region.significance is not None and not region.significance.passed
-        key.append(("○", f"{query}{' (n.s.)' * failed}", color))
-    return key
+def _draw_outline(ax: Axes, inside: Floats, color: str, scale: float) -> None:
+    """Draw the convex hull of a region's members, and each of them."""
+    corners = convex_hull(inside)
+    closed = np.concatenate([corners, corners[:1]])
+    ax.plot(*closed.T, color=color, linewidth=1.4 * scale)
+    x, y = inside.T
+    ax.scatter(x, y, 9 * scale**2, facecolors="none", edgecolors=color, linewidths=0.6)
 
 
 def convex_hull(points: Floats) -> Floats:
     """Corners of the convex hull of points ``(M, 2)``, counterclockwise.
 
-    Andrew's monotone chain (1979).
-
     >>> convex_hull(np.array([[0.0, 0], [2, 0], [1, 0.5], [2, 2], [0, 2]])).tolist()
     [[0.0, 0.0], [2.0, 0.0], [2.0, 2.0], [0.0, 2.0]]
     """
-    ordered = np.unique(points, axis=0)
-    if len(ordered) < 3:
-        return ordered
-    return np.array([*_chain(ordered)[:-1], *_chain(ordered[::-1])[:-1]])
+    try:
+        corners: Floats = points[ConvexHull(points).vertices]
+    except (QhullError, ValueError):  # fewer than three points, or all on a line
+        ordered = np.unique(points, axis=0)
+        corners = np.concatenate([ordered[:1], ordered[1:][-1:]])
+    return corners
 
 
-def _chain(ordered: Floats) -> list[Floats]:
-    """One side of the hull of sorted points."""
-    chain: list[Floats] = []
-    for point in ordered:
-        while len(chain) > 1 and _turn(chain[-2], chain[-1], point) <= 0:
-            chain.pop()
-        chain.append(point)
-    return chain
+def principal_components(
+    bank: ConfigurationBank, rows: Tensor
+) -> tuple[Floats, Floats]:
+    """Coordinates of bank rows along two principal components of their states.
 
+    A few rows are unpacked at a time. The largest coordinate along each component is
+    positive.
 
-def _turn(a: Floats, b: Floats, c: Floats) -> float:
-    return float((b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0]))
+    Args:
+        bank: has the states.
+        rows: bank rows, int64 ``(R,)``.
+
+    Returns:
+        coordinates, float64 ``(R, 2)``, zero along components that the states do not
+        have; and each component's share of the variance, ``(2,)``.
+
+    >>> bank = ConfigurationBank((3,))
+    >>> bank.append(torch.tensor([[1, 1, 0], [1, 1, 0], [0, 0, 0], [0, 0, 0]]) > 0)
+    >>> points, shares = principal_components(bank, torch.arange(4))
+    >>> points.round(2)[:, 0], shares.round(2)
+    (array([ 0.71,  0.71, -0.71, -0.71]), array([1., 0.]))
+    """
+    parts = torch.split(rows, max(1, _BLOCK // bank.n_neurons))
+    mean = torch.stack([bank.states(part).sum(0) for part in parts]).sum(0) / len(rows)
+    variance = float((mean * (1 - mean)).sum())
+    if variance == 0:
+        return np.zeros((len(rows), 2)), np.zeros(2)
+    size = max(2, bank.n_neurons)
+
+    def centered() -> Iterator[Tensor]:
+        for part in parts:
+            states = bank.states(part).float() - mean
+            yield F.pad(states, (0, size - bank.n_neurons))
+
+    def covariance(directions: Floats) -> Floats:
+        basis = torch.from_numpy(directions.reshape(size, -1)).float()
+        products = [block.T @ (block @ basis) for block in centered()]
+        return torch.stack(products).sum(0).numpy() / len(rows)
+
+    operator = LinearOperator((size, size), covariance, matmat=covariance, dtype="f4")
+    start = np.random.default_rng(0).standard_normal((size, 2 + _EXTRA), np.float32)
+    with warnings.catch_warnings(action="ignore"):  # of a few neurons, or many rounds
+        values, axes = lobpcg(operator, start, tol=1e-5 * variance, maxiter=_ROUNDS)
+    basis = torch.from_numpy(axes[:, :2].copy())
+    points = torch.cat([block @ basis for block in centered()]).double().numpy()
+    largest = points[np.abs(points).argmax(0), [0, 1]]
+    shares = values[:2].astype(np.float64).clip(0) / variance
+    return points * np.where(largest < 0, -1, 1), shares

@@ -1,7 +1,8 @@
 """The paper's picture: a region on a plane through three instances."""
 
 from collections.abc import Sequence
-from typing import Any
+from functools import partial
+from typing import Any, Unpack
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,41 +12,20 @@ from torch.nn import Module
 
 from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.method.region import Region
-from captum_rdr.visualization.canvas import (
-    BLUE,
-    INK,
-    ORANGE,
-    Block,
-    Canvas,
-    FigureAxes,
-    draw_sheet,
-    paragraph,
-)
-from captum_rdr.visualization.members import described, significance_rows
-from captum_rdr.visualization.sampling import (
-    PlanePicture,
-    crosses,
-    in_view,
-    plane_picture,
-)
-from captum_rdr.visualization.tiles import row_blocks
+from captum_rdr.visualization import sheet, tiles
+from captum_rdr.visualization.affine import PlanePicture, plane_picture
 
 _LIGHT = LinearSegmentedColormap.from_list("light", ["white", "#888888"])
 
 
 def visualize_plane(
-    rdr: RelaxedDecisionRegion,
     region: Region,
+    rdr: RelaxedDecisionRegion,
     affine: Module | Sequence[Module],
     anchors: Tensor,
     others: Tensor | None = None,
-    *,
-    plt_fig_axis: FigureAxes | None = None,
-    use_pyplot: bool = True,
-    fig_size: tuple[float, float] | None = None,
-    title: str | None = None,
-    cmap: Any = None,
-) -> FigureAxes:
+    **figure: Unpack[sheet.FigureOptions],
+) -> sheet.FigureAxes:
     """Draw a region on the plane that three instances span in feature space.
 
     The features are what the first module of ``affine`` takes in. On the plane the zero
@@ -58,19 +38,15 @@ def visualize_plane(
     boundaries.
 
     Args:
+        region: the region to show.
         rdr: fitted; the region is one of its own. Its layer is the last module of
             ``affine``, or the ReLU behind it.
-        region: the region to show.
         affine: the module, or modules in order, that make the layer's pre-activation of
             the features: linear layers and convolutions, with batch norm, average
             pooling, flatten and dropout.
         anchors: three inputs, shape ``(3, ...)``; the first is the query.
         others: inputs to project, shape ``(M, ...)``, or None.
-        plt_fig_axis: figure and Axes to draw in, as for Captum's visualizers.
-        use_pyplot: make a new figure known to pyplot; it is never shown.
-        fig_size: size of a new figure, in inches; None for 6 wide and as high as needed.
-        title: a heading.
-        cmap: colormap of the configuration distance.
+        **figure: see `FigureOptions`.
 
     Returns:
         the figure and the Axes that holds everything.
@@ -86,108 +62,92 @@ def visualize_plane(
     >>> data = torch.randn(60, 4, generator=torch.Generator().manual_seed(0))
     >>> rdr = RelaxedDecisionRegion(model, model[1]).fit(data, show_progress=False)
     >>> region = rdr.attribute_members([3], 4, 3, weighting="evidence")[0]
-    >>> fig, ax = visualize_plane(rdr, region, model[0], data[[3, 1, 2]], use_pyplot=False)
+    >>> fig, ax = visualize_plane(region, rdr, model[0], data[[3, 1, 2]], use_pyplot=False)
     >>> [child.get_xlabel() for child in ax.child_axes][0]
     'feature space, towards the second anchor'
     """
-    picture = plane_picture(rdr, region, affine, anchors, others)
+    picture = plane_picture(region, rdr, affine, anchors, others)
+    text = f"{tiles.described(region)} {_counted(picture)}"
 
-    def content(width: float) -> list[Block]:
-        return [
-            paragraph(f"{described(region)}. {_counted(picture)}", width),
-            *row_blocks(significance_rows(region), width),
-            _plane_block(picture, region, width, cmap),
-        ]
+    def content(width: float) -> list[sheet.Block]:
+        block = _plane_block(picture, region, width)
+        return [*tiles.headed(region, text, width), block]
 
-    return draw_sheet(content, plt_fig_axis, use_pyplot, fig_size, title)
+    return sheet.draw(content, **figure)
 
 
 def _counted(picture: PlanePicture) -> str:
-    visible = sum(crosses(line, picture) for line in picture.lines)
+    """What the view shows, in words."""
+    visible = int(picture.crossing.sum())
     text = f"{visible} of {len(picture.lines)} zero lines cross this view."
     if len(picture.others):
-        near = int(in_view(picture).sum())
+        low, high = picture.corners[[0, -1]]
+        near = ((picture.others >= low) & (picture.others <= high)).all(1).sum()
         text += f" {near} of {len(picture.others)} other instances project into it."
     return text
 
 
-def _plane_block(
-    picture: PlanePicture, region: Region, width: float, cmap: Any
-) -> Block:
+def _plane_block(picture: PlanePicture, region: Region, width: float) -> sheet.Block:
     side = min(4.1, width - 0.5)
 
-    def draw(canvas: Canvas, x: float, y: float) -> None:
+    def draw(canvas: sheet.Canvas, x: float, y: float) -> None:
         ax = canvas.plot(x + 0.45, y + 0.05, side, side)
-        size = 7 * canvas.scale
-        field = _draw_field(ax, picture, cmap)
+        ax.set(xlabel="feature space, towards the second anchor")
+        ax.set(ylabel="at right angles to it")
+        field = _draw_field(ax, picture)
         _draw_lines(ax, picture, region, canvas.scale)
         _draw_instances(ax, picture, canvas.scale)
-        ax.set_xlabel("feature space, towards the second anchor", size=size, labelpad=1)
-        ax.set_ylabel("at right angles to it", size=size, labelpad=1)
         _draw_key(canvas, x, y + side + 0.42)
         if width - side > 1:
             bar = canvas.plot(x + side + 0.65, y + 0.05, 0.12, side)
             ax.figure.colorbar(field, cax=bar)
-            bar.set_ylabel("configuration distance from the first anchor", size=size)
+            bar.set_ylabel("configuration distance from the first anchor")
 
-    return Block(side + 0.85, draw)
+    return sheet.Block(side + 0.85, draw)
 
 
-def _draw_field(ax: Axes, picture: PlanePicture, cmap: Any) -> Any:
+def _draw_field(ax: Axes, picture: PlanePicture) -> Any:
     xs, ys = picture.xs, picture.ys
     extent = (xs[0], xs[-1], ys[0], ys[-1])
-    field = ax.imshow(
-        picture.distances,
-        extent=extent,
-        origin="lower",
-        cmap=cmap or _LIGHT,
-        interpolation="bilinear",
-        aspect="equal",
-    )
+    show = partial(ax.imshow, extent=extent, origin="lower", aspect="equal")
+    field = show(picture.distances, cmap=_LIGHT, interpolation="bilinear")
     shade = np.zeros((*picture.inside.shape, 4))
     shade[picture.inside] = (0.95, 0.9, 0.25, 0.55)
-    ax.imshow(shade, extent=extent, origin="lower", interpolation="nearest")
+    show(shade, interpolation="nearest")
     ax.set(xlim=extent[:2], ylim=extent[2:])
     return field
 
 
 def _draw_lines(ax: Axes, picture: PlanePicture, region: Region, scale: float) -> None:
     """Zero lines; the region lies on the side that its neuron's state asks for."""
-    for line, active in zip(picture.lines, region.states.tolist(), strict=True):
-        if crosses(line, picture):
-            a, b, c = line
-            nearest = -c * np.array([a, b]) / (a * a + b * b)
-            further = nearest + np.array([-b, a]) / np.hypot(a, b) * np.ptp(picture.xs)
-            color = BLUE if active else ORANGE
-            ax.axline(
-                tuple(nearest), tuple(further), color=color, linewidth=0.9 * scale
-            )
+    visible = picture.crossing
+    states = region.states.numpy()[visible]
+    for (a, b, c), active in zip(picture.lines[visible], states, strict=True):
+        nearest = -c * np.array([a, b]) / (a * a + b * b)
+        further = nearest + np.array([-b, a]) / np.hypot(a, b) * np.ptp(picture.xs)
+        color = sheet.BLUE if active else sheet.ORANGE
+        ax.axline(tuple(nearest), tuple(further), color=color, linewidth=0.9 * scale)
 
 
 def _draw_instances(ax: Axes, picture: PlanePicture, scale: float) -> None:
     area = 12 * scale**2
     for members, face in ((False, "white"), (True, "#009E73")):
         x, y = picture.others[picture.members == members].T
-        ax.scatter(x, y, area, face, edgecolors=INK, linewidths=0.5, zorder=3)
+        ax.scatter(x, y, area, face, edgecolors=sheet.INK, linewidths=0.5, zorder=3)
     for number, (x, y) in enumerate(picture.plane.anchors, 1):
-        ax.scatter(x, y, 8 * area, "white", edgecolors=INK, linewidths=1, zorder=4)
-        ax.text(
-            x,
-            y,
-            str(number),
-            size=8 * scale,
-            ha="center",
-            va="center_baseline",
-            zorder=5,
+        ax.scatter(
+            x, y, 8 * area, "white", edgecolors=sheet.INK, linewidths=1, zorder=4
         )
+        text = ax.text(x, y, str(number), size=8 * scale, ha="center", zorder=5)
+        text.set_verticalalignment("center_baseline")
 
 
-def _draw_key(canvas: Canvas, x: float, y: float) -> None:
+def _draw_key(canvas: sheet.Canvas, x: float, y: float) -> None:
     """What the colors mean."""
     entries = [
         ("region", "#D9CF3A"),
-        ("zero line, must be active", BLUE),
-        ("must be inactive", ORANGE),
+        ("zero line, must be active", sheet.BLUE),
+        ("must be inactive", sheet.ORANGE),
         ("member, projected", "#009E73"),
         ("other, projected", "white"),
     ]

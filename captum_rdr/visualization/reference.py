@@ -4,10 +4,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import matplotlib
+import numpy as np
+import numpy.typing as npt
 import torch
+from matplotlib.colors import Colormap
 from torch import Tensor
 
-from captum_rdr.visualization.pictures import Picture, as_picture
+Picture = npt.NDArray[np.float64]
+"""Red, green and blue from 0 to 1, shape ``(H, W, 3)``."""
+
+MISSING = (1.0, 0.0, 1.0)
+"""The color of pixels that are NaN: magenta."""
 
 UNKNOWN = "?"
 """The name of a class that is not known."""
@@ -18,6 +26,8 @@ class Classes(NamedTuple):
 
     >>> Classes("cat", "dog").is_wrong, Classes("cat", None).is_wrong
     (True, False)
+    >>> Classes("cat", "dog").lines
+    ('cat', '→ dog')
     """
 
     label: str | None
@@ -26,11 +36,14 @@ class Classes(NamedTuple):
     @property
     def is_wrong(self) -> bool:
         """Whether both are known and differ."""
-        return (
-            self.label not in (None, UNKNOWN)
-            and self.prediction not in (None, UNKNOWN)
-            and self.label != self.prediction
-        )
+        unknown = {None, UNKNOWN} & {self.label, self.prediction}
+        return not unknown and self.label != self.prediction
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """What is known, the prediction behind an arrow."""
+        predicted = None if self.prediction is None else f"→ {self.prediction}"
+        return tuple(line for line in (self.label, predicted) if line is not None)
 
 
 @dataclass(frozen=True)
@@ -48,8 +61,10 @@ class Reference:
             unknown.
         predictions: class that the model predicts for each row, in the same way.
         class_names: name of each class.
-        to_image: makes of an input an image for `as_picture`; None where inputs are
-            images already: arrays ``(H, W, C)`` or tensors ``(C, H, W)``.
+        to_image: makes an image of an input; None where inputs are images already:
+            arrays ``(H, W, C)`` or tensors ``(C, H, W)``, C being 1, 3 or 4, floats from
+            0 to 1 or whole numbers from 0 to 255.
+        cmap: colormap of images without color; None for gray.
 
     Raises:
         ValueError: labels and predictions differ in length.
@@ -59,8 +74,8 @@ class Reference:
     Classes(label='dog', prediction='cat')
     >>> reference.classes(1)
     Classes(label='?', prediction='cat')
-    >>> reference.name(1), reference.named(0, None)
-    ('dog', Classes(label='cat', prediction=None))
+    >>> reference.classes_of((torch.ones(3, 4, 4), 0))
+    Classes(label='cat', prediction=None)
     >>> reference.input(0).shape
     torch.Size([1, 4, 4])
     >>> reference.picture(0).shape
@@ -74,6 +89,7 @@ class Reference:
     predictions: Sequence[int | None] | Tensor | None = None
     class_names: Sequence[str] | None = None
     to_image: Callable[[Any], Any] | None = None
+    cmap: str | Colormap | None = None
 
     def __post_init__(self) -> None:
         if self.labels is None or self.predictions is None:
@@ -90,33 +106,26 @@ class Reference:
         Raises:
             ValueError: the data set is too small.
         """
-        return _input(self._item(row))
+        return input_of(_at(self.dataset, row, "dataset"))
 
-    def picture(self, row: int, cmap: Any = None) -> Picture:
-        """The picture of a bank row.
+    def picture(self, row: int) -> Picture:
+        """The picture of a bank row."""
+        item = _at(self.dataset, row, "dataset")
+        return self.picture_of(item, f"the image of row {row}")
 
-        Args:
-            row: the row.
-            cmap: colormap of an image without color.
-
-        Returns:
-            the picture.
-        """
-        return self.picture_of(self.input(row), cmap, f"the image of row {row}")
-
-    def picture_of(self, value: Any, cmap: Any = None, name: str = "query") -> Picture:
-        """The picture of an input that the bank need not hold.
+    def picture_of(self, item: Any, name: str = "query") -> Picture:
+        """The picture of an instance that the bank need not hold.
 
         Args:
-            value: the input.
-            cmap: colormap of an image without color.
+            item: the input, or a tuple that begins with it.
             name: what errors call it.
 
         Returns:
-            the picture.
+            red, green and blue from 0 to 1, float64 ``(H, W, 3)``.
         """
+        value = input_of(item)
         image = value if self.to_image is None else self.to_image(value)
-        return as_picture(image, cmap, name)
+        return as_picture(image, self.cmap, name)
 
     def classes(self, row: int) -> Classes:
         """Label and prediction of a bank row.
@@ -125,34 +134,30 @@ class Reference:
             ValueError: there are too few, or too few class names.
         """
         if self.labels is None:
-            item = self._item(row)
-            own = item[1] if isinstance(item, (tuple, list)) and len(item) > 1 else None
-            label = None if _number(own) is None else self.name(own)
+            label = self.classes_of(_at(self.dataset, row, "dataset")).label
         else:
-            label = self.name(_at(self.labels, row, "labels"))
+            label = self._name(_at(self.labels, row, "labels"))
         if self.predictions is None:
             return Classes(label, None)
-        return Classes(label, self.name(_at(self.predictions, row, "predictions")))
+        return Classes(label, self._name(_at(self.predictions, row, "predictions")))
 
-    def named(self, label: int | None, prediction: int | None) -> Classes:
-        """The classes of an instance that the bank need not hold.
+    def classes_of(self, item: Any) -> Classes:
+        """Label and prediction of an instance that the bank need not hold.
 
         Args:
-            label: its class, None where unknown.
-            prediction: the class that the model predicts, None where unknown.
+            item: the input, or a tuple of it and of its label and the prediction, as
+                far as they are known.
 
         Returns:
             their names.
         """
-        names = [None if one is None else self.name(one) for one in (label, prediction)]
-        return Classes(names[0], names[1])
+        behind = item[1:3] if isinstance(item, (tuple, list)) else ()
+        known = [None if _number(one) is None else self._name(one) for one in behind]
+        label, prediction = [*known, None, None][:2]
+        return Classes(label, prediction)
 
-    def name(self, label: Any) -> str:
-        """The name of a class.
-
-        Raises:
-            ValueError: there are fewer class names.
-        """
+    def _name(self, label: Any) -> str:
+        """The name of a class."""
         number = _number(label)
         if number is None or number < 0:
             return UNKNOWN
@@ -165,13 +170,30 @@ class Reference:
             )
         return str(self.class_names[number])
 
-    def _item(self, row: int) -> Any:
-        return _at(self.dataset, row, "dataset")
-
 
 def as_reference(dataset: Any) -> Reference:
     """A data set as a `Reference`; one that is one already as it is."""
     return dataset if isinstance(dataset, Reference) else Reference(dataset)
+
+
+def input_of(item: Any) -> Any:
+    """The input that an item of a data set is, or begins with."""
+    return item[0] if isinstance(item, (tuple, list)) else item
+
+
+def as_batch(inputs: Sequence[Any]) -> Tensor:
+    """Inputs as one batch.
+
+    Raises:
+        TypeError: one of them is no tensor.
+    """
+    for value in inputs:
+        if not isinstance(value, Tensor):
+            raise TypeError(
+                f"an input is a {type(value).__name__}; give tensors without the batch "
+                "dimension, as the model takes them"
+            )
+    return torch.stack(list(inputs))
 
 
 def _at(values: Any, row: int, name: str) -> Any:
@@ -183,10 +205,6 @@ def _at(values: Any, row: int, name: str) -> Any:
     return values[row]
 
 
-def _input(item: Any) -> Any:
-    return item[0] if isinstance(item, (tuple, list)) else item
-
-
 def _number(value: Any) -> int | None:
     """A label as a plain int, None where it is none."""
     if isinstance(value, Tensor) and value.numel() == 1:
@@ -196,15 +214,80 @@ def _number(value: Any) -> int | None:
     return None if value != value else int(value)
 
 
-def as_batch(value: Any) -> Tensor:
-    """One input as a batch of one.
+def as_picture(
+    image: Any, cmap: str | Colormap | None = None, name: str = "image"
+) -> Picture:
+    """What to draw for an image.
+
+    Args:
+        image: a NumPy array, channels last ``(H, W)`` or ``(H, W, C)`` as Captum's
+            visualizers take it; or a tensor, channels first ``(H, W)`` or ``(C, H, W)``
+            as models take it. C is 1, 3 or 4 (with alpha, laid over white). Floats lie
+            from 0 to 1, whole numbers from 0 to 255. NaN pixels become magenta.
+        cmap: colormap of images without color; gray by default.
+        name: how errors call the image.
+
+    Returns:
+        float64 ``(H, W, 3)``; never a view of ``image``.
 
     Raises:
-        TypeError: it is no tensor.
+        TypeError: it is neither array nor tensor, or holds no real numbers.
+        ValueError: its shape or a value is out of range.
+
+    >>> as_picture(np.array([[0, 255]], np.uint8)).tolist()
+    [[[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]]]
+    >>> as_picture(np.array([[np.nan]])).tolist()
+    [[[1.0, 0.0, 1.0]]]
     """
-    if not isinstance(value, Tensor):
+    values = _in_range(_channels_last(image, name), name)
+    missing = np.asarray(np.isnan(values).any(2))
+    picture = np.where(missing[..., None], 0.0, values)
+    if picture.shape[2] == 1:
+        colors = matplotlib.colormaps.get_cmap(cmap or "gray")(picture[..., 0])
+        picture = np.asarray(colors, np.float64)[..., :3]
+    elif picture.shape[2] == 4:
+        alpha = picture[..., 3:]
+        picture = picture[..., :3] * alpha + 1.0 - alpha
+    picture[missing] = MISSING
+    return picture
+
+
+def _channels_last(image: Any, name: str) -> npt.NDArray[Any]:
+    """The image as an array ``(H, W, C)``."""
+    first = isinstance(image, Tensor)
+    if not isinstance(image, (Tensor, np.ndarray)):
         raise TypeError(
-            f"query is a {type(value).__name__}; give the input as a tensor, without the "
-            "batch dimension, as the model takes it"
+            f"{name} is a {type(image).__name__}; give a NumPy array (channels last), a "
+            "tensor (channels first), or to_image, which makes one of what the dataset "
+            "holds"
         )
-    return torch.unsqueeze(value, 0)
+    values = image.detach().cpu().numpy() if isinstance(image, Tensor) else image
+    if values.ndim == 2:
+        values = values[None] if first else values[..., None]
+    axis, wanted = (0, "a tensor (C, H, W)") if first else (-1, "an array (H, W, C)")
+    if values.ndim != 3 or values.shape[axis] not in (1, 3, 4) or not values.size:
+        raise ValueError(
+            f"{name} has shape {tuple(values.shape)}; give one image as {wanted} with 1, 3 "
+            "or 4 channels: channels come first in a tensor and last in an array"
+        )
+    return np.moveaxis(values, axis, -1)
+
+
+def _in_range(values: npt.NDArray[Any], name: str) -> Picture:
+    """The values as floats from 0 to 1, or NaN."""
+    if values.dtype.kind not in "buif":
+        raise TypeError(
+            f"{name} has dtype {values.dtype}; give floats from 0 to 1 or whole numbers "
+            "from 0 to 255"
+        )
+    high = 255 if values.dtype.kind in "ui" else 1
+    floats = values.astype(np.float64)
+    known = floats[~np.isnan(floats)]
+    slack = 1e-6 * high
+    if known.size and not (known.min() >= -slack and known.max() <= high + slack):
+        raise ValueError(
+            f"{name} has values from {known.min():.4g} to {known.max():.4g}; give "
+            f"{values.dtype} from 0 to {high}, e.g. undo a normalization with "
+            "to_image=lambda x: (x * std + mean).clamp(0, 1)"
+        )
+    return np.clip(floats / high, 0.0, 1.0)

@@ -1,57 +1,41 @@
 """Which features of a region's members differ from the bank."""
 
-from collections.abc import Sequence
-from typing import Any
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Unpack
 
 import numpy as np
+import numpy.typing as npt
+from torch import Tensor
 
 from captum_rdr._arguments import check_whole
 from captum_rdr.method.region import Region
-from captum_rdr.visualization.canvas import (
-    BLUE,
-    GRAY,
-    ORANGE,
-    Block,
-    Canvas,
-    FigureAxes,
-    draw_sheet,
-    paragraph,
-    shortened,
-)
-from captum_rdr.visualization.effects import Effect, columns_of, effects
-from captum_rdr.visualization.members import significance_rows
-from captum_rdr.visualization.tiles import row_blocks
+from captum_rdr.visualization import sheet, tiles
 
 _ROW = 0.19
+
+Array = npt.NDArray[Any]
 
 
 def visualize_tabular_region(
     region: Region,
     table: Any,
     *,
-    feature_names: Sequence[str] | None = None,
     n_features: int = 10,
-    plt_fig_axis: FigureAxes | None = None,
-    use_pyplot: bool = True,
-    fig_size: tuple[float, float] | None = None,
-    title: str | None = None,
-) -> FigureAxes:
+    **figure: Unpack[sheet.FigureOptions],
+) -> sheet.FigureAxes:
     """Draw in which features a region's members differ from all other rows.
 
     Numbers are compared by the standardized mean difference (Cohen's d), anything else
-    by the difference of each value's share, see `captum_rdr.visualization.effects`.
+    by the difference of each value's share. Missing numbers are left out.
 
     Args:
         region: the region.
         table: the reference set's features, row i being row i of the bank: an array or
             tensor ``(N, F)``, or a mapping from names to columns, as a pandas DataFrame
             is. Numbers are compared by means; truth values and texts by shares.
-        feature_names: names of an array's columns.
         n_features: effects of each kind to show at most, the largest first.
-        plt_fig_axis: figure and Axes to draw in, as for Captum's visualizers.
-        use_pyplot: make a new figure known to pyplot; it is never shown.
-        fig_size: size of a new figure, in inches; None for 6 wide and as high as needed.
-        title: a heading.
+        **figure: see `FigureOptions`.
 
     Returns:
         the figure and the Axes that holds everything.
@@ -71,53 +55,157 @@ def visualize_tabular_region(
     3
     """
     check_whole("n_features", n_features)
-    found = effects(columns_of(table, feature_names), region)
-    means = [one for one in found if not one.is_share]
-    shares = [one for one in found if one.is_share]
-    kinds = [
-        (means, "Standardized mean difference, members less others (Cohen's d)"),
-        (shares, "Difference of shares, members less others (percentage points)"),
-    ]
+    found = effects(columns_of(table), region)
+    kinds = {
+        "Standardized mean difference, members less others (Cohen's d)": False,
+        "Difference of shares, members less others (percentage points)": True,
+    }
 
-    def content(width: float) -> list[Block]:
-        blocks = [paragraph(f"{len(region.members)} members.", width)]
-        blocks += row_blocks(significance_rows(region), width)
-        for of_kind, name in kinds:
+    def content(width: float) -> list[sheet.Block]:
+        blocks = tiles.headed(region, f"{len(region.members)} members.", width)
+        for name, is_share in kinds.items():
+            of_kind = [one for one in found if one.is_share == is_share]
             if of_kind:
                 count = f"{min(n_features, len(of_kind))} of {len(of_kind)} shown"
-                blocks.append(paragraph(f"{name}: {count}", width))
+                blocks.append(sheet.paragraph(f"{name}: {count}", width))
                 blocks.append(_effects_block(of_kind[:n_features], width))
         if not found:
-            blocks.append(paragraph("No feature can be compared.", width))
+            blocks.append(sheet.paragraph("No feature can be compared.", width))
         return blocks
 
-    return draw_sheet(content, plt_fig_axis, use_pyplot, fig_size, title)
+    return sheet.draw(content, **figure)
 
 
-def _effects_block(shown: Sequence[Effect], width: float) -> Block:
+class Effect(NamedTuple):
+    """How members differ in one feature, or in one value of a categorical feature.
+
+    Attributes:
+        name: the feature, for a categorical one followed by ``= value``.
+        size: standardized mean difference (Cohen's d), or difference of shares.
+        is_share: whether it is a difference of shares, from -1 to 1.
+        inside: mean, or share, among the members.
+        outside: the same among all other rows.
+    """
+
+    name: str
+    size: float
+    is_share: bool
+    inside: float
+    outside: float
+
+
+def columns_of(table: Any) -> dict[str, Array]:
+    """A table's columns by name.
+
+    Args:
+        table: a mapping from names to columns, as a pandas DataFrame is; or an array or
+            tensor ``(N, F)``.
+
+    Raises:
+        TypeError: the table is of another kind.
+        ValueError: columns differ in length.
+
+    >>> columns_of(np.array([[1, 2], [3, 4]]))["feature 1"]
+    array([2, 4])
+    """
+    if isinstance(table, Tensor):
+        table = table.detach().cpu().numpy()
+    if isinstance(table, np.ndarray) and table.ndim == 2:
+        return {f"feature {i}": column for i, column in enumerate(table.T)}
+    if isinstance(table, Mapping) or hasattr(table, "columns"):
+        columns = {str(name): np.asarray(table[name]) for name in table}
+        if len({len(column) for column in columns.values()}) != 1:
+            raise ValueError(
+                "table's columns differ in length; give one row an instance"
+            )
+        return columns
+    raise TypeError(
+        f"table is a {type(table).__name__}; give an array or tensor (N, F), or a mapping "
+        "from names to columns, e.g. a pandas DataFrame"
+    )
+
+
+def effects(columns: Mapping[str, Array], region: Region) -> list[Effect]:
+    """How members differ from all other rows, largest differences first.
+
+    Numbers are compared by the standardized mean difference ``(m1 - m0) / s`` with the
+    pooled standard deviation (Cohen, *Statistical Power Analysis for the Behavioral
+    Sciences*, 1988, Chapter 2), anything else, truth values and texts, by the share of
+    each value. Missing numbers are left out; a feature without two numbers on each side
+    has no effect size and is left out as well.
+
+    Args:
+        columns: one array ``(N,)`` a feature, row i of each being row i of the bank.
+        region: its members are compared with the others.
+
+    Raises:
+        ValueError: a column is shorter than the members need.
+    """
+    n_rows = min(len(column) for column in columns.values())
+    last = max(region.members.tolist(), default=-1)
+    if last >= n_rows:
+        raise ValueError(
+            f"table has {n_rows} rows, but the region has member {last}; give the table "
+            "that fit read"
+        )
+    inside = np.isin(np.arange(n_rows), region.members.numpy())
+    found = []
+    for name, column in columns.items():
+        if column.dtype.kind in "uif":
+            found.append(_effect(name, column.astype(np.float64), inside, False))
+            continue
+        texts = np.array([str(value) for value in column.tolist()])
+        values = ["True"] if column.dtype.kind == "b" else np.unique(texts)
+        for value in values:
+            has = (texts == value).astype(np.float64)
+            found.append(_effect(f"{name} = {value}", has, inside, True))
+    known = [effect for effect in found if effect is not None]
+    return sorted(known, key=lambda effect: -abs(effect.size))
+
+
+def _effect(name: str, column: Array, inside: Array, is_share: bool) -> Effect | None:
+    """The effect in a column of numbers; None where there are too few, or all equal."""
+    known = np.isfinite(column)
+    members, others = column[known & inside], column[known & ~inside]
+    if min(len(members), len(others)) < (1 if is_share else 2):
+        return None
+    means = float(members.mean()), float(others.mean())
+    size = means[0] - means[1]
+    if not is_share:
+        squares = len(members) * members.var() + len(others) * others.var()
+        spread = math.sqrt(squares / (len(members) + len(others) - 2))
+        if size == 0 == spread:
+            return None
+        size = size / spread if spread else math.copysign(math.inf, size)
+    return Effect(name, size, is_share, *means)
+
+
+def _effects_block(shown: Sequence[Effect], width: float) -> sheet.Block:
     """One bar an effect, with its name before it and both sides behind it."""
     height = _ROW * len(shown)
     names, numbers = 0.3 * width, 1.35
 
-    def draw(canvas: Canvas, x: float, y: float) -> None:
+    def draw(canvas: sheet.Canvas, x: float, y: float) -> None:
         ax = canvas.plot(x + names, y, width - names - numbers - 0.1, height)
         factor = 100 if shown[0].is_share else 1
         finite = [abs(one.size) for one in shown if np.isfinite(one.size)]
         limit = 1.1 * factor * max(finite, default=1.0) or 1.0
         sizes = np.clip([factor * one.size for one in shown], -limit, limit)
-        colors = [BLUE if size > 0 else ORANGE for size in sizes]
+        colors = [sheet.BLUE if size > 0 else sheet.ORANGE for size in sizes]
         ax.barh(range(len(shown)), sizes, 0.7, color=colors)
         ax.set(xlim=(-limit, limit), ylim=(len(shown) - 0.5, -0.5), yticks=[])
-        ax.axvline(0, color=GRAY, linewidth=0.6)
+        ax.axvline(0, color=sheet.GRAY, linewidth=0.6)
         ax.spines["left"].set_visible(False)
         for row, one in enumerate(shown):
             middle = y + (row + 0.5) * _ROW
-            name = shortened(one.name, names - 0.1, 7)
+            name = sheet.shortened(one.name, names - 0.1, 7)
             canvas.text(x + names - 0.06, middle, name, 7, ha="right", va="center")
-            text = shortened(_both_sides(one), numbers, 7)
-            canvas.text(x + width - numbers, middle, text, 7, va="center", color=GRAY)
+            text = sheet.shortened(_both_sides(one), numbers, 7)
+            canvas.text(
+                x + width - numbers, middle, text, 7, va="center", color=sheet.GRAY
+            )
 
-    return Block(height + 0.3, draw)
+    return sheet.Block(height + 0.3, draw)
 
 
 def _both_sides(effect: Effect) -> str:

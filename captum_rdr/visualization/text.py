@@ -1,29 +1,55 @@
 """A query's text and those of its region's members, with the words that matter."""
 
-import html
+import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jinja2
 import torch
 from torch import Tensor
 
 from captum_rdr._arguments import check_whole
 from captum_rdr.bank import ConfigurationBank
 from captum_rdr.method.region import Region
-from captum_rdr.visualization.members import (
-    described,
-    disagreements,
-    order_name,
-    ranked,
-    significance_rows,
-)
+from captum_rdr.metrics._regions import query_states
+from captum_rdr.visualization import tiles
 from captum_rdr.visualization.reference import Classes, as_reference
-from captum_rdr.visualization.words import distinctive_words, words_of
 
-_CELL = "text-align:left;padding:2px 10px"
 _WORDS = 60  # of each text, at most
 _MARKED = 0.35  # weight from which plain text marks a word
+
+# Blue is behind words that speak for the concept, orange behind those against it.
+_TABLE = jinja2.Environment(autoescape=True).from_string(
+    """\
+{% set cell = "text-align:left;padding:2px 10px" %}
+<div>{% for head in heads %}<p>{{ head }}</p>{% endfor %}
+<table><thead><tr>
+{% for name in ("Instance", "Label", "Prediction", "Neurons", "Text") %}
+<th scope="col" style="{{ cell }}">{{ name }}</th>
+{% endfor %}
+</tr></thead><tbody>
+{% for line in lines %}
+<tr><th scope="row" style="{{ cell }}">{{ line.who }}</th>
+<td style="{{ cell }}">{{ line.classes.label or "" }}</td>
+<td style="{{ cell }}">{% if line.classes.is_wrong %}
+<b style="color:#D55E00">{{ line.classes.prediction }} (wrong)</b>
+{% else %}{{ line.classes.prediction or "" }}{% endif %}</td>
+<td style="{{ cell }}">{{ line.differ }}</td>
+<td style="{{ cell }}">
+{% for word, weight in line.words %}
+{% set color = "0,114,178" if weight > 0 else "213,94,0" %}
+{% set opacity = 0.55 * [weight | abs, 1] | min %}
+{% if weight | abs < 0.05 %}{{ word }}{% else %}
+<mark style="background:rgba({{ color }},{{ opacity | round(2) }});color:inherit">
+{{- word }}</mark>{% endif %}
+{% endfor %}
+{{ "…" if line.is_cut }}</td></tr>
+{% endfor %}
+</tbody></table></div>
+"""
+)
 
 Weigh = Callable[[list[str]], Sequence[float]]
 """Gives each word of a text a weight; those of a member are relative to its largest."""
@@ -34,7 +60,7 @@ class _Line:
     who: str
     classes: Classes
     differ: str
-    words: tuple[tuple[str, float], ...]
+    words: list[tuple[str, float]]
     is_cut: bool
 
 
@@ -62,42 +88,37 @@ class RegionText:
 
 
 def visualize_text_region(
-    bank: ConfigurationBank,
     region: Region,
+    bank: ConfigurationBank,
     texts: Any,
-    query: str | list[str] | None = None,
+    query: Any = None,
     *,
-    query_states: Tensor | None = None,
-    query_label: int | None = None,
-    query_prediction: int | None = None,
     n_members: int = 10,
     weigh: Weigh | None = None,
 ) -> RegionText:
     """Show a query's text and its region's members, with the words that matter.
 
     Args:
-        bank: the bank that the region belongs to.
         region: the region to show.
+        bank: the bank that the region belongs to.
         texts: the reference set's texts, or a `Reference` of them, which also knows
             labels and predictions. Item i is row i of the bank: a text or a list of
             tokens, or a tuple that begins with one.
-        query: the query's text; not needed where the bank holds it.
-        query_states: its states, ``rdr.states(inputs)[0]``; needed with ``query``.
-        query_label: class of the given query.
-        query_prediction: class that the model predicts for the given query.
+        query: the query's text, or a tuple of it, its class and the class that the model
+            predicts; not needed where the bank holds it.
         n_members: members to show at most, the nearest first.
         weigh: makes weights of a text's words, e.g. a Captum attribution of the concept
             score summed over each token's embedding; positive speaks for the concept.
-            None for words that are more frequent in members' texts than in the others,
-            see `captum_rdr.visualization.words`.
+            None for words that are in more of the members' texts than of the others, by
+            the logarithm of the odds ratio in standard errors.
 
     Returns:
         HTML and plain text.
 
     Raises:
         TypeError: a text is of another kind.
-        ValueError: the region is that of another bank, the query or its states are
-            missing, there are too few texts, or weights and words differ in number.
+        ValueError: the region is that of another bank, the query is missing, there are
+            too few texts, or weights and words differ in number.
 
     >>> bank = ConfigurationBank((2,))
     >>> bank.append(torch.tensor([[1, 1], [1, 1], [0, 0], [0, 0]]) > 0)
@@ -106,7 +127,7 @@ def visualize_text_region(
     >>> rdr = RelaxedDecisionRegion(layer, layer, bank=bank)
     >>> region = rdr.attribute_members([0], 2, 2)[0]
     >>> texts = ["a fine film", "fine acting", "a dull film", "dull"]
-    >>> visualize_text_region(bank, region, texts)
+    >>> visualize_text_region(region, bank, texts)
     2 principal neurons of 2 (2 active, 0 inactive), all must agree.
     2 of 2 members shown, nearest first. Typical words: fine, acting
     query | 0 differ | a *fine* film
@@ -115,54 +136,52 @@ def visualize_text_region(
     check_whole("n_members", n_members)
     region.check_layer(bank.layer_shape, bank.fingerprint)
     reference = as_reference(texts)
-    given = query is not None
-    if given != (query_states is not None) or (not given and region.query is None):
-        raise ValueError(
-            "the bank does not hold the query, or only one of query and query_states is "
-            "given; give its text and query_states=rdr.states(inputs)[0]"
-        )
-    own = torch.tensor([] if given else [region.query], dtype=torch.int64)
-    states = bank.states(own)[0] if query_states is None else query_states.flatten()
-    others = region.members[~torch.isin(region.members, own)]
-    rows = ranked(region, others, bank, states)[:n_members]
-    typical = distinctive_words(reference.dataset, region.members) if not weigh else {}
-    if given:
-        classes = reference.named(query_label, query_prediction)
+
+    def of_row(row: int) -> tuple[Classes, Any]:
+        return reference.classes(row), reference.dataset[row]
+
+    if query is not None:
+        own = reference.classes_of(query), query
+    elif region.query is not None:
+        own = of_row(region.query)
     else:
-        classes = reference.classes(int(own[0]))
-    item = query if given else reference.dataset[int(own[0])]
-    differing = int((states[region.neurons] != region.states).sum())
-    lines = [_line("query", classes, differing, item, weigh, typical)]
-    counts = disagreements(region, bank, rows)
-    for row, count in zip(rows.tolist(), counts, strict=True):
-        found, item = reference.classes(row), reference.dataset[row]
-        lines.append(_line(f"row {row}", found, count, item, weigh, typical))
-    n_shown = int(torch.isin(region.members, torch.cat([rows, own])).sum())
+        raise ValueError(
+            "the bank does not hold the region's query; pass its text as query"
+        )
+    typical = {} if weigh else distinctive_words(reference.dataset, region.members)
+    members = tiles.ranked(region, bank)
+    rows = members[:n_members]
+    states = torch.cat([query_states(bank, [region]), bank.states(rows)])
+    names = ["query", *(f"row {row}" for row in rows.tolist())]
+    shown = [own, *(of_row(row) for row in rows.tolist())]
+    differing = tiles.disagreements(region, states)
+    lines = []
+    for who, (classes, item), differ in zip(names, shown, differing, strict=True):
+        words = words_of(item)
+        weights = _weights(words, weigh, typical)
+        pairs = list(zip(words, weights, strict=True))
+        lines.append(_Line(who, classes, differ, pairs[:_WORDS], len(words) > _WORDS))
+    n_shown = len(region.members) - len(members) + len(rows)
     heads = _headings(region, n_shown, typical)
-    return RegionText(_as_html(heads, lines), _as_text(heads, lines))
+    return RegionText(_TABLE.render(heads=heads, lines=lines), _as_text(heads, lines))
 
 
 def _headings(region: Region, n_shown: int, typical: dict[str, float]) -> list[str]:
-    order = order_name(region, None)
+    order = tiles.order_name(region)
     shown = f"{n_shown} of {len(region.members)} members shown, {order}."
-    top = sorted(typical, key=lambda word: -typical[word])[:8]
+    top = sorted(typical, key=lambda word: (-typical[word], word))[:8]
     words = ", ".join(word for word in top if typical[word] > 0)
     return [
-        f"{described(region)}.",
-        *(f"{row.heading}." for row in significance_rows(region)),
+        tiles.described(region),
+        *(f"{row.heading}." for row in tiles.significance_rows(region)),
         f"{shown} Typical words: {words}" if words else shown,
     ]
 
 
-def _line(
-    who: str,
-    classes: Classes,
-    differing: int,
-    item: Any,
-    weigh: Weigh | None,
-    typical: dict[str, float],
-) -> _Line:
-    words = words_of(item)
+def _weights(
+    words: list[str], weigh: Weigh | None, typical: dict[str, float]
+) -> list[float]:
+    """A weight of each word, in shares of the largest."""
     if weigh is None:
         weights = [max(0.0, typical.get(word.casefold(), 0.0)) for word in words]
         largest = max(typical.values(), default=0.0)
@@ -173,63 +192,73 @@ def _line(
         raise ValueError(
             f"weigh gave {len(weights)} weights for {len(words)} words; give one each"
         )
-    scaled = [weight / largest if largest > 0 else 0.0 for weight in weights]
-    pairs = tuple(zip(words[:_WORDS], scaled[:_WORDS], strict=True))
-    differ = f"{differing} differ{'s' * (differing == 1)}"
-    return _Line(who, classes, differ, pairs, len(words) > _WORDS)
+    return [weight / largest if largest > 0 else 0.0 for weight in weights]
 
 
 def _as_text(heads: Sequence[str], lines: Sequence[_Line]) -> str:
-    rows, width = [], max(len(line.who) for line in lines)
+    width = max(len(line.who) for line in lines)
+    rows = []
     for line in lines:
-        label, prediction = line.classes
-        classes = [] if label is None else [label]
-        classes += [] if prediction is None else [f"→ {prediction}"]
         words = [
-            f"*{word}*" if weight >= _MARKED else word for word, weight in line.words
+            f"*{word}*" if share >= _MARKED else word for word, share in line.words
         ]
-        text = " ".join([*words, *(["…"] if line.is_cut else [])])
-        parts = [
-            f"{line.who:<{width}}",
-            *([" ".join(classes)] if classes else []),
-            line.differ,
-        ]
-        rows.append(" | ".join([*parts, text]))
+        text = " ".join([*words, "…"] if line.is_cut else words)
+        classes = " ".join(line.classes.lines)
+        parts = [f"{line.who:<{width}}", classes, line.differ, text]
+        rows.append(" | ".join(part for part in parts if part))
     return "\n".join([*heads, *rows])
 
 
-def _as_html(heads: Sequence[str], lines: Sequence[_Line]) -> str:
-    rows = "".join(_html_row(line) for line in lines)
-    named = "".join(
-        f'<th scope="col" style="{_CELL}">{name}</th>'
-        for name in ("Instance", "Label", "Prediction", "Neurons", "Text")
+def words_of(item: Any) -> list[str]:
+    """The words of a text.
+
+    Args:
+        item: a text, which is split at white space, or a list of tokens; or a tuple that
+            begins with one of them.
+
+    Raises:
+        TypeError: it is none of these.
+
+    >>> words_of(("so it goes", 1)), words_of(["so", "##it"])
+    (['so', 'it', 'goes'], ['so', '##it'])
+    """
+    text = item[0] if isinstance(item, tuple) and item else item
+    if isinstance(text, str):
+        return text.split()
+    if isinstance(text, list) and all(isinstance(word, str) for word in text):
+        return list(text)
+    raise TypeError(
+        f"a text is a {type(text).__name__}; give texts, lists of tokens, or tuples that "
+        "begin with one"
     )
-    paragraphs = "".join(f"<p>{html.escape(head)}</p>" for head in heads)
-    return (
-        f"<div>{paragraphs}<table><thead><tr>{named}</tr></thead>"
-        f"<tbody>{rows}</tbody></table></div>"
-    )
 
 
-def _html_row(line: _Line) -> str:
-    label, prediction = (html.escape(name or "") for name in line.classes)
-    if line.classes.is_wrong:
-        prediction = f'<b style="color:#D55E00">{prediction} (wrong)</b>'
-    words = " ".join(_html_word(word, weight) for word, weight in line.words)
-    cells = (label, prediction, line.differ, words + (" …" if line.is_cut else ""))
-    tags = "".join(f'<td style="{_CELL}">{cell}</td>' for cell in cells)
-    who = html.escape(line.who)
-    return f'<tr><th scope="row" style="{_CELL}">{who}</th>{tags}</tr>'
+def distinctive_words(texts: Sequence[Any], members: Tensor) -> dict[str, float]:
+    """How much more often each word is in members' texts than in the others.
 
+    The logarithm of the odds ratio between texts with and without the word, one half
+    added to each count (Haldane 1956, Anscombe 1956), in standard errors, so that rare
+    words do not come first. Upper and lower case are the same.
 
-def _html_word(word: str, weight: float) -> str:
-    """A word on blue where it speaks for the concept, on orange where against it."""
-    escaped = html.escape(word)
-    if abs(weight) < 0.05:
-        return escaped
-    color = "0,114,178" if weight > 0 else "213,94,0"
-    opacity = 0.55 * min(1.0, abs(weight))
-    return (
-        f'<mark style="background:rgba({color},{opacity:.2f});color:inherit">{escaped}'
-        "</mark>"
-    )
+    Args:
+        texts: text of each bank row.
+        members: int64 ``(M,)``, the rows in the region.
+
+    >>> found = distinctive_words(["A cat", "a dog", "the cat", "the dog"],
+    ...                           torch.tensor([0, 2]))
+    >>> max(found, key=found.get)
+    'cat'
+    """
+    inside = set(members.tolist())
+    counts: tuple[Counter[str], Counter[str]] = (Counter(), Counter())
+    for row in range(len(texts)):
+        words = {word.casefold() for word in words_of(texts[row])}
+        counts[row not in inside].update(words)
+    n_inside, n_outside = len(inside), len(texts) - len(inside)
+    found = {}
+    for word in {**counts[0], **counts[1]}:
+        a, c = counts[0][word] + 0.5, counts[1][word] + 0.5
+        b, d = n_inside + 1 - a, n_outside + 1 - c
+        error = math.sqrt(1 / a + 1 / b + 1 / c + 1 / d)
+        found[word] = (math.log(a / b) - math.log(c / d)) / error
+    return found

@@ -1,26 +1,26 @@
-"""Rows of small captioned pictures."""
+"""Rows of small captioned pictures: a query, and members of its region."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
+from matplotlib.axes import Axes
+from torch import Generator, Tensor
+from torch.nn import Module
 
-from captum_rdr.visualization.canvas import (
-    BLUE,
-    GRAY,
-    INK,
-    ORANGE,
-    Block,
-    Canvas,
-    paragraph,
-    shortened,
-    spacer,
-)
-from captum_rdr.visualization.pictures import Picture
-from captum_rdr.visualization.reference import Classes
+from captum_rdr.attribution import RelaxedDecisionRegion
+from captum_rdr.bank import ConfigurationBank
+from captum_rdr.method.region import Region
+from captum_rdr.method.regions import evidence
+from captum_rdr.metrics._labels import without_query
+from captum_rdr.metrics._regions import query_states
+from captum_rdr.visualization import sheet
+from captum_rdr.visualization.reference import Classes, Picture, Reference
 
-_TILE, _GAP, _LINE, _SIZE = 0.68, 0.054, 0.125, 7.0
+_SIDE, _GAP, _LINE = 0.68, 0.054, 0.125
 
 
 @dataclass(frozen=True)
@@ -44,15 +44,11 @@ class Tile:
     @property
     def lines(self) -> tuple[str, ...]:
         """The caption: who it is, its label, the prediction behind an arrow, notes."""
-        label, prediction = self.classes
-        named = [] if label is None else [label]
-        predicted = [] if prediction is None else [f"→ {prediction}"]
-        query = ["query"] if self.is_query else []
-        return (*query, *named, *predicted, *self.notes)
+        return (*["query"] * self.is_query, *self.classes.lines, *self.notes)
 
 
 @dataclass(frozen=True)
-class TileRow:
+class Row:
     """A heading and the tiles below it.
 
     Attributes:
@@ -62,59 +58,68 @@ class TileRow:
     """
 
     heading: str
-    tiles: tuple[Tile, ...] = ()
+    tiles: Sequence[Tile] = ()
     is_warning: bool = False
 
 
-def row_blocks(rows: Sequence[TileRow], width: float) -> list[Block]:
+def blocks(rows: Sequence[Row], width: float) -> list[sheet.Block]:
     """Blocks that draw rows, each in as many lines as the width needs."""
-    return [block for row in rows for block in _blocks_of(row, width)]
+    per_line = max(1, int((width + _GAP) / (_SIDE + _GAP)))
+    found = []
+    for row in rows:
+        if row.heading:
+            color = sheet.ORANGE if row.is_warning else sheet.INK
+            found.append(sheet.paragraph(row.heading, width, color=color))
+        for start in range(0, len(row.tiles), per_line):
+            found.append(block(row.tiles[start : start + per_line]))
+        found.append(sheet.spacer(0.04))
+    return found
 
 
-def _blocks_of(row: TileRow, width: float) -> list[Block]:
-    blocks = []
-    if row.heading:
-        color = ORANGE if row.is_warning else INK
-        blocks.append(paragraph(row.heading, width, color=color))
-    per_line = max(1, int((width + _GAP) / (_TILE + _GAP)))
-    for start in range(0, len(row.tiles), per_line):
-        blocks.append(_tile_block(row.tiles[start : start + per_line]))
-    return [*blocks, spacer(0.04)]
+def block(
+    tiles: Sequence[Tile],
+    side: float = _SIDE,
+    gap: float = _GAP,
+    lower: Callable[[Axes, int], None] | None = None,
+) -> sheet.Block:
+    """Tiles side by side.
 
+    Args:
+        tiles: the tiles.
+        side: width and height of each picture, in inches.
+        gap: between two pictures, in inches.
+        lower: draws a second picture, below that of the tile of the given number.
+    """
+    step = side + gap
+    depth = side if lower is None else step + side
 
-def _tile_block(tiles: Sequence[Tile]) -> Block:
-    n_lines = max(len(tile.lines) for tile in tiles)
-
-    def draw(canvas: Canvas, x: float, y: float) -> None:
+    def draw(canvas: sheet.Canvas, x: float, y: float) -> None:
         for number, tile in enumerate(tiles):
-            _draw_tile(canvas, x + number * (_TILE + _GAP), y, tile)
+            left = x + number * step
+            upper = canvas.inset(left, y, side, side)
+            show_picture(upper, tile.picture, _frame_of(tile))
+            if lower is not None:
+                lower(canvas.inset(left, y + step, side, side), number)
+            for index, line in enumerate(tile.lines):
+                color = sheet.GRAY if line in tile.notes else sheet.INK
+                if tile.classes.is_wrong and line.startswith("→ "):
+                    color = sheet.ORANGE
+                below = y + depth + 0.04 + index * _LINE
+                text = sheet.shortened(line, side + 0.6 * gap, 7)
+                canvas.text(left + side / 2, below, text, 7, ha="center", color=color)
 
-    return Block(_TILE + n_lines * _LINE + 0.09, draw)
-
-
-def _draw_tile(canvas: Canvas, x: float, y: float, tile: Tile) -> None:
-    show_picture(canvas.inset(x, y, _TILE, _TILE), tile.picture, frame_of(tile))
-    for number, line in enumerate(tile.lines):
-        wrong = tile.classes.is_wrong and line.startswith("→ ")
-        color = ORANGE if wrong else GRAY if line in tile.notes else INK
-        canvas.text(
-            x + _TILE / 2,
-            y + _TILE + 0.04 + number * _LINE,
-            shortened(line, _TILE + 0.6 * _GAP, _SIZE),
-            _SIZE,
-            ha="center",
-            color=color,
-        )
+    n_lines = max(len(tile.lines) for tile in tiles)
+    return sheet.Block(depth + _LINE * n_lines + 0.09, draw)
 
 
-def frame_of(tile: Tile) -> str | None:
+def _frame_of(tile: Tile) -> str | None:
     """Color of a tile's frame: orange for a wrong prediction, blue for the query."""
     if tile.classes.is_wrong:
-        return ORANGE
-    return BLUE if tile.is_query else None
+        return sheet.ORANGE
+    return sheet.BLUE if tile.is_query else None
 
 
-def show_picture(ax: Any, picture: Picture, frame: str | None = None) -> None:
+def show_picture(ax: Axes, picture: Picture, frame: str | None = None) -> None:
     """Draw a picture without ticks, framed where a color is given."""
     # Small pictures keep their pixels, large ones are averaged.
     method = "nearest" if max(picture.shape[:2]) <= 64 else "antialiased"
@@ -122,4 +127,157 @@ def show_picture(ax: Any, picture: Picture, frame: str | None = None) -> None:
     ax.set(xticks=[], yticks=[])
     for spine in ax.spines.values():
         spine.set_visible(frame is not None)
-        spine.set(color=frame or GRAY, linewidth=2)
+        spine.set(color=frame or sheet.GRAY, linewidth=2)
+
+
+def banks_of(rdr: RelaxedDecisionRegion) -> list[ConfigurationBank]:
+    """The banks of all layers.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if rdr.bank is None:
+        raise ValueError("rdr has no bank yet; call rdr.fit first")
+    return rdr.bank if isinstance(rdr.bank, list) else [rdr.bank]
+
+
+def layer_of(
+    region: Region, rdr: RelaxedDecisionRegion
+) -> tuple[Module, ConfigurationBank]:
+    """The layer that a region belongs to, and its bank.
+
+    Raises:
+        TypeError: it is no region.
+        ValueError: it belongs to none.
+    """
+    if not isinstance(region, Region):
+        raise TypeError(
+            f"region is a {type(region).__name__}; give a Region, e.g. the first that "
+            "attribute returned"
+        )
+    layers = rdr.layer if isinstance(rdr.layer, list) else [rdr.layer]
+    banks = banks_of(rdr)
+    for layer, bank in zip(layers, banks, strict=True):
+        with suppress(ValueError):
+            region.check_layer(bank.layer_shape, bank.fingerprint)
+            return layer, bank
+    shapes = ", ".join(str(tuple(bank.layer_shape)) for bank in banks)
+    raise ValueError(
+        f"region belongs to a layer of shape {tuple(region.layer_shape)}, which is not "
+        f"that of rdr ({shapes}), or to another state of the model; give a region that "
+        "rdr made"
+    )
+
+
+def of_query(row: int | None, reference: Reference, query: Any = None) -> Tile:
+    """A query's tile.
+
+    Args:
+        row: its bank row; None if the bank does not hold it.
+        reference: what bank rows look like.
+        query: the input, or a tuple of it and its classes; None for bank row ``row``.
+
+    Raises:
+        ValueError: the bank does not hold the query and it is not given.
+    """
+    if query is not None:
+        picture, classes = reference.picture_of(query), reference.classes_of(query)
+    elif row is not None:
+        picture, classes = reference.picture(row), reference.classes(row)
+    else:
+        raise ValueError(
+            "the bank does not hold the region's query; pass it as query, the input "
+            "without the batch dimension"
+        )
+    return Tile(picture, classes, is_query=True, row=row)
+
+
+def ranked(
+    region: Region,
+    bank: ConfigurationBank,
+    rows: Tensor | None = None,
+    generator: Generator | None = None,
+) -> Tensor:
+    """Members in the order in which they are shown.
+
+    Args:
+        region: the region.
+        bank: its bank.
+        rows: int64 ``(M,)``, some of its members; None for all but the query.
+        generator: shuffles them; None for the nearest by configuration distance first,
+            or the most evident first in a region that has an evidence cut. Ties go to
+            the lower row.
+    """
+    rows = without_query(region.members, region) if rows is None else rows
+    if generator is not None:
+        return rows[torch.randperm(len(rows), generator=generator)]
+    if region.evidence_cut is None:
+        keys = bank.distances(query_states(bank, [region])[0])
+    else:
+        keys = -evidence([region], bank)[0]
+    return rows[keys[rows].argsort(stable=True)]
+
+
+def order_name(region: Region, generator: Generator | None = None) -> str:
+    """What `ranked` does, in words."""
+    if generator is not None:
+        return "drawn at random"
+    return "nearest first" if region.evidence_cut is None else "most evident first"
+
+
+def disagreements(region: Region, states: Tensor) -> list[str]:
+    """In how many principal neurons instances differ from the region, as captions.
+
+    Args:
+        region: the region.
+        states: bool ``(M, D)``.
+    """
+    counts = (states[:, region.neurons] != region.states).sum(1).tolist()
+    return [f"{count} differ{'s' * (count == 1)}" for count in counts]
+
+
+def of_members(
+    region: Region, bank: ConfigurationBank, rows: Tensor, reference: Reference
+) -> list[Tile]:
+    """Tiles of bank rows with their classes and disagreement counts."""
+    notes = disagreements(region, bank.states(rows))
+    return of_rows(rows.tolist(), notes, reference)
+
+
+def of_rows(
+    rows: Sequence[int], notes: Sequence[str], reference: Reference
+) -> list[Tile]:
+    """Tiles of bank rows with their classes and a note on each."""
+    return [
+        Tile(reference.picture(row), reference.classes(row), (note,), row=row)
+        for row, note in zip(rows, notes, strict=True)
+    ]
+
+
+def described(region: Region) -> str:
+    """A region's neurons and rule, in words."""
+    active = int(region.states.sum())
+    rule = f"{region.tolerance:g} may differ" if region.tolerance else "all must agree"
+    if region.evidence_cut is not None:
+        rule = f"evidence of at least {region.evidence_cut:.3g} nats"
+    return (
+        f"{len(region.neurons)} principal neurons of {region.layer_shape.numel()} "
+        f"({active} active, {len(region.neurons) - active} inactive), {rule}."
+    )
+
+
+def significance_rows(region: Region) -> list[Row]:
+    """What the test of a region found; nothing if it was not tested."""
+    tested = region.significance
+    if tested is None:
+        return []
+    if tested.passed:
+        return [Row(f"Significant: {tested}, effect {tested.effect:.2g}")]
+    found = str(tested).removeprefix("not significant: ")
+    doubt = f"Not significant: {found} (level {tested.level:g})"
+    return [Row(f"{doubt}, so this may be a chance find", is_warning=True)]
+
+
+def headed(region: Region, text: str, width: float) -> list[sheet.Block]:
+    """Blocks above a picture of a region: a text, and what the region's test found."""
+    return [sheet.paragraph(text, width), *blocks(significance_rows(region), width)]

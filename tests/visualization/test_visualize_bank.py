@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from captum_rdr import RelaxedDecisionRegion
-from captum_rdr.visualization import components, visualize_bank
-from captum_rdr.visualization.bank import convex_hull
-from captum_rdr.visualization.components import principal_components
+from captum_rdr.visualization import bank as maps
+from captum_rdr.visualization import visualize_bank
+from captum_rdr.visualization.bank import convex_hull, principal_components
 
 
 def mapped(n=80, d=30):
@@ -27,7 +27,7 @@ def mapped(n=80, d=30):
 
 @pytest.mark.parametrize("block", [1 << 24, 200])
 def test_components_are_those_of_a_singular_value_decomposition(block, monkeypatch):
-    monkeypatch.setattr(components, "_BLOCK", block)
+    monkeypatch.setattr(maps, "_BLOCK", block)
     bank, _ = mapped()
     rows = torch.arange(5, 75)
     points, shares = principal_components(bank, rows)

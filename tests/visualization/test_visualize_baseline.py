@@ -73,7 +73,7 @@ def test_region():
     data, reference = gray()
     rdr = hidden(data)
     region = outcome(rdr.attribute_members([4], 6, 4)[0], FAILED)
-    return without_text(visualize_region(rdr, region, reference, use_pyplot=False))
+    return without_text(visualize_region(region, rdr, reference, use_pyplot=False))
 
 
 @drawn
@@ -90,7 +90,7 @@ def test_concept():
     region = rdr.attribute_members([4], 5, 12, weighting="evidence")[0]
     attribute = Saliency(rdr.concept_score(region)).attribute
     return without_text(
-        visualize_concept(rdr, region, attribute, data, n_members=2, use_pyplot=False)
+        visualize_concept(region, rdr, attribute, data, n_members=2, use_pyplot=False)
     )
 
 
@@ -98,7 +98,7 @@ def test_concept():
 def test_neighbors():
     data, reference = gray()
     rdr = hidden(data, keep_features=True)
-    return without_text(visualize_neighbors(rdr, 3, reference, use_pyplot=False))
+    return without_text(visualize_neighbors(rdr, reference, 3, use_pyplot=False))
 
 
 @drawn
@@ -107,7 +107,7 @@ def test_layers():
     both = fitted(data)
     regions = [found[0] for found in both.attribute_members([4], 5, 4)]
     return without_text(
-        visualize_layers(both, regions, reference, n_members=4, use_pyplot=False)
+        visualize_layers(regions, both, reference, n_members=4, use_pyplot=False)
     )
 
 
@@ -118,7 +118,7 @@ def test_plane():
     region = rdr.attribute_members([4], 6, 6)[0]
     affine = rdr.forward_func[3]
     return without_text(
-        visualize_plane(rdr, region, affine, data[[4, 5, 17]], data, use_pyplot=False)
+        visualize_plane(region, rdr, affine, data[[4, 5, 17]], data, use_pyplot=False)
     )
 
 
@@ -154,7 +154,7 @@ def test_the_tolerance_tells_figures_apart(tmp_path):
     region = rdr.attribute_members([9], 6, 4)[0]
     fig = without_text(
         visualize_region(
-            rdr, region, reference, use_pyplot=False, fig_size=size_of("test_region")
+            region, rdr, reference, use_pyplot=False, fig_size=size_of("test_region")
         )
     )
     fig.savefig(tmp_path / "other.png", dpi=60)

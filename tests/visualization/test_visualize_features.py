@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import bank_of
-from drawing import FAILED, outcome, strings
+from drawing import FAILED, as_new, outcome, strings
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -18,8 +18,8 @@ from captum_rdr.visualization import (
     visualize_tabular_region,
     visualize_text_region,
 )
-from captum_rdr.visualization.effects import columns_of, effects
-from captum_rdr.visualization.words import distinctive_words
+from captum_rdr.visualization.tabular import columns_of, effects
+from captum_rdr.visualization.text import distinctive_words
 
 TEXTS = [
     "a fine film with fine actors",
@@ -44,7 +44,7 @@ def test_text_of_members_and_typical_words():
     bank, region = two_kinds()
     labels, predictions = [1, 1, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0]
     reference = Reference(TEXTS, labels, predictions, ["bad", "good"])
-    found = visualize_text_region(bank, region, reference)
+    found = visualize_text_region(region, bank, reference)
     lines = str(found).splitlines()
     assert lines[0].startswith("3 principal neurons of 3")
     assert lines[1].startswith(
@@ -63,64 +63,54 @@ def test_text_of_members_and_typical_words():
 def test_weights_of_the_users():
     bank, region = two_kinds()
     found = visualize_text_region(
-        bank, region, TEXTS, weigh=lambda words: [len(word) - 3 for word in words]
+        region, bank, TEXTS, weigh=lambda words: [len(word) - 3 for word in words]
     )
     assert "*actors*" in found.text
     assert "Typical" not in found.text
     assert "rgba(213,94,0" in found.html  # "a" speaks against
-    flat = visualize_text_region(bank, region, TEXTS, weigh=lambda w: [0.0] * len(w))
+    flat = visualize_text_region(region, bank, TEXTS, weigh=lambda w: [0.0] * len(w))
     assert "<mark" not in flat.html
     with pytest.raises(ValueError, match="weigh gave 1 weights for 6 words"):
-        visualize_text_region(bank, region, TEXTS, weigh=lambda words: [1.0])
+        visualize_text_region(region, bank, TEXTS, weigh=lambda words: [1.0])
 
 
 def test_texts_are_escaped():
     bank, region = two_kinds()
     bad = ['<script>alert(1)</script> & "x"'] * 6
     reference = Reference(bad, [0] * 6, [1] * 6, ["<img src=x>", "</td>"])
-    found = visualize_text_region(bank, region, reference)
+    found = visualize_text_region(region, bank, reference)
     assert "<script" not in found.html
     assert "<img" not in found.html
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in found.html
     assert found.html.count("<td") == found.html.count("</td>") == 4 * 2
 
 
-def test_a_new_text_needs_its_states():
+def test_a_new_text_is_given():
     bank, region = two_kinds()
-    new = replace(region, query=None)
-    with pytest.raises(ValueError, match="give its text and query_states"):
-        visualize_text_region(bank, new, TEXTS)
-    with pytest.raises(ValueError, match="only one of query and query_states"):
-        visualize_text_region(bank, new, TEXTS, "so fine")
-    states = torch.tensor([True, True, False])
-    found = visualize_text_region(
-        bank,
-        new,
-        TEXTS,
-        "so fine",
-        query_states=states,
-        query_label=1,
-        query_prediction=0,
-    )
+    new = replace(as_new(region, bank), states=torch.tensor([True, True, False]))
+    with pytest.raises(ValueError, match="pass its text as query"):
+        visualize_text_region(new, bank, TEXTS)
+    lost = replace(new, query_states=None)
+    with pytest.raises(ValueError, match="does not hold its query's states"):
+        visualize_text_region(lost, bank, TEXTS, "so fine")
+    found = visualize_text_region(new, bank, TEXTS, ("so fine", 1, 0))
     assert "query | 1 → 0 | 1 differs | so *fine*" in found.text
     tokens = [text.split() for text in TEXTS]
-    again = visualize_text_region(
-        bank, new, tokens, ["so", "fine"], query_states=states, query_label=1
-    )
+    again = visualize_text_region(new, bank, tokens, (["so", "fine"], 1))
     assert "query | 1 | 1 differs | so *fine*" in again.text
 
 
 def test_long_texts_are_cut_and_failed_tests_said():
     bank, region = two_kinds()
     long = [" ".join(f"w{i}" for i in range(100))] * 6
-    found = visualize_text_region(bank, outcome(region, FAILED), long)
+    found = visualize_text_region(outcome(region, FAILED), bank, long)
     assert "w59 …" in found.text
     assert "w60" not in found.text
     assert "Not significant: p=0.3" in found.text
     with pytest.raises(TypeError, match="a text is a int"):
-        visualize_text_region(bank, region, [1] * 6)
+        visualize_text_region(region, bank, [1] * 6)
     with pytest.raises(ValueError, match="n_members=0 is too small"):
-        visualize_text_region(bank, region, TEXTS, n_members=0)
+        visualize_text_region(region, bank, TEXTS, n_members=0)
 
 
 def test_distinctive_words_by_hand():
@@ -200,23 +190,21 @@ def test_tables_of_every_kind():
         torch.from_numpy(rows),
         {"feature 0": rows[:, 0], "feature 1": rows[:, 1]},
     ):
-        assert [one.name for one in effects(columns_of(table, None), region)] == [
+        assert [one.name for one in effects(columns_of(table), region)] == [
             "feature 0",
             "feature 1",
         ]
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame({"a": rows[:, 0], "b": ["x", "y"] * 3})
-    assert {one.name for one in effects(columns_of(frame, None), region)} == {
+    assert {one.name for one in effects(columns_of(frame), region)} == {
         "a",
         "b = x",
         "b = y",
     }
-    with pytest.raises(ValueError, match="feature_names has 1 items for 2 columns"):
-        columns_of(rows, ["a"])
     with pytest.raises(ValueError, match="columns differ in length"):
-        columns_of({"a": [1], "b": [1, 2]}, None)
+        columns_of({"a": [1], "b": [1, 2]})
     with pytest.raises(TypeError, match="table is a list; give an array"):
-        columns_of([1], None)
+        columns_of([1])
     with pytest.raises(
         ValueError, match="table has 1 rows, but the region has member 1"
     ):

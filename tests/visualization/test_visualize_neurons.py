@@ -11,7 +11,7 @@ from torch import nn
 
 from captum_rdr import ConfigurationBank, Region, RelaxedDecisionRegion
 from captum_rdr.visualization import visualize_principal_neurons
-from captum_rdr.visualization.layout import neuron_layout
+from captum_rdr.visualization.neurons import neuron_layout
 
 
 def region_of(shape, count=12, weighting="evidence") -> Region:
@@ -45,8 +45,8 @@ def as_dict(values, offset=0):
 def test_channels_and_places():
     region = region_of((5, 3, 4))
     layout = neuron_layout(region)
-    assert as_dict(layout.active) == pytest.approx(summed(region, True, (1, 2)))
-    assert as_dict(layout.inactive) == pytest.approx(summed(region, False, (1, 2)))
+    assert as_dict(layout.places[0]) == pytest.approx(summed(region, True, (1, 2)))
+    assert as_dict(layout.places[1]) == pytest.approx(summed(region, False, (1, 2)))
     assert as_dict(layout.channels[0]) == pytest.approx(summed(region, True, (0,)))
     assert as_dict(layout.channels[1]) == pytest.approx(summed(region, False, (0,)))
     assert layout.unit == "channel"
@@ -66,12 +66,12 @@ def test_channels_and_places():
 def test_tokens(n_tokens, grid, expected):
     region = region_of((n_tokens, 6))
     layout = neuron_layout(region, grid)
-    assert layout.active.shape == expected
+    assert layout.places.shape == (2, *expected)
     n_prefix = n_tokens - expected[0] * expected[1]
     assert layout.prefix.shape == (2, n_prefix)
     for sums, places, state in (
-        (layout.prefix[0], layout.active, True),
-        (layout.prefix[1], layout.inactive, False),
+        (layout.prefix[0], layout.places[0], True),
+        (layout.prefix[1], layout.places[1], False),
     ):
         tokens = np.concatenate([sums, places.reshape(-1)])
         assert as_dict(tokens) == pytest.approx(summed(region, state, (0,)))
@@ -84,7 +84,7 @@ def test_tokens(n_tokens, grid, expected):
 def test_vectors_have_no_map():
     region = region_of((40,))
     layout = neuron_layout(region)
-    assert layout.active is None
+    assert layout.places is None
     assert as_dict(layout.channels[0]) == pytest.approx(summed(region, True, (0,)))
     _, ax = visualize_principal_neurons(region, use_pyplot=False)
     (bars,) = ax.child_axes
@@ -99,10 +99,10 @@ def test_maps_show_the_sums_at_the_places_of_the_layer():
     layout = neuron_layout(region)
     _, ax = visualize_principal_neurons(region, use_pyplot=False, cmap="PuOr")
     active, inactive, bars = ax.child_axes
-    largest = max(layout.active.max(), layout.inactive.max())
+    largest = layout.places.max()
     for child, values, sign in (
-        (active, layout.active, 1),
-        (inactive, layout.inactive, -1),
+        (active, layout.places[0], 1),
+        (inactive, layout.places[1], -1),
     ):
         drawn = np.asarray(child.images[0].get_array())
         import matplotlib
@@ -127,7 +127,7 @@ def test_the_overlay_lies_over_the_image():
     picture, overlay = ax.child_axes[0].images
     assert picture.get_array().shape == (12, 12, 3)
     opaque = np.asarray(overlay.get_array())[..., 3] > 0
-    assert (opaque == np.kron(layout.active > 0, np.ones((3, 3))).astype(bool)).all()
+    assert (opaque == np.kron(layout.places[0] > 0, np.ones((3, 3))).astype(bool)).all()
     assert image.equal(before)
 
 

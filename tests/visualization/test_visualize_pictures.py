@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from captum_rdr.visualization import Reference
-from captum_rdr.visualization.pictures import MISSING, as_picture
-from captum_rdr.visualization.reference import Classes
+from captum_rdr.visualization.reference import MISSING, Classes, as_picture
 
 bytes_ = arrays(np.uint8, st.tuples(st.integers(1, 4), st.integers(1, 4), st.just(3)))
 

@@ -10,8 +10,11 @@ from torch import nn
 
 from captum_rdr import RelaxedDecisionRegion
 from captum_rdr.visualization import visualize_plane
-from captum_rdr.visualization.affine import affine_modules, plane_through
-from captum_rdr.visualization.sampling import plane_picture
+from captum_rdr.visualization.affine import (
+    affine_modules,
+    plane_picture,
+    plane_through,
+)
 
 
 def network(kind):
@@ -41,6 +44,11 @@ def network(kind):
     return model, second, model[2]
 
 
+def points_at(plane, coordinates):
+    """The points of the feature space at coordinates in a plane."""
+    return plane.origin + coordinates @ plane.axes
+
+
 KINDS = ["linear", "linear's own output", "linear in a block", "convolution"]
 
 
@@ -54,7 +62,7 @@ def test_the_shaded_area_is_the_region(kind, weighting):
     rdr = RelaxedDecisionRegion(model, layer).fit(data, show_progress=False)
     region = rdr.attribute_members([4], 6, 5, weighting=weighting)[0]
     anchors = data[[4, 5, 17]]
-    picture = plane_picture(rdr, region, affine, anchors, data[20:50])
+    picture = plane_picture(region, rdr, affine, anchors, data[20:50])
     assert [module.training for module in model.modules()] == training
 
     model.eval()
@@ -66,7 +74,7 @@ def test_the_shaded_area_is_the_region(kind, weighting):
         xs, ys = np.meshgrid(picture.xs, picture.ys)
         some = np.random.default_rng(0).choice(xs.size, 3000, replace=False)
         points = np.stack([xs.ravel(), ys.ravel()], 1)[some]
-        inputs = torch.from_numpy(picture.plane.points(points))
+        inputs = torch.from_numpy(points_at(picture.plane, points))
         margins = rest(inputs.reshape(-1, *features.shape[1:])).flatten(1)
         own = rest(features[:1].double()).flatten(1) > 0
     clear = (margins.abs() > 1e-5).all(1).numpy()  # not on a line, but for rounding
@@ -89,10 +97,10 @@ def test_anchors_are_where_their_features_are():
     model, affine, layer = network("linear")
     rdr = RelaxedDecisionRegion(model, layer).fit(data, show_progress=False)
     region = rdr.attribute_members([4], 6, 5)[0]
-    plane = plane_picture(rdr, region, affine, data[[4, 5, 17]]).plane
+    plane = plane_picture(region, rdr, affine, data[[4, 5, 17]]).plane
     with torch.no_grad():
         features = model[:3](data[[4, 5, 17]]).double().numpy()
-    assert np.allclose(plane.points(plane.anchors), features, atol=1e-6)
+    assert np.allclose(points_at(plane, plane.anchors), features, atol=1e-6)
     assert np.allclose(plane.project(features), plane.anchors, atol=1e-6)
 
 
@@ -102,7 +110,7 @@ def test_a_plane_keeps_distances(n_features, seed):
     points = np.random.default_rng(seed).standard_normal((3, n_features))
     plane = plane_through(points)
     assert np.allclose(plane.axes @ plane.axes.T, np.eye(2))
-    assert np.allclose(plane.points(plane.anchors), points)
+    assert np.allclose(points_at(plane, plane.anchors), points)
     for i in range(3):
         away = np.linalg.norm(points - points[i], axis=1)
         assert np.allclose(
@@ -118,11 +126,11 @@ def test_the_figure_says_what_it_shows():
     )
     region = outcome(both.attribute_members([4], 6, 5)[1][0], FAILED)
     _, ax = visualize_plane(
-        both, region, affine, data[[4, 5, 17]], data[20:50], use_pyplot=False
+        region, both, affine, data[[4, 5, 17]], data[20:50], use_pyplot=False
     )
     drawn = ax.child_axes[0]
     lines = [line for line in drawn.lines if line.get_label() != "zero"]
-    picture = plane_picture(both, region, affine, data[[4, 5, 17]], data[20:50])
+    picture = plane_picture(region, both, affine, data[[4, 5, 17]], data[20:50])
     text = " ".join(strings(ax))
     assert f"{len(lines)} of {len(picture.lines)} zero lines cross this view." in text
     assert "of 30 other instances project into it." in text
@@ -151,19 +159,19 @@ def test_layers_that_are_no_affine_map():
     region = rdr.attribute_members([4], 6, 5)[0]
     anchors = data[[4, 5, 17]]
     with pytest.raises(ValueError, match=r"affine holds ReLU.*linear layers and"):
-        visualize_plane(rdr, region, [model[2], *affine], anchors)
+        visualize_plane(region, rdr, [model[2], *affine], anchors)
     with pytest.raises(ValueError, match="affine holds no module"):
-        visualize_plane(rdr, region, [], anchors)
+        visualize_plane(region, rdr, [], anchors)
     with pytest.raises(TypeError, match="affine is a str; give the module"):
-        visualize_plane(rdr, region, "linear", anchors)
+        visualize_plane(region, rdr, "linear", anchors)
     with pytest.raises(ValueError, match=r"affine gives 12 values .* has 9 neurons"):
-        visualize_plane(rdr, region, model[1], anchors)
+        visualize_plane(region, rdr, model[1], anchors)
     with pytest.raises(
         ValueError, match=r"anchors is \(2, 1, 8, 8\); give a tensor of th"
     ):
-        visualize_plane(rdr, region, affine, anchors[:2])
+        visualize_plane(region, rdr, affine, anchors[:2])
     with pytest.raises(ValueError, match="features of the three anchors lie on a line"):
-        visualize_plane(rdr, region, affine, data[[4, 4, 17]])
+        visualize_plane(region, rdr, affine, data[[4, 4, 17]])
 
     class Residual(nn.Module):
         def __init__(self):
@@ -179,7 +187,7 @@ def test_layers_that_are_no_affine_map():
     with pytest.raises(
         ValueError, match="states of layer ReLU are not those of the aff"
     ):
-        visualize_plane(rdr, region, block.linear, anchors)
+        visualize_plane(region, rdr, block.linear, anchors)
 
 
 def test_negative_thresholds_behind_a_relu_are_no_half_plane():
@@ -188,7 +196,7 @@ def test_negative_thresholds_behind_a_relu_are_no_half_plane():
     rdr = RelaxedDecisionRegion(model, layer, threshold=-0.1)
     region = rdr.fit(data, show_progress=False).attribute_members([4], 2, 1)[0]
     with pytest.raises(ValueError, match="thresholds of 0 or more"):
-        visualize_plane(rdr, region, affine, data[[4, 5, 17]])
+        visualize_plane(region, rdr, affine, data[[4, 5, 17]])
     before = RelaxedDecisionRegion(model, affine[0], threshold=-0.1)
     region = before.fit(data, show_progress=False).attribute_members([4], 2, 1)[0]
-    visualize_plane(before, region, affine, data[[4, 5, 17]], use_pyplot=False)
+    visualize_plane(region, before, affine, data[[4, 5, 17]], use_pyplot=False)

@@ -1,13 +1,21 @@
 """The figure of a region, and what all figures have in common."""
 
-from dataclasses import replace
-
 import matplotlib
 import numpy as np
 import pytest
 import torch
 from conftest import bank_of
-from drawing import FAILED, PASSED, draw, fitted, hidden, outcome, shapes, strings
+from drawing import (
+    FAILED,
+    PASSED,
+    as_new,
+    draw,
+    fitted,
+    hidden,
+    outcome,
+    shapes,
+    strings,
+)
 from matplotlib import pyplot
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
@@ -20,7 +28,7 @@ from captum_rdr.visualization import (
     visualize_principal_neurons,
     visualize_region,
 )
-from captum_rdr.visualization.canvas import ORANGE, shortened, text_width, wrapped
+from captum_rdr.visualization.sheet import ORANGE, shortened, text_width, wrapped
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +63,7 @@ def region_of_size(n_members, n_rows=520):
 @pytest.mark.parametrize("n_members", [1, 3, 10, 500])
 def test_any_number_of_members(n_members):
     rdr, found = region_of_size(n_members)
-    fig, ax = visualize_region(rdr, found, torch.rand(520, 1, 4, 4), use_pyplot=False)
+    fig, ax = visualize_region(found, rdr, torch.rand(520, 1, 4, 4), use_pyplot=False)
     shown = len(ax.child_axes)  # the query is one of the members
     assert shown == min(n_members, 1 + 2 + 16)
     texts = strings(ax)
@@ -76,7 +84,7 @@ def test_captions_are_those_of_the_rows(rdr, region, data):
     predictions[wrong] = 1 - predictions[wrong]
     reference = Reference(data, labels, predictions, ["lying", "standing"])
     _, ax = visualize_region(
-        rdr, region, reference, n_members=60, title="Bars", use_pyplot=False
+        region, rdr, reference, n_members=60, title="Bars", use_pyplot=False
     )
     texts = strings(ax)
     assert texts[0] == "Bars"
@@ -102,7 +110,7 @@ def test_captions_are_those_of_the_rows(rdr, region, data):
 
 
 def test_further_members_come_nearest_first(rdr, region, data):
-    _, ax = visualize_region(rdr, region, data, n_members=60, use_pyplot=False)
+    _, ax = visualize_region(region, rdr, data, n_members=60, use_pyplot=False)
     drawn = [np.asarray(child.images[0].get_array()) for child in ax.child_axes]
     rows = [
         next(i for i, x in enumerate(data) if np.allclose(x.permute(1, 2, 0), image))
@@ -121,7 +129,7 @@ def test_a_random_sample_is_seeded(rdr, region, data):
     def drawn(seed):
         generator = torch.Generator().manual_seed(seed)
         _, ax = visualize_region(
-            rdr, region, data, n_members=5, generator=generator, use_pyplot=False
+            region, rdr, data, n_members=5, generator=generator, use_pyplot=False
         )
         assert any("drawn at random" in text for text in strings(ax))
         return np.concatenate([child.images[0].get_array() for child in ax.child_axes])
@@ -132,7 +140,7 @@ def test_a_random_sample_is_seeded(rdr, region, data):
 
 def test_regions_with_an_evidence_cut(rdr, data):
     found = rdr.attribute_members([4], 5, 6, weighting="evidence", tolerance=2.5)[0]
-    _, ax = visualize_region(rdr, found, data, use_pyplot=False)
+    _, ax = visualize_region(found, rdr, data, use_pyplot=False)
     assert "evidence of at least" in strings(ax)[0]
     assert any(text.endswith("most evident first") for text in strings(ax))
 
@@ -140,37 +148,35 @@ def test_regions_with_an_evidence_cut(rdr, data):
 def test_a_new_input(rdr, data):
     new = (data[:1] * 0.9 + 0.05).clamp(0, 1)
     _, (found,) = rdr.attribute(new)
-    found = replace(found, query=None)  # whatever row it may look like
+    found = as_new(found, rdr.bank)  # whatever row it may look like
     with pytest.raises(ValueError, match="bank does not hold the region's query"):
-        visualize_region(rdr, found, data)
-    _, ax = visualize_region(
-        rdr, found, data, new[0], query_label=1, query_prediction=-1, use_pyplot=False
-    )
+        visualize_region(found, rdr, data)
+    _, ax = visualize_region(found, rdr, data, (new[0], 1, -1), use_pyplot=False)
     assert strings(ax)[strings(ax).index("query") :][1:3] == ["1", "→ ?"]
     assert np.allclose(ax.child_axes[0].images[0].get_array(), new[0].permute(1, 2, 0))
     with pytest.raises(ValueError, match=r"query has shape \(1, 3, 8, 8\)"):
-        visualize_region(rdr, found, data, new[0][None])
-    with pytest.raises(
-        TypeError, match="query is a ndarray; give the input as a tensor"
-    ):
-        visualize_region(rdr, found, data, new[0].numpy())
+        visualize_region(found, rdr, data, new[0][None])
+    channels_last = new[0].permute(1, 2, 0).numpy()  # the model is not run again
+    _, again = visualize_region(found, rdr, data, channels_last, use_pyplot=False)
+    drawn = (figure.child_axes[0].images[0].get_array() for figure in (ax, again))
+    assert np.allclose(*drawn)
 
 
 def test_a_missing_pixel_is_drawn(rdr, region, data):
     damaged = data.clone()
     damaged[4, :, 0, 0] = torch.nan
-    _, ax = visualize_region(rdr, region, damaged, use_pyplot=False)
+    _, ax = visualize_region(region, rdr, damaged, use_pyplot=False)
     assert ax.child_axes[0].images[0].get_array()[0, 0].tolist() == [1, 0, 1]
 
 
 def test_what_a_test_found_is_said(rdr, region, data):
-    _, ax = visualize_region(rdr, outcome(region, FAILED), data, use_pyplot=False)
+    _, ax = visualize_region(outcome(region, FAILED), rdr, data, use_pyplot=False)
     said = "Not significant: p=0.3 (level 0.01), so this may be a chance find"
     (text,) = [text for text in ax.texts if text.get_text() == said]
     assert text.get_color() == ORANGE
-    _, ax = visualize_region(rdr, outcome(region, PASSED), data, use_pyplot=False)
+    _, ax = visualize_region(outcome(region, PASSED), rdr, data, use_pyplot=False)
     assert "Significant: adjusted p=0.008, effect 4" in strings(ax)
-    _, ax = visualize_region(rdr, region, data, use_pyplot=False)
+    _, ax = visualize_region(region, rdr, data, use_pyplot=False)
     assert not any("ignificant" in text for text in strings(ax))
 
 
@@ -180,7 +186,7 @@ def test_no_principal_neurons(data):
     rdr = RelaxedDecisionRegion(layer, layer, bank=bank_of(states))
     with pytest.warns(UserWarning, match="fewer unanimous neurons"):
         found = rdr.attribute_members([0], 4, 2)[0]
-    _, ax = visualize_region(rdr, found, data, use_pyplot=False)
+    _, ax = visualize_region(found, rdr, data, use_pyplot=False)
     assert strings(ax)[0].startswith("0 principal neurons of 2 (0 active, 0 inactive)")
     _, ax = visualize_principal_neurons(found, use_pyplot=False)
     assert strings(ax)[-1] == "The region has no principal neuron."
@@ -189,11 +195,11 @@ def test_no_principal_neurons(data):
 def test_pyplot_knows_only_what_it_shall(rdr, region, data):
     pyplot.close("all")
     before = matplotlib.get_backend()
-    fig, _ = visualize_region(rdr, region, data, use_pyplot=False)
+    fig, _ = visualize_region(region, rdr, data, use_pyplot=False)
     visualize_principal_neurons(region, use_pyplot=False)
     assert pyplot.get_fignums() == []
     assert isinstance(fig, Figure)
-    fig, _ = visualize_region(rdr, region, data)
+    fig, _ = visualize_region(region, rdr, data)
     assert [pyplot.figure(number) for number in pyplot.get_fignums()] == [fig]
     pyplot.close("all")
     assert matplotlib.get_backend() == before
@@ -202,7 +208,7 @@ def test_pyplot_knows_only_what_it_shall(rdr, region, data):
 def test_given_axes_are_drawn_in(rdr, region, data):
     fig = Figure(figsize=(8, 4))
     left, right = fig.subplots(1, 2)
-    found = visualize_region(rdr, region, data, plt_fig_axis=(fig, left))
+    found = visualize_region(region, rdr, data, plt_fig_axis=(fig, left))
     assert found == (fig, left)
     assert not left.axison
     assert right.axison
@@ -217,7 +223,7 @@ def test_given_axes_are_drawn_in(rdr, region, data):
 
 def test_a_given_size_is_kept_and_filled(rdr, region, data):
     for size in [(3.0, 3.0), (6.0, 2.0), (12.0, 9.0)]:
-        fig, ax = visualize_region(rdr, region, data, fig_size=size, use_pyplot=False)
+        fig, ax = visualize_region(region, rdr, data, fig_size=size, use_pyplot=False)
         assert tuple(fig.get_size_inches()) == size
         draw(fig)
         texts = [text.get_window_extent() for text in ax.texts]
@@ -227,7 +233,7 @@ def test_a_given_size_is_kept_and_filled(rdr, region, data):
 def test_nothing_overlaps_or_leaves_the_figure(rdr, region, data):
     names = ["a name that is far too long for a tile", "x"]
     reference = Reference(data, torch.arange(60) % 2, torch.arange(60) % 2, names)
-    fig, ax = visualize_region(rdr, region, reference, use_pyplot=False)
+    fig, ax = visualize_region(region, rdr, reference, use_pyplot=False)
     draw(fig)
     boxes = [text.get_window_extent() for text in ax.texts]
     boxes += [child.get_window_extent() for child in ax.child_axes]
@@ -243,7 +249,7 @@ def test_nothing_overlaps_or_leaves_the_figure(rdr, region, data):
 def test_names_are_never_mathematics(rdr, region, data):
     reference = Reference(data, [0] * 60, class_names=["$\\frac{"])
     fig, ax = visualize_region(
-        rdr, region, reference, use_pyplot=False, title="$\\bad{"
+        region, rdr, reference, use_pyplot=False, title="$\\bad{"
     )
     draw(fig)
     assert strings(ax)[0] == "$\\bad{"
@@ -252,7 +258,7 @@ def test_names_are_never_mathematics(rdr, region, data):
 def test_inputs_are_left_alone(rdr, region, data):
     before = data.clone()
     members = region.members.clone()
-    visualize_region(rdr, region, data, use_pyplot=False)
+    visualize_region(region, rdr, data, use_pyplot=False)
     assert data.equal(before)
     assert region.members.equal(members)
 
@@ -260,23 +266,23 @@ def test_inputs_are_left_alone(rdr, region, data):
 def test_regions_of_others_are_refused(rdr, data):
     both = fitted(data)
     ((first,), (second,)) = both.attribute_members([2])
-    visualize_region(both, first, data, use_pyplot=False)
+    visualize_region(first, both, data, use_pyplot=False)
     with pytest.raises(
         ValueError, match=r"shape \(6, 4, 4\), which is not that of rdr"
     ):
-        visualize_region(rdr, first, data)
+        visualize_region(first, rdr, data)
     with pytest.raises(TypeError, match="region is a list; give a Region"):
-        visualize_region(rdr, [second], data)
+        visualize_region([second], rdr, data)
     with pytest.raises(ValueError, match=r"rdr has no bank yet; call rdr\.fit"):
         visualize_region(
-            RelaxedDecisionRegion(both.forward_func, both.layer[0]), first, data
+            first, RelaxedDecisionRegion(both.forward_func, both.layer[0]), data
         )
     with pytest.raises(ValueError, match="n_members=0 is too small"):
-        visualize_region(both, first, data, n_members=0)
+        visualize_region(first, both, data, n_members=0)
     with pytest.raises(ValueError, match="dataset has 3 items"):
-        visualize_region(both, first, data[:3])
+        visualize_region(first, both, data[:3])
     with pytest.raises(ValueError, match="regions has 1 items for 2 layers"):
-        visualize_layers(both, [first], data)
+        visualize_layers([first], both, data)
 
 
 def test_text_is_cut_and_wrapped_to_its_room():

@@ -19,7 +19,7 @@ from captum_rdr.visualization import (
     visualize_tabular_region,
     visualize_text_region,
 )
-from captum_rdr.visualization.layers import jaccard, overlaps
+from captum_rdr.visualization.layers import overlaps
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ METHODS = {
 def test_any_attribution_of_the_concept(name, rdr, region, data):
     attribute = METHODS[name](rdr.concept_score(region))
     kwargs = {"method": "heat_map", "sign": "positive", "use_pyplot": False}
-    _, ax = visualize_concept(rdr, region, attribute, data, n_members=3, **kwargs)
+    _, ax = visualize_concept(region, rdr, attribute, data, n_members=3, **kwargs)
     assert len(ax.child_axes) == 8
     values = attribute(data[4:5].clone().requires_grad_())
     positive = values[0].sum(0).clamp(min=0).detach()
@@ -74,8 +74,8 @@ def test_every_way_of_captum_to_draw(rdr, region, data):
     before = data.clone()
     for method in ("blended_heat_map", "masked_image", "alpha_scaling"):
         fig, _ = visualize_concept(
-            rdr,
             region,
+            rdr,
             attribute,
             data,
             method=method,
@@ -92,12 +92,11 @@ def test_gray_images_and_a_new_query():
     region = outcome(rdr.attribute_members([4], 5, 4)[0], FAILED)
     attribute = Saliency(rdr.concept_score(region)).attribute
     fig, ax = visualize_concept(
-        rdr,
         region,
+        rdr,
         attribute,
         gray,
-        gray[4],
-        query_label=0,
+        (gray[4], 0),
         n_members=0,
         use_pyplot=False,
     )
@@ -107,30 +106,30 @@ def test_gray_images_and_a_new_query():
 
 
 def test_attributions_that_are_zero_are_said_to_be(rdr, region, data):
-    fig, ax = visualize_concept(rdr, region, torch.zeros_like, data, use_pyplot=False)
+    fig, ax = visualize_concept(region, rdr, torch.zeros_like, data, use_pyplot=False)
     draw(fig)
     assert strings(ax).count("no attribution") == 5
     _, ax = visualize_concept(
-        rdr, region, torch.ones_like, data, sign="negative", use_pyplot=False
+        region, rdr, torch.ones_like, data, sign="negative", use_pyplot=False
     )
     assert strings(ax).count("no attribution") == 5
     _, ax = visualize_concept(
-        rdr, region, lambda x: 1e-30 * torch.ones_like(x), data, use_pyplot=False
+        region, rdr, lambda x: 1e-30 * torch.ones_like(x), data, use_pyplot=False
     )
     assert "no attribution" not in strings(ax)
 
 
 def test_what_is_no_attribution_of_the_input(rdr, region, data):
     with pytest.raises(ValueError, match=r"attribute gave \(5,\) for inputs of shape"):
-        visualize_concept(rdr, region, lambda x: x.flatten(1).sum(1), data)
+        visualize_concept(region, rdr, lambda x: x.flatten(1).sum(1), data)
     with pytest.raises(ValueError, match="attribute gave NaN or infinite"):
-        visualize_concept(rdr, region, lambda x: x * torch.nan, data)
+        visualize_concept(region, rdr, lambda x: x * torch.nan, data)
     with pytest.raises(ValueError, match="attribute gave tuple for"):
-        visualize_concept(rdr, region, lambda x: (x,), data)
+        visualize_concept(region, rdr, lambda x: (x,), data)
 
 
 def test_neighbors_by_each_distance(rdr, data):
-    _, ax = visualize_neighbors(rdr, 4, data, n_neighbors=5, use_pyplot=False)
+    _, ax = visualize_neighbors(rdr, data, 4, n_neighbors=5, use_pyplot=False)
     drawn = [np.asarray(child.images[0].get_array()) for child in ax.child_axes]
     rows = [
         next(i for i, x in enumerate(data) if np.allclose(x.permute(1, 2, 0), image))
@@ -159,9 +158,8 @@ def test_neighbors_of_a_new_input(rdr, data):
     new = (data[0] * 0.9 + 0.03).clamp(0, 1)
     _, ax = visualize_neighbors(
         rdr,
-        new,
         reference,
-        query_label=1,
+        (new, 1),
         n_neighbors=4,
         metrics=["centered_cosine"],
         use_pyplot=False,
@@ -172,33 +170,32 @@ def test_neighbors_of_a_new_input(rdr, data):
 
 def test_neighbors_that_cannot_be_found(rdr, data):
     with pytest.raises(ValueError, match="query=60 is not a row of the bank, 0 to 59"):
-        visualize_neighbors(rdr, 60, data)
+        visualize_neighbors(rdr, data, 60)
     with pytest.raises(ValueError, match="n_neighbors=0 is too small"):
-        visualize_neighbors(rdr, 4, data, n_neighbors=0)
+        visualize_neighbors(rdr, data, 4, n_neighbors=0)
     with pytest.raises(
         ValueError, match="rdr has 2 layers; neighbors are those of one"
     ):
-        visualize_neighbors(fitted(data), 4, data)
+        visualize_neighbors(fitted(data), data, 4)
     with pytest.raises(ValueError, match="fit with keep_features=True"):
-        visualize_neighbors(hidden(data), 4, data)
+        visualize_neighbors(hidden(data), data, 4)
 
 
 def test_layers_and_their_overlap(data):
     both = fitted(data)
     regions = [found[0] for found in both.attribute_members([4], 5, 4)]
     regions[1] = outcome(regions[1], FAILED)
-    _, ax = visualize_layers(both, regions, data, n_members=3, use_pyplot=False)
+    _, ax = visualize_layers(regions, both, data, n_members=3, use_pyplot=False)
     texts = strings(ax)
     a, b = (set(region.members.tolist()) for region in regions)
     index = len(a & b) / len(a | b)
-    assert jaccard(*regions) == pytest.approx(index)
-    assert overlaps(regions) == pytest.approx(np.array([[1, index], [index, 1]]))
+    assert overlaps(regions) == [[1, pytest.approx(index)], [pytest.approx(index), 1]]
     assert texts.count(f"{index:.2f}") == 2
     assert f"Layer 1: {min(3, len(a) - 1)} of {len(a)} members, nearest first" in texts
     assert any(text.startswith("Layer 4: ") for text in texts)
     assert any(text.startswith("Not significant") for text in texts)
     _, ((one,), (two,)) = both.attribute(data[:1] * 0.93)
-    _, ax = visualize_layers(both, [one, two], data, data[0] * 0.93, use_pyplot=False)
+    _, ax = visualize_layers([one, two], both, data, data[0] * 0.93, use_pyplot=False)
     assert "query" in strings(ax)
 
 
@@ -210,11 +207,11 @@ def test_a_region_without_members(data):
     regions = [replace(one, members=one.members[:0], query=None) for (one,) in found]
     assert all(not len(one.neighbors) for one in regions)
     figures = [
-        visualize_region(both, regions[0], data, new[0], use_pyplot=False),
+        visualize_region(regions[0], both, data, new[0], use_pyplot=False),
         visualize_concept(
-            both, regions[0], torch.zeros_like, data, new[0], use_pyplot=False
+            regions[0], both, torch.zeros_like, data, new[0], use_pyplot=False
         ),
-        visualize_layers(both, regions, data, new[0], use_pyplot=False),
+        visualize_layers(regions, both, data, new[0], use_pyplot=False),
         visualize_bank(both.bank[0], regions[:1], use_pyplot=False),
         visualize_tabular_region(regions[0], torch.rand(60, 2), use_pyplot=False),
     ]
@@ -224,11 +221,8 @@ def test_a_region_without_members(data):
     assert texts[0].endswith("0 of 0 members shown.")
     assert "Query, which has no neighbor" in texts
     assert "No further members" in texts
-    assert jaccard(*regions) == 0
-    states = both.states(new)[0][0]
-    text = visualize_text_region(
-        both.bank[0], regions[0], ["a text"] * 60, "new", query_states=states
-    )
+    assert overlaps(regions) == [[1, 1], [1, 1]]
+    text = visualize_text_region(regions[0], both.bank[0], ["a text"] * 60, "new")
     assert "0 of 0 members shown" in str(text)
 
 
@@ -236,4 +230,4 @@ def test_layers_in_a_wrong_order_are_refused(data):
     both = fitted(data)
     regions = [found[0] for found in both.attribute_members([4], 5, 4)]
     with pytest.raises(ValueError, match="region belongs to a layer of shape"):
-        visualize_layers(both, regions[::-1], data)
+        visualize_layers(regions[::-1], both, data)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -13,13 +13,31 @@ from matplotlib.textpath import TextToPath
 BLUE, ORANGE, GRAY, INK = "#0072B2", "#D55E00", "#666666", "#111111"
 """Required active; required inactive and errors; secondary text; text."""
 
-WIDTH = 6.0
-"""Width of a figure that is made without ``fig_size``, in inches."""
-
+_WIDTH = 6.0  # of a figure that is made without fig_size, in inches
 _MARGIN = 0.08
 _SCALES = [step / 40 for step in range(60, 3, -1)]
 
 FigureAxes = tuple[Figure, Axes]
+
+
+class FigureOptions(TypedDict, total=False):
+    """How a visualizer makes its figure: the options that Captum's visualizers have too.
+
+    Attributes:
+        plt_fig_axis: figure and Axes to draw in; None for a new figure.
+        use_pyplot: make a new figure known to pyplot, True by default; it is never
+            shown.
+        fig_size: width and height of a new figure, in inches; None for 6 wide and as
+            high as needed. What is drawn is scaled to a size that is given.
+        title: a heading.
+
+    >>> options = FigureOptions(title="A map", use_pyplot=False)
+    """
+
+    plt_fig_axis: FigureAxes | None
+    use_pyplot: bool
+    fig_size: tuple[float, float] | None
+    title: str | None
 
 
 class Canvas:
@@ -63,6 +81,9 @@ class Canvas:
         """New Axes with ticks and labels sized for the sheet."""
         ax = self.inset(x, y, width, height)
         ax.tick_params(labelsize=7 * self.scale, length=2 * self.scale)
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.label.set_fontsize(7 * self.scale)
+            axis.labelpad = 1
         for side in ("top", "right"):
             ax.spines[side].set_visible(False)
         return ax
@@ -84,22 +105,21 @@ Content = Callable[[float], Sequence[Block]]
 """Makes blocks for a width in inches."""
 
 
-def draw_sheet(
+def draw(
     content: Content,
-    plt_fig_axis: FigureAxes | None,
-    use_pyplot: bool,
-    fig_size: tuple[float, float] | None,
-    title: str | None,
+    plt_fig_axis: FigureAxes | None = None,
+    use_pyplot: bool = True,
+    fig_size: tuple[float, float] | None = None,
+    title: str | None = None,
 ) -> FigureAxes:
     """Draw blocks in the given Axes, or in a figure of their own.
 
     Args:
         content: makes the blocks.
-        plt_fig_axis: figure and Axes to draw in, or None.
-        use_pyplot: make the figure known to pyplot. It is never shown.
-        fig_size: width and height of a new figure, in inches; None for 6 inches and as
-            many as the blocks need. The blocks are scaled to what is given.
-        title: a heading above everything.
+        plt_fig_axis: see `FigureOptions`, as for the others.
+        use_pyplot: whether pyplot knows a new figure.
+        fig_size: that of a new figure.
+        title: above everything.
 
     Returns:
         the figure and the Axes that holds everything.
@@ -112,23 +132,26 @@ def draw_sheet(
 
     if plt_fig_axis is not None:
         fig, ax = plt_fig_axis
-        dpi = ax.figure.dpi
-        size = ax.bbox.width / dpi, ax.bbox.height / dpi
+        size = ax.bbox.width / ax.figure.dpi, ax.bbox.height / ax.figure.dpi
     else:
-        size = fig_size or (WIDTH, sum(block.height for block in blocks(WIDTH)))
+        size = fig_size or (_WIDTH, sum(block.height for block in blocks(_WIDTH)))
         fig = _new_figure(size, use_pyplot)
         ax = fig.add_axes((0, 0, 1, 1))
-    scale = 1.0
-    if plt_fig_axis is not None or fig_size is not None:
-        scale = _fitting_scale(blocks, *size)
-    _draw(blocks(size[0] / scale), Canvas(ax, size[0] / scale, size[1] / scale, scale))
+    is_given = plt_fig_axis is not None or fig_size is not None
+    scale = _fitting_scale(blocks, *size) if is_given else 1.0
+    canvas = Canvas(ax, size[0] / scale, size[1] / scale, scale)
+    ax.set_axis_off()
+    y = 0.0
+    for block in blocks(canvas.width):
+        block.draw(canvas, _MARGIN, y)
+        y += block.height
     return fig, ax
 
 
 def _new_figure(size: tuple[float, float], use_pyplot: bool) -> Figure:
     if not use_pyplot:
         return Figure(figsize=size)
-    from matplotlib import pyplot
+    from matplotlib import pyplot  # looks for a display, so only where it is wanted
 
     return pyplot.figure(figsize=size)
 
@@ -140,14 +163,6 @@ def _fitting_scale(blocks: Content, width: float, height: float) -> float:
         if width / scale >= 2 and needed * scale <= height + 1e-9:
             return scale
     return _SCALES[-1]
-
-
-def _draw(blocks: Sequence[Block], canvas: Canvas) -> None:
-    canvas.ax.set_axis_off()
-    y = 0.0
-    for block in blocks:
-        block.draw(canvas, _MARGIN, y)
-        y += block.height
 
 
 def spacer(height: float) -> Block:
