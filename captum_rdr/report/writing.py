@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -177,8 +176,7 @@ def _rendered(
     thumbnails = Thumbnails()
     environment.filters["number"] = thumbnails.number
     classes = [part.tile.classes for part in parts]
-    # The body first, since it finds out which thumbnails the style sheet needs.
-    body = environment.get_template("body.html").render(
+    return environment.get_template("page.html").render(
         title=title,
         layers=layers,
         queries=parts,
@@ -186,14 +184,6 @@ def _rendered(
         labels=sorted({one.label or UNKNOWN for one in classes}),
         predictions=sorted({one.prediction or UNKNOWN for one in classes}),
         unknown=UNKNOWN,
-        outcomes=[part.significance for part in parts],
+        thumbnails=thumbnails,
         version=__version__,
-    )
-    own = resources.files("captum_rdr.report")
-    return environment.get_template("page.html").render(
-        title=title,
-        body=body,
-        thumbnails=thumbnails.uris,
-        style=own.joinpath("style.css").read_text(encoding="utf-8"),
-        script=own.joinpath("filter.js").read_text(encoding="utf-8"),
     )

@@ -10,6 +10,7 @@ import numpy as np
 from captum_rdr._arguments import check_whole
 from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.method.rule import Metric
+from captum_rdr.metrics._explainers import fitted_banks
 from captum_rdr.visualization import sheet, tiles
 from captum_rdr.visualization.reference import (
     Reference,
@@ -61,17 +62,14 @@ def visualize_neighbors(
     ['Nearest by configuration distance', 'Nearest by cosine distance: 3 of 4 as in the
      first row', 'Nearest by euclidean distance: 3 of 4 as in the first row']
     """
-    reference = as_reference(dataset)
+    (bank,) = fitted_banks(rdr)
     row = int(query) if isinstance(query, (int, np.integer)) else None
-    if row is not None and not 0 <= row < len(tiles.banks_of(rdr)[0]):
-        raise ValueError(
-            f"query={row} is not a row of the bank, 0 to {len(tiles.banks_of(rdr)[0]) - 1}"
-        )
-    given = query if row is None else None
-    tile = tiles.of_query(row, reference, given)
+    if row is not None and not 0 <= row < len(bank):
+        raise ValueError(f"query={row} is not a row of the bank, 0 to {len(bank) - 1}")
+    reference = as_reference(dataset)
+    tile = tiles.of_query(row, reference, query if row is None else None)
     rows = neighbor_rows(rdr, query, reference, tile, n_neighbors, metrics)
-    content = partial(tiles.blocks, rows)
-    return sheet.draw(content, **figure)
+    return sheet.draw(partial(tiles.blocks, rows), **figure)
 
 
 def neighbor_rows(
@@ -84,11 +82,6 @@ def neighbor_rows(
 ) -> list[tiles.Row]:
     """What `visualize_neighbors` shows, row by row."""
     check_whole("n_neighbors", n_neighbors)
-    if isinstance(rdr.layer, list):
-        raise ValueError(
-            f"rdr has {len(rdr.layer)} layers; neighbors are those of one layer, so make "
-            "a RelaxedDecisionRegion of that layer alone"
-        )
     rows, first = [], None
     for metric in metrics:
         found = _nearest(rdr, query, n_neighbors, metric)

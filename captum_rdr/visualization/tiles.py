@@ -15,6 +15,7 @@ from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.bank import ConfigurationBank
 from captum_rdr.method.region import Region
 from captum_rdr.method.regions import evidence
+from captum_rdr.metrics._explainers import fitted_banks
 from captum_rdr.metrics._labels import without_query
 from captum_rdr.metrics._regions import query_states
 from captum_rdr.visualization import sheet
@@ -131,14 +132,8 @@ def show_picture(ax: Axes, picture: Picture, frame: str | None = None) -> None:
 
 
 def banks_of(rdr: RelaxedDecisionRegion) -> list[ConfigurationBank]:
-    """The banks of all layers.
-
-    Raises:
-        ValueError: there is none.
-    """
-    if rdr.bank is None:
-        raise ValueError("rdr has no bank yet; call rdr.fit first")
-    return rdr.bank if isinstance(rdr.bank, list) else [rdr.bank]
+    """The banks of all layers, of an explainer of one or of several."""
+    return fitted_banks(rdr, several=isinstance(rdr.layer, list))
 
 
 def layer_of(

@@ -273,7 +273,7 @@ def test_regions_of_others_are_refused(rdr, data):
         visualize_region(first, rdr, data)
     with pytest.raises(TypeError, match="region is a list; give a Region"):
         visualize_region([second], rdr, data)
-    with pytest.raises(ValueError, match=r"rdr has no bank yet; call rdr\.fit"):
+    with pytest.raises(ValueError, match=r"rdr has no bank yet; call fit"):
         visualize_region(
             first, RelaxedDecisionRegion(both.forward_func, both.layer[0]), data
         )

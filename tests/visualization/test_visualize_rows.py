@@ -174,7 +174,7 @@ def test_neighbors_that_cannot_be_found(rdr, data):
     with pytest.raises(ValueError, match="n_neighbors=0 is too small"):
         visualize_neighbors(rdr, data, 4, n_neighbors=0)
     with pytest.raises(
-        ValueError, match="rdr has 2 layers; neighbors are those of one"
+        ValueError, match="rdr explains 2 layers; give an explainer of one"
     ):
         visualize_neighbors(fitted(data), data, 4)
     with pytest.raises(ValueError, match="fit with keep_features=True"):
