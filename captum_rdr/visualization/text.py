@@ -77,9 +77,6 @@ class RegionText:
     html: str
     text: str
 
-    def __str__(self) -> str:
-        return self.text
-
     def __repr__(self) -> str:
         return self.text
 
