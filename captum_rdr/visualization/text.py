@@ -20,37 +20,6 @@ from captum_rdr.visualization.reference import Classes, as_reference
 _WORDS = 60  # of each text, at most
 _MARKED = 0.35  # weight from which plain text marks a word
 
-# Blue is behind words that speak for the concept, orange behind those against it.
-_TABLE = jinja2.Environment(autoescape=True).from_string(
-    """\
-{% set cell = "text-align:left;padding:2px 10px" %}
-<div>{% for head in heads %}<p>{{ head }}</p>{% endfor %}
-<table><thead><tr>
-{% for name in ("Instance", "Label", "Prediction", "Neurons", "Text") %}
-<th scope="col" style="{{ cell }}">{{ name }}</th>
-{% endfor %}
-</tr></thead><tbody>
-{% for line in lines %}
-<tr><th scope="row" style="{{ cell }}">{{ line.who }}</th>
-<td style="{{ cell }}">{{ line.classes.label or "" }}</td>
-<td style="{{ cell }}">{% if line.classes.is_wrong %}
-<b style="color:#D55E00">{{ line.classes.prediction }} (wrong)</b>
-{% else %}{{ line.classes.prediction or "" }}{% endif %}</td>
-<td style="{{ cell }}">{{ line.differ }}</td>
-<td style="{{ cell }}">
-{% for word, weight in line.words %}
-{% set color = "0,114,178" if weight > 0 else "213,94,0" %}
-{% set opacity = 0.55 * [weight | abs, 1] | min %}
-{% if weight | abs < 0.05 %}{{ word }}{% else %}
-<mark style="background:rgba({{ color }},{{ opacity | round(2) }});color:inherit">
-{{- word }}</mark>{% endif %}
-{% endfor %}
-{{ "…" if line.is_cut }}</td></tr>
-{% endfor %}
-</tbody></table></div>
-"""
-)
-
 Weigh = Callable[[list[str]], Sequence[float]]
 """Gives each word of a text a weight; those of a member are relative to its largest."""
 
@@ -160,7 +129,10 @@ def visualize_text_region(
         lines.append(_Line(who, classes, differ, pairs[:_WORDS], len(words) > _WORDS))
     n_shown = len(region.members) - len(members) + len(rows)
     heads = _headings(region, n_shown, typical)
-    return RegionText(_TABLE.render(heads=heads, lines=lines), _as_text(heads, lines))
+    loader = jinja2.PackageLoader("captum_rdr.visualization", ".")
+    page = jinja2.Environment(loader=loader, autoescape=True).get_template("text.html")
+    html = page.render(heads=heads, lines=lines)
+    return RegionText(html, _as_text(heads, lines))
 
 
 def _headings(region: Region, n_shown: int, typical: dict[str, float]) -> list[str]:
