@@ -17,10 +17,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import IO, Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import safetensors.torch
 import torch
 from filelock import FileLock, Timeout
@@ -31,24 +30,18 @@ from captum_rdr.model.hooks import raw_bytes
 from captum_rdr.model.states import feature_dtype
 
 PathLike = str | os.PathLike[str]
-Array = npt.NDArray[Any]
+Array = np.ndarray[Any, np.dtype[Any]]
 Fields = dict[str, Any]
 
 FORMAT_VERSION = 1
 MANIFEST, DRAFT = "bank.json", "draft.json"
 
-MOST_MANIFEST_BYTES = 1 << 20
-"""What is longer is no manifest, and is not read to its end."""
-
-MOST_TENSOR_BYTES = 1 << 30
-"""What is longer is no file of tensors, and is not read to its end."""
+MOST_MANIFEST_BYTES = 1 << 20  # a longer manifest is refused before it is read
+MOST_TENSOR_BYTES = 1 << 30  # and so is a longer file of tensors; a bank may be longer
 
 _KIND = "configuration bank"
-_TEXTS = ("layer", "fingerprint", "first_rows")
-_FLAGS = ("attribute_to_layer_input", "is_median")
-_OWN = re.compile(
-    r"(rows|features|active_counts|threshold)-(\d{6,12})\.npy|\.captum-rdr-[0-9a-f]+"
-)
+_ARRAYS = ("rows", "active_counts", "threshold", "features")
+_OWN = re.compile(rf"({'|'.join(_ARRAYS)})-(\d{{6,12}})\.npy|\.captum-rdr-[0-9a-f]+")
 _TRIES = 100  # to open a bank while others replace it
 # What damaged or forged text runs into.
 _UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
@@ -66,6 +59,9 @@ class Source(NamedTuple):
     layer: str = ""
     is_median: bool = False
     first_rows: str = ""
+
+
+_KINDS = Source.__annotations__ | {"fingerprint": str, "attribute_to_layer_input": bool}
 
 
 @dataclass(frozen=True)
@@ -109,10 +105,7 @@ class Stored:
             and (features is None or features.shape == (n_rows, n_neurons))
             and (features is None or features.is_floating_point())
         ):
-            raise ValueError(
-                f"rows {tuple(self.rows.shape)} and counts {tuple(counts.shape)} with "
-                f"threshold={self.threshold} do not fit {n_neurons} neurons"
-            )
+            raise ValueError(f"its tensors do not fit {n_neurons} neurons")
 
 
 def write_bank(path: PathLike, stored: Stored) -> None:
@@ -129,7 +122,7 @@ def write_bank(path: PathLike, stored: Stored) -> None:
     folder = Path(path)
     with only_writer(folder):
         fields = new_fields(folder, stored)
-        for name in ("rows", "active_counts", "threshold", "features"):
+        for name in _ARRAYS:
             if getattr(stored, name) is not None:
                 write_array(folder, fields, name, getattr(stored, name))
         publish(folder, fields)
@@ -196,20 +189,20 @@ def map_array(folder: Path, entry: Fields) -> Array:
     """
     path = folder / entry["file"]
     with open_regular(path, follow=False) as file:
-        size = os.fstat(file.fileno()).st_size
-    try:
-        # Private, since PyTorch warns of an array that cannot be written to.
-        array = np.lib.format.open_memmap(path, mode="c")
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # what NumPy raises for damaged bytes is not stated
-        raise refused(path, f"is no readable NumPy file ({error})") from error
-    found = (list(array.shape), array.dtype.str, array.flags.c_contiguous)
-    if found != (entry["shape"], entry["dtype"], True):
-        raise refused(path, f"holds {found[1]} {found[0]}, not what the manifest says")
-    if size != array.offset + array.nbytes:
-        raise refused(path, f"has {size} bytes, not {array.offset + array.nbytes}")
-    return array
+        try:
+            if np.lib.format.read_magic(file) != (1, 0):
+                raise ValueError("its header may take gigabytes")
+            shape, by_column, dtype = np.lib.format.read_array_header_1_0(file)
+            start, size = file.tell(), os.fstat(file.fileno()).st_size
+            wanted = (entry["shape"], entry["dtype"], False)
+            if (list(shape), dtype.str, by_column) != wanted:
+                raise ValueError(f"it holds {dtype} {shape}")
+            if size != start + math.prod(shape) * dtype.itemsize:
+                raise ValueError(f"it has {size} bytes")
+            # Private, since PyTorch warns of an array that cannot be written to.
+            return np.memmap(file, dtype, "c", start, shape)
+        except Exception as error:  # NumPy does not say what damaged bytes raise
+            raise refused(path, f"is not as the manifest says ({error})") from error
 
 
 def as_tensor(
@@ -220,7 +213,7 @@ def as_tensor(
     Raises:
         ValueError: it is another, or the dtype is none of PyTorch's.
     """
-    if verify and hashlib.sha256(array).hexdigest() != entry["sha256"]:
+    if verify and hashlib.sha256(array.data).hexdigest() != entry["sha256"]:
         raise refused(folder / entry["file"], "is damaged: its checksum is another")
     return torch.from_numpy(array if mmap else np.array(array))
 
@@ -282,11 +275,12 @@ def array_path(folder: Path, fields: Fields, name: str) -> Path:
 def write_array(folder: Path, fields: Fields, name: str, tensor: Tensor) -> None:
     """Write one of a bank's arrays, and enter it in the manifest's fields."""
     path, values = array_path(folder, fields, name), as_array(tensor)
+    path.unlink(missing_ok=True)  # a crash may have left it
     with open(path, "xb") as file:
         np.save(file, values, allow_pickle=False)
         file.flush()
         os.fsync(file.fileno())
-    digest = hashlib.sha256(values).hexdigest()
+    digest = hashlib.sha256(values.data).hexdigest()
     fields["arrays"][name] = array_entry(path, values.shape, values.dtype.str, digest)
 
 
@@ -294,7 +288,7 @@ def as_array(tensor: Tensor) -> Array:
     """A tensor as NumPy writes it, which has no bfloat16."""
     if tensor.is_floating_point():
         tensor = tensor.to(feature_dtype(tensor.dtype))
-    return cast("Array", tensor.detach().cpu().contiguous().numpy())
+    return tensor.detach().cpu().contiguous().numpy()
 
 
 def array_entry(path: Path, shape: Sequence[int], dtype: str, digest: str) -> Fields:
@@ -315,19 +309,18 @@ def read_manifest(path: Path) -> Fields | None:
         ValueError: it is damaged, of another version, or describes no bank.
     """
     try:
-        with open_regular(path, follow=False) as file:
-            fields = _unsealed(path, _KIND, file.read(MOST_MANIFEST_BYTES))
+        text = _read_all(path, MOST_MANIFEST_BYTES, follow=False)
     except (FileNotFoundError, NotADirectoryError):
         return None
+    fields = _unsealed(path, _KIND, text)
     try:
+        arrays = fields["arrays"]
         is_sound = (
-            all(isinstance(fields[name], str) for name in _TEXTS)
-            and all(isinstance(fields[name], bool) for name in _FLAGS)
-            and {"rows", "threshold"} <= fields["arrays"].keys()
+            all(type(fields[name]) is kind for name, kind in _KINDS.items())
+            and {"rows", "threshold"} <= arrays.keys() <= set(_ARRAYS)
             and all(
-                _OWN.fullmatch(entry["file"])
-                and path.parent / entry["file"] == array_path(path.parent, fields, name)
-                for name, entry in fields["arrays"].items()
+                entry["file"] == array_path(path.parent, fields, name).name
+                for name, entry in arrays.items()
             )
         )
     except _UNREADABLE:
@@ -353,10 +346,8 @@ def _unsealed(path: PathLike, kind: str, text: str | bytes) -> Fields:
     except _UNREADABLE as error:
         raise refused(path, f"is no readable {kind} ({error})") from error
     if found != (kind, FORMAT_VERSION):
-        raise ValueError(
-            f"{os.fspath(path)!r} holds a {found[0]} of format version {found[1]}, this "
-            f"package reads a {kind} of version {FORMAT_VERSION}; save it again"
-        )
+        what = f"holds a {found[0]} of format version {found[1]}, not a {kind} of"
+        raise refused(path, f"{what} version {FORMAT_VERSION}")
     if not is_whole:
         raise refused(path, "is damaged: its checksum is not what it states")
     return fields
@@ -401,7 +392,7 @@ def only_writer(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def replacing(target: Path) -> Iterator[BinaryIO]:
+def replacing(target: Path) -> Iterator[IO[bytes]]:
     """Write a file beside ``target`` that takes its place at the end, in one step.
 
     A link is replaced, not what it points to. After an exception the old file stays.
@@ -437,7 +428,7 @@ def flush_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def open_regular(path: PathLike, mode: str = "rb", *, follow: bool = True) -> BinaryIO:
+def open_regular(path: PathLike, mode: str = "rb", follow: bool = True) -> IO[bytes]:
     """Open a file that is there.
 
     Args:
@@ -458,7 +449,14 @@ def open_regular(path: PathLike, mode: str = "rb", *, follow: bool = True) -> Bi
         raise ValueError(
             f"{os.fspath(path)!r} is no regular file; give the path of one"
         )
-    return cast("BinaryIO", open(path, mode))
+    return open(path, mode)
+
+
+def _read_all(path: PathLike, most_bytes: int, *, follow: bool = True) -> bytes:
+    with open_regular(path, follow=follow) as file:
+        if os.fstat(file.fileno()).st_size > most_bytes:
+            raise refused(path, f"is longer than {most_bytes} bytes")
+        return file.read()
 
 
 def write_tensors(
@@ -491,8 +489,7 @@ def read_tensors(path: PathLike, kind: str) -> tuple[dict[str, Tensor], Fields]:
     ...     read_tensors(f"{folder}/a", "demo")
     ({'x': tensor([1., 1.])}, {'y': 3})
     """
-    with open_regular(path) as file:
-        data = file.read(MOST_TENSOR_BYTES)
+    data = _read_all(path, MOST_TENSOR_BYTES)
     try:
         tensors = safetensors.torch.load(data)
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
@@ -510,5 +507,5 @@ def _tensor_checksum(tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
-        digest.update(raw_bytes(tensor).numpy())
+        digest.update(raw_bytes(tensor).numpy().data)
     return digest.hexdigest()

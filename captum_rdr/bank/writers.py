@@ -15,16 +15,12 @@ from captum_rdr.bank import bits, files
 from captum_rdr.bank.bank import ConfigurationBank
 from captum_rdr.model.fitting import Earlier, LayerIndex
 
+# What was written is forced to the disk after so many instances, or so many bytes.
 BLOCK_ROWS = 4096
-"""Instances after which what was written is forced to the disk."""
-
 BLOCK_BYTES = 1 << 26
-"""Bytes after which it is, if they come first."""
 
+FEATURES_WARNED = 1 << 30  # bytes of features in memory that are worth a warning
 _CHUNK_BYTES = 1 << 24
-
-FEATURES_WARNED = 1 << 30
-"""Bytes of features in memory that are worth a warning."""
 
 
 class MemoryWriter:
@@ -253,7 +249,7 @@ class _GrowingArray:
 
     def append(self, values: files.Array) -> int:
         """Append rows; gives their bytes."""
-        self._hash.update(values)
+        self._hash.update(values.data)
         self._length += len(values)
         return self.file.write(values.data)
 
