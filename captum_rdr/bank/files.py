@@ -344,7 +344,7 @@ def _unsealed(path: PathLike, kind: str, text: str | bytes) -> Fields:
         stated, found = fields.pop("sha256"), (fields["kind"], fields["version"])
         is_whole = stated == _checksum(fields)
     except _UNREADABLE as error:
-        raise refused(path, f"is no readable {kind} ({error})") from error
+        raise refused(path, f"is no readable {kind} file ({error})") from error
     if found != (kind, FORMAT_VERSION):
         what = f"holds a {found[0]} of format version {found[1]}, not a {kind} of"
         raise refused(path, f"{what} version {FORMAT_VERSION}")
@@ -496,7 +496,7 @@ def read_tensors(path: PathLike, kind: str) -> tuple[dict[str, Tensor], Fields]:
         text = header["__metadata__"]["captum_rdr"]
         found = _tensor_checksum(tensors)
     except (*_UNREADABLE, safetensors.SafetensorError) as error:
-        raise refused(path, f"is no readable {kind} ({error})") from error
+        raise refused(path, f"is no readable {kind} file ({error})") from error
     fields = _unsealed(path, kind, text)
     if fields["tensors"] != found:
         raise refused(path, "is damaged: its checksum is not what it states")
