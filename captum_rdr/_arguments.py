@@ -1,7 +1,9 @@
 """Checks of the arguments that a user passes."""
 
 import operator
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -171,3 +173,35 @@ def checked_labels(labels: Any, name: str, size: int | None = None) -> Tensor:
             f"{name} has shape {tuple(found.shape)}; give one label an instance, {wanted}"
         )
     return found.to(torch.int64).cpu()
+
+
+def checked_folders(out: Any, layer: Any, resume: bool) -> list[Path | None]:
+    """One folder a layer, or None for banks in memory.
+
+    Args:
+        out: None, a folder, or for a list of layers a list of folders.
+        layer: a module or a list of modules.
+        resume: whether an earlier run is to be resumed.
+
+    Raises:
+        TypeError: a list does not meet a list.
+        ValueError: the lists differ in length, two folders are one, or there is nothing
+            to resume.
+
+    >>> checked_folders(None, [1, 2], False)
+    [None, None]
+    """
+    count = len(layer) if isinstance(layer, list) else 1
+    if out is None:
+        if resume:
+            raise ValueError("resume=True needs out, the folder of the unfinished bank")
+        return [None] * count
+    if isinstance(layer, list) != isinstance(out, list):
+        raise TypeError(
+            f"out={out!r} does not fit layer; give a folder for a module, a list of "
+            "folders for a list of modules"
+        )
+    folders = [Path(one) for one in for_each(out, count, "out")]
+    if len({os.path.realpath(folder) for folder in folders}) < count:
+        raise ValueError(f"out={out!r} names one folder twice; give each layer its own")
+    return list(folders)

@@ -10,9 +10,10 @@ from captum.log import log_usage
 from torch import Tensor
 from torch.nn import Module
 
-from captum_rdr._arguments import checked_rows, for_each
+from captum_rdr._arguments import checked_folders, checked_rows, for_each
 from captum_rdr.bank import ConfigurationBank, bits
-from captum_rdr.bank.files import PathLike, checked_folders
+from captum_rdr.bank.files import PathLike
+from captum_rdr.bank.writers import FolderWriter, MemoryWriter
 from captum_rdr.method.neighbors import Queries
 from captum_rdr.method.region import Region
 from captum_rdr.method.regions import regions, warn_if_few
@@ -193,15 +194,15 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
                     print_,
                     attribute_to_layer_input,
                     keep_features,
-                    folder,
+                    MemoryWriter()
+                    if folder is None
+                    else FolderWriter(folder, resume=resume),
                 )
                 for name, threshold, print_, folder in zip(
                     names, self._thresholds, prints, folders, strict=True
                 )
             ],
             additional_forward_args=additional_forward_args,
-            attribute_to_layer_input=attribute_to_layer_input,
-            resume=resume,
             show_progress=show_progress,
         )
         self._fingerprints.accept(versions)

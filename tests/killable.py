@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from captum_rdr import ConfigurationBank, RelaxedDecisionRegion
-from captum_rdr.bank import draft
+from captum_rdr.bank import writers
 
 
 def batches(sign: int) -> list[torch.Tensor]:
@@ -24,7 +24,7 @@ def batches(sign: int) -> list[torch.Tensor]:
 
 def fit(out, sign: int, resume: bool = False, pause: float = 0.0) -> ConfigurationBank:
     """A fit in blocks of 32 rows, with a pause before each batch."""
-    draft.BLOCK_ROWS = 32
+    writers.BLOCK_ROWS = 32
     model = nn.Identity()
 
     def data():
@@ -36,10 +36,10 @@ def fit(out, sign: int, resume: bool = False, pause: float = 0.0) -> Configurati
     return rdr.fit(data(), out=out, resume=resume, show_progress=False).bank
 
 
-def large_bank(sign: int) -> ConfigurationBank:
+def large_bank(sign: int, repeats: int = 3000) -> ConfigurationBank:
     """A bank of 5 MB."""
     bank = ConfigurationBank((40,))
-    bank.append(torch.cat(batches(sign)).repeat(3000, 1) > 0)
+    bank.append(torch.cat(batches(sign)).repeat(repeats, 1) > 0)
     return bank
 
 

@@ -141,6 +141,7 @@ class ConfigurationBank:
         self.threshold = value.flatten() if value.dim() else value
         self.fingerprint = fingerprint
         self.attribute_to_layer_input = attribute_to_layer_input
+        self.source = files.Source()
         packed = torch.empty(0, dtype=torch.uint8)
         self._rows = _Grown(_room(reserve, bits.row_width(shape.numel()), packed), 0)
         self._features: _Grown | None = None
@@ -214,6 +215,7 @@ class ConfigurationBank:
         """Copy the bank; rows on disk cannot change, so copies share them."""
         copied = self.emptied()
         copied._counts, copied._on_disk = self._counts.clone(), self._on_disk
+        copied.source = self.source
         for name in ("_rows", "_features"):
             held = getattr(self, name)
             setattr(copied, name, held if self._on_disk else copy.deepcopy(held, memo))
@@ -233,7 +235,7 @@ class ConfigurationBank:
             return self
         moved = self.emptied()
         moved._rows = _Grown(self.packed.to(device), len(self))
-        moved._counts = self._counts.clone()
+        moved._counts, moved.source = self._counts.clone(), self.source
         if self.features is not None:
             moved._features = _Grown(self.features.to(device), len(self))
         return moved
@@ -515,13 +517,15 @@ class ConfigurationBank:
         >>> ConfigurationBank((2,), 0.5).emptied().threshold
         tensor(0.5000, dtype=torch.float64)
         """
-        return ConfigurationBank(
+        bank = ConfigurationBank(
             self.layer_shape,
             self.threshold,
             self.fingerprint,
             self.attribute_to_layer_input,
             reserve=reserve,
         )
+        bank.source = self.source._replace(first_rows="")
+        return bank
 
     @staticmethod
     def merge(banks: Iterable["ConfigurationBank"]) -> "ConfigurationBank":
@@ -570,6 +574,7 @@ class ConfigurationBank:
                 self.packed.cpu(),
                 self._counts,
                 None if self.features is None else self.features.cpu(),
+                self.source,
             ),
         )
 
@@ -602,6 +607,7 @@ class ConfigurationBank:
         )
         bank._rows = _Grown(stored.rows, len(stored.rows))
         bank._counts, bank._on_disk = stored.active_counts, mmap
+        bank.source = stored.source
         if stored.features is not None:
             bank._features = _Grown(stored.features, len(stored.rows))
         return bank

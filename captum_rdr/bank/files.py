@@ -1,90 +1,398 @@
-"""Files that are replaced whole, opened with care and read at an offset."""
+"""Banks in folders of NumPy files, and small files of tensors: all replaced whole.
 
-import contextlib
+A bank's folder holds its arrays as plain ``.npy`` files, and `MANIFEST`, which names them
+and says what they hold. A new bank gets files of the next generation, so the old one is
+whole until the manifest is replaced. `DRAFT` is the manifest of an unfinished bank.
+"""
+
+import hashlib
+import json
+import math
 import os
+import re
 import secrets
 import stat
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import IO, Any, NamedTuple
 
-from torch.nn import Module
+import numpy as np
+import safetensors.torch
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor
 
-from captum_rdr._arguments import for_each
+from captum_rdr.bank.bits import row_width
+from captum_rdr.model.hooks import raw_bytes
+from captum_rdr.model.states import feature_dtype
 
 PathLike = str | os.PathLike[str]
+Array = np.ndarray[Any, np.dtype[Any]]
+Fields = dict[str, Any]
 
-_ONE_AT_A_TIME = threading.Lock()
+FORMAT_VERSION = 1
+MANIFEST, DRAFT = "bank.json", "draft.json"
+
+MOST_MANIFEST_BYTES = 1 << 20  # a longer manifest is refused before it is read
+MOST_TENSOR_BYTES = 1 << 30  # and so is a longer file of tensors; a bank may be longer
+
+_KIND = "configuration bank"
+_ARRAYS = ("rows", "active_counts", "threshold", "features")
+_OWN = re.compile(rf"({'|'.join(_ARRAYS)})-(\d{{6,12}})\.npy|\.captum-rdr-[0-9a-f]+")
+_TRIES = 100  # to open a bank while others replace it
+# What damaged or forged text runs into.
+_UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 
 
-def open_regular(path: PathLike, *, follow: bool = True) -> int:
-    """Open a file for reading and give its descriptor.
+class Source(NamedTuple):
+    """Where a bank's states come from, beside the model that its fingerprint names.
+
+    Attributes:
+        layer: the layer's name; empty when unknown.
+        is_median: whether the thresholds are the reference set's medians.
+        first_rows: digest of the data's first instances; empty when unknown.
+    """
+
+    layer: str = ""
+    is_median: bool = False
+    first_rows: str = ""
+
+
+_KINDS = Source.__annotations__ | {"fingerprint": str, "attribute_to_layer_input": bool}
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a bank is made of, in memory or mapped.
+
+    Attributes:
+        layer_shape: shape ``(D1, ..., Dm)`` of the layer's output, per instance.
+        threshold: finite threshold of the states: without dimensions, or flat.
+        fingerprint: identifies model and layer; empty when unknown.
+        attribute_to_layer_input: whether the states are those of the layer's input.
+        rows: packed configurations, uint8 ``(N, 8 * ceil(D / 64))``.
+        active_counts: in how many instances each neuron is active, int64 ``(D,)``.
+        features: float activations ``(N, D)`` where they were kept, else None.
+        source: where the states come from.
+
+    Raises:
+        ValueError: a tensor has another shape or dtype.
+    """
+
+    layer_shape: torch.Size
+    threshold: Tensor
+    fingerprint: str
+    attribute_to_layer_input: bool
+    rows: Tensor
+    active_counts: Tensor
+    features: Tensor | None = None
+    source: Source = field(default_factory=Source)
+
+    def __post_init__(self) -> None:
+        n_rows, n_neurons = len(self.rows), math.prod(self.layer_shape)
+        counts, features = self.active_counts, self.features
+        if not (
+            all(size > 0 for size in self.layer_shape)
+            and (self.rows.dtype, counts.dtype) == (torch.uint8, torch.int64)
+            and self.rows.shape == (n_rows, row_width(n_neurons))
+            and counts.shape == (n_neurons,)
+            and self.threshold.shape in ((), counts.shape)
+            and self.threshold.is_floating_point()
+            and bool(self.threshold.isfinite().all())
+            and (features is None or features.shape == (n_rows, n_neurons))
+            and (features is None or features.is_floating_point())
+        ):
+            raise ValueError(f"its tensors do not fit {n_neurons} neurons")
+
+
+def write_bank(path: PathLike, stored: Stored) -> None:
+    """Write a bank to a folder, where an old one stays whole until it is replaced.
 
     Args:
-        path: the file.
-        follow: whether it may be a symbolic link to a file.
+        path: the folder, made if there is none; what else lies in it stays.
+        stored: the bank.
 
     Raises:
-        ValueError: it is a folder, a device, a pipe, or a link that is not followed.
-        FileNotFoundError: there is none.
-
-    >>> open_regular(os.devnull)
-    Traceback (most recent call last):
-    ValueError: '/dev/null' is no regular file; give the path of one
+        ValueError: there is a file of that name.
+        RuntimeError: another process writes to the folder.
     """
-    # Without O_NONBLOCK, opening a pipe would wait for a writer.
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    refused = ValueError(
-        f"{os.fspath(path)!r} is no regular file; give the path of one"
-    )
-    if not follow and os.path.islink(path):
-        raise refused
+    folder = Path(path)
+    with only_writer(folder):
+        fields = new_fields(folder, stored)
+        for name in _ARRAYS:
+            if getattr(stored, name) is not None:
+                write_array(folder, fields, name, getattr(stored, name))
+        publish(folder, fields)
+
+
+def read_bank(path: PathLike, *, mmap: bool = True, verify: bool = True) -> Stored:
+    """Read the bank of a folder, after comparing all sizes and checksums.
+
+    The bank is whole, also while another process puts a new one in its place.
+
+    Args:
+        path: the folder, or a link to it; its files may not be links.
+        mmap: leave rows and features on disk, mapped.
+        verify: read all files through to compare their checksums.
+
+    Raises:
+        ValueError: a file is damaged or missing, or the bank is not finished.
+        FileNotFoundError: there is nothing of that name.
+    """
+    folder = Path(path)
+    fields, arrays = _mapped(folder)
+    tensors = {}
+    for name, entry in fields["arrays"].items():
+        stays = mmap and name in ("rows", "features")
+        tensors[name] = as_tensor(arrays[name], folder, entry, stays, verify)
     try:
-        handle = os.open(path, flags)
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise ValueError(
-            f"{os.fspath(path)!r} cannot be opened ({error.strerror}); give the path of "
-            "a file that you may read"
-        ) from error
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
-        os.close(handle)
-        raise refused
-    return handle
+        return Stored(
+            torch.Size(fields["layer_shape"]),
+            fingerprint=fields["fingerprint"],
+            attribute_to_layer_input=fields["attribute_to_layer_input"],
+            source=Source(*(fields[name] for name in Source._fields)),
+            **tensors,
+        )
+    except (TypeError, ValueError, OverflowError) as error:
+        raise refused(folder, f"holds no bank ({error})") from error
 
 
-def read_at(handle: int, buffer: Any, offset: int) -> None:
-    """Fill a writable buffer from an offset of a file.
+def _mapped(folder: Path) -> tuple[Fields, dict[str, Array]]:
+    """The manifest of a folder's bank, and its arrays."""
+    for _ in range(_TRIES):
+        fields = read_manifest(folder / MANIFEST)
+        if fields is None:
+            kind = ValueError if os.path.lexists(folder) else FileNotFoundError
+            raise kind(
+                f"{os.fspath(folder)!r} holds no bank; give the folder that save or "
+                "fit(..., out=...) wrote, or finish an unfinished bank with "
+                "fit(..., out=..., resume=True)"
+            )
+        try:
+            entries = fields["arrays"].items()
+            return fields, {name: map_array(folder, entry) for name, entry in entries}
+        except FileNotFoundError as error:
+            # The bank was replaced meanwhile, unless the file stays away.
+            missing = error.filename
+    raise refused(missing, "is missing")
+
+
+def map_array(folder: Path, entry: Fields) -> Array:
+    """Map an array, which must be what the manifest says.
 
     Raises:
-        OSError: the file ends too early.
+        ValueError: it is not.
+        FileNotFoundError: there is none.
     """
-    left = memoryview(buffer).cast("B")
-    while left.nbytes:
-        got = _read_some(handle, left, offset)
-        if got == 0:
-            raise OSError(
-                f"a bank file ends at byte {offset}, {left.nbytes} bytes too early; it "
-                "was changed while it was in use, so restore it and load it again"
+    path = folder / entry["file"]
+    with open_regular(path, follow=False) as file:
+        try:
+            if np.lib.format.read_magic(file) != (1, 0):
+                raise ValueError("its header may take gigabytes")
+            shape, by_column, dtype = np.lib.format.read_array_header_1_0(file)
+            start, size = file.tell(), os.fstat(file.fileno()).st_size
+            wanted = (entry["shape"], entry["dtype"], False)
+            if (list(shape), dtype.str, by_column) != wanted:
+                raise ValueError(f"it holds {dtype} {shape}")
+            if size != start + math.prod(shape) * dtype.itemsize:
+                raise ValueError(f"it has {size} bytes")
+            # Private, since PyTorch warns of an array that cannot be written to.
+            return np.memmap(file, dtype, "c", start, shape)
+        except Exception as error:  # NumPy does not say what damaged bytes raise
+            raise refused(path, f"is not as the manifest says ({error})") from error
+
+
+def as_tensor(
+    array: Array, folder: Path, entry: Fields, mmap: bool = False, verify: bool = True
+) -> Tensor:
+    """A tensor of a mapped array, whose checksum must be that of the manifest.
+
+    Raises:
+        ValueError: it is another, or the dtype is none of PyTorch's.
+    """
+    if verify and hashlib.sha256(array.data).hexdigest() != entry["sha256"]:
+        raise refused(folder / entry["file"], "is damaged: its checksum is another")
+    return torch.from_numpy(array if mmap else np.array(array))
+
+
+def refused(path: PathLike, what: str) -> ValueError:
+    """The error for a file that cannot be used."""
+    return ValueError(
+        f"{os.fspath(path)!r} {what}; restore it from a copy, or write it anew (a bank "
+        "by save, or by fit without resume)"
+    )
+
+
+def new_fields(folder: Path, of: Any) -> Fields:
+    """The manifest's fields of a new bank, once what unfinished ones left is removed.
+
+    Args:
+        folder: the folder.
+        of: the bank, or what is stored of it.
+    """
+    own = [_OWN.fullmatch(name) for name in os.listdir(folder)]
+    remove_leftovers(folder)
+    return {
+        "generation": 1
+        + max((int(one[2]) for one in own if one and one[2]), default=0),
+        "layer_shape": list(of.layer_shape),
+        "fingerprint": of.fingerprint,
+        "attribute_to_layer_input": of.attribute_to_layer_input,
+        **of.source._asdict(),
+        "arrays": {},
+    }
+
+
+def publish(folder: Path, fields: Fields) -> None:
+    """Put a bank whose files are written in the place of the folder's old one."""
+    flush_folder(folder)
+    write_manifest(folder / MANIFEST, fields)
+    remove_leftovers(folder)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the files of this package that are not those of the folder's bank."""
+    try:
+        fields = read_manifest(folder / MANIFEST)
+    except ValueError:  # damaged: its files stay until a new bank is complete
+        return
+    entries = fields["arrays"].values() if fields else ()
+    kept = {entry["file"] for entry in entries}
+    for name in os.listdir(folder):
+        if (name == DRAFT or _OWN.fullmatch(name)) and name not in kept:
+            with suppress(OSError):  # a folder, or mapped by a reader on Windows
+                os.unlink(folder / name)
+
+
+def array_path(folder: Path, fields: Fields, name: str) -> Path:
+    """The file of one of a bank's arrays."""
+    return folder / f"{name}-{fields['generation']:06d}.npy"
+
+
+def write_array(folder: Path, fields: Fields, name: str, tensor: Tensor) -> None:
+    """Write one of a bank's arrays, and enter it in the manifest's fields."""
+    path, values = array_path(folder, fields, name), as_array(tensor)
+    path.unlink(missing_ok=True)  # a crash may have left it
+    with open(path, "xb") as file:
+        np.save(file, values, allow_pickle=False)
+        file.flush()
+        os.fsync(file.fileno())
+    digest = hashlib.sha256(values.data).hexdigest()
+    fields["arrays"][name] = array_entry(path, values.shape, values.dtype.str, digest)
+
+
+def as_array(tensor: Tensor) -> Array:
+    """A tensor as NumPy writes it, which has no bfloat16."""
+    if tensor.is_floating_point():
+        tensor = tensor.to(feature_dtype(tensor.dtype))
+    return tensor.detach().cpu().contiguous().numpy()
+
+
+def array_entry(path: Path, shape: Sequence[int], dtype: str, digest: str) -> Fields:
+    """What a manifest says of an array."""
+    return {"file": path.name, "shape": [*shape], "dtype": dtype, "sha256": digest}
+
+
+def write_manifest(path: Path, fields: Fields) -> None:
+    """Write a manifest in place of the old one."""
+    with replacing(path) as file:
+        file.write(_sealed(_KIND, fields).encode())
+
+
+def read_manifest(path: Path) -> Fields | None:
+    """Read what `write_manifest` wrote; None if there is nothing.
+
+    Raises:
+        ValueError: it is damaged, of another version, or describes no bank.
+    """
+    try:
+        text = _read_all(path, MOST_MANIFEST_BYTES, follow=False)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    fields = _unsealed(path, _KIND, text)
+    try:
+        arrays = fields["arrays"]
+        is_sound = (
+            all(type(fields[name]) is kind for name, kind in _KINDS.items())
+            and {"rows", "threshold"} <= arrays.keys() <= set(_ARRAYS)
+            and all(
+                entry["file"] == array_path(path.parent, fields, name).name
+                for name, entry in arrays.items()
             )
-        left, offset = left[got:], offset + got
+        )
+    except _UNREADABLE:
+        is_sound = False
+    if not is_sound:
+        raise refused(path, "describes no bank")
+    return fields
 
 
-def _read_some(handle: int, buffer: memoryview, offset: int) -> int:
-    if hasattr(os, "preadv"):  # leaves the position alone that threads and forks share
-        return os.preadv(handle, [buffer], offset)
-    with _ONE_AT_A_TIME:
-        os.lseek(handle, offset, os.SEEK_SET)
-        data = os.read(handle, min(len(buffer), 1 << 24))
-    buffer[: len(data)] = data
-    return len(data)
+def _sealed(kind: str, fields: Fields) -> str:
+    """Fields as text, with a checksum of themselves."""
+    fields = {"kind": kind, "version": FORMAT_VERSION, **fields}
+    fields["sha256"] = _checksum(fields)
+    return json.dumps(fields, indent=1, sort_keys=True)
+
+
+def _unsealed(path: PathLike, kind: str, text: str | bytes) -> Fields:
+    """Read what `_sealed` wrote."""
+    try:
+        fields: Fields = json.loads(text)
+        stated, found = fields.pop("sha256"), (fields["kind"], fields["version"])
+        is_whole = stated == _checksum(fields)
+    except _UNREADABLE as error:
+        raise refused(path, f"is no readable {kind} file ({error})") from error
+    if found != (kind, FORMAT_VERSION):
+        what = f"holds a {found[0]} of format version {found[1]}, not a {kind} of"
+        raise refused(path, f"{what} version {FORMAT_VERSION}")
+    if not is_whole:
+        raise refused(path, "is damaged: its checksum is not what it states")
+    return fields
+
+
+def _checksum(fields: Fields) -> str:
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
 @contextmanager
-def replacing(target: Path) -> Iterator[BinaryIO]:
+def only_writer(folder: Path) -> Iterator[None]:
+    """Make a folder and keep others from writing to it, where the system can.
+
+    The lock ends with the process, however it ends.
+
+    Raises:
+        ValueError: there is a file of that name.
+        RuntimeError: another process, or another call in this one, holds it.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{os.fspath(folder)!r} is a file; give a folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise RuntimeError(
+            f"{os.fspath(folder)!r} is being written to already; wait for that "
+            "process to end, or give another folder"
+        ) from error
+    except (OSError, NotImplementedError) as error:
+        warnings.warn(
+            f"the file system of {os.fspath(folder)!r} has no locks ({error}); see to "
+            "it that nothing else writes to that folder",
+            UserWarning,
+            stacklevel=4,
+        )
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[IO[bytes]]:
     """Write a file beside ``target`` that takes its place at the end, in one step.
 
     A link is replaced, not what it points to. After an exception the old file stays.
@@ -96,7 +404,8 @@ def replacing(target: Path) -> Iterator[BinaryIO]:
     ...     Path(folder, "a").read_bytes()
     b'new'
     """
-    draft = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
+    # Short, since the target's name may be as long as a name can be.
+    draft = target.with_name(f".captum-rdr-{secrets.token_hex(8)}")
     try:
         with open(draft, "xb") as file:
             yield file
@@ -119,70 +428,84 @@ def flush_folder(folder: Path) -> None:
             os.close(handle)
 
 
-@contextmanager
-def only_writer(folder: Path) -> Iterator[None]:
-    """Keep other processes from writing to a folder, where the system can.
+def open_regular(path: PathLike, mode: str = "rb", follow: bool = True) -> IO[bytes]:
+    """Open a file that is there.
 
-    The lock ends with the process, however it ends.
-
-    Raises:
-        RuntimeError: another process, or another call in this one, holds it.
-    """
-    try:
-        import fcntl
-    except ImportError:  # no such locks on Windows
-        yield
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RuntimeError(
-                f"{os.fspath(folder)!r} is being written to already; wait for that "
-                "process to end, or give another folder"
-            ) from error
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            os.close(handle)
-
-
-def checked_folders(
-    out: PathLike | list[PathLike] | None, layer: Module | list[Module], resume: bool
-) -> list[Path | None]:
-    """One folder a layer, or None for banks in memory.
+    Args:
+        path: the file.
+        mode: as in `open`.
+        follow: whether it may be a symbolic link to a file.
 
     Raises:
-        TypeError: a list does not meet a list.
-        ValueError: the lists differ in length, two folders are one, one is a file, or
-            there is nothing to resume.
+        ValueError: it is a folder, a device, a pipe, or a link that is not followed.
+        FileNotFoundError: there is none.
+
+    >>> open_regular(os.devnull)
+    Traceback (most recent call last):
+    ValueError: '/dev/null' is no regular file; give the path of one
     """
-    count = len(layer) if isinstance(layer, list) else 1
-    if out is None:
-        if resume:
-            raise ValueError("resume=True needs out, the folder of the unfinished bank")
-        return [None] * count
-    if isinstance(layer, list) != isinstance(out, list):
-        raise TypeError(
-            f"out={out!r} does not fit layer; give a folder for a module, a list of "
-            "folders for a list of modules"
+    # Opening a pipe would wait for a writer.
+    if not stat.S_ISREG(os.stat(path, follow_symlinks=follow).st_mode):
+        raise ValueError(
+            f"{os.fspath(path)!r} is no regular file; give the path of one"
         )
-    folders = [Path(one) for one in for_each(out, count, "out")]
-    if len({folder.resolve() for folder in folders}) < count:
-        raise ValueError(f"out={out!r} names one folder twice; give each layer its own")
-    for folder in folders:
-        if folder.exists() and not folder.is_dir():
-            raise ValueError(f"out={os.fspath(folder)!r} is a file; give a folder")
-    return list(folders)
+    return open(path, mode)
 
 
-class Stored(NamedTuple):
-    layer_shape: Any
-    threshold: Any
-    fingerprint: str
-    attribute_to_layer_input: bool
-    rows: Any
-    active_counts: Any
-    features: Any = None
-    layer: str = ""
+def _read_all(path: PathLike, most_bytes: int, *, follow: bool = True) -> bytes:
+    with open_regular(path, follow=follow) as file:
+        if os.fstat(file.fileno()).st_size > most_bytes:
+            raise refused(path, f"is longer than {most_bytes} bytes")
+        return file.read()
+
+
+def write_tensors(
+    path: PathLike, kind: str, tensors: Mapping[str, Tensor], fields: Fields
+) -> None:
+    """Write a small file of tensors and JSON fields in the safetensors format.
+
+    Args:
+        path: the file; an old one is replaced at the end, in one step.
+        kind: what it holds, checked by `read_tensors`.
+        tensors: named tensors.
+        fields: JSON-serializable values.
+    """
+    # The library takes no tensors that share memory.
+    held = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
+    text = _sealed(kind, {"fields": fields, "tensors": _tensor_checksum(held)})
+    with replacing(Path(path)) as file:
+        file.write(safetensors.torch.save(held, {"captum_rdr": text}))
+
+
+def read_tensors(path: PathLike, kind: str) -> tuple[dict[str, Tensor], Fields]:
+    """Read what `write_tensors` wrote, after checking all of it.
+
+    Raises:
+        ValueError: the file is damaged, of another kind or of another version.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_tensors(f"{folder}/a", "demo", {"x": torch.ones(2)}, {"y": 3})
+    ...     read_tensors(f"{folder}/a", "demo")
+    ({'x': tensor([1., 1.])}, {'y': 3})
+    """
+    data = _read_all(path, MOST_TENSOR_BYTES)
+    try:
+        tensors = safetensors.torch.load(data)
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        text = header["__metadata__"]["captum_rdr"]
+        found = _tensor_checksum(tensors)
+    except (*_UNREADABLE, safetensors.SafetensorError) as error:
+        raise refused(path, f"is no readable {kind} file ({error})") from error
+    fields = _unsealed(path, kind, text)
+    if fields["tensors"] != found:
+        raise refused(path, "is damaged: its checksum is not what it states")
+    return tensors, fields["fields"]
+
+
+def _tensor_checksum(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        digest.update(raw_bytes(tensor).numpy().data)
+    return digest.hexdigest()

@@ -75,7 +75,7 @@ def parser() -> argparse.ArgumentParser:
             )
 
     inspect = _command(several, commands.inspect, "describe a bank")
-    inspect.add_argument("bank", help="file that fit wrote")
+    inspect.add_argument("bank", help="folder that fit wrote")
     return main
 
 
@@ -123,7 +123,7 @@ def _add_model(to: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="reference images, or one folder of them a class",
     )
-    to.add_argument("--bank", required=True, metavar="FILE", help="the index")
+    to.add_argument("--bank", required=True, metavar="FOLDER", help="the index")
 
 
 def _add_rule(to: argparse.ArgumentParser) -> None:

@@ -11,7 +11,7 @@ from captum.concept import Concept
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from captum_rdr.bank import storage
+from captum_rdr.bank import files
 from captum_rdr.method.rule import Rule
 
 
@@ -324,7 +324,7 @@ class Region:
             "significance": self.significance and asdict(self.significance),
             "rule": self.rule and self.rule.as_fields(),
         }
-        storage.write(path, "region", tensors, fields)
+        files.write_tensors(path, "region", tensors, fields)
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> "Region":
@@ -333,10 +333,11 @@ class Region:
         Raises:
             ValueError: the file is damaged, or holds something else.
         """
-        contents = storage.read(path, "region")
+        tensors, fields = files.read_tensors(path, "region")
         needed = {field.name for field in fields_of(Region)} - set(_OF_THE_QUERY)
-        storage.check_names(path, contents, needed)
-        tensors, fields = contents
+        missing = needed - tensors.keys() - fields.keys()
+        if missing:
+            raise files.refused(path, f"lacks {sorted(missing)}")
         fields["layer_shape"] = torch.Size(fields["layer_shape"])
         if fields["significance"] is not None:
             fields["significance"] = Significance(**fields["significance"])

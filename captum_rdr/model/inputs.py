@@ -1,5 +1,6 @@
 """From the user's data to forward arguments, batch by batch."""
 
+import hashlib
 import inspect
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
@@ -19,10 +20,13 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from captum_rdr.model.hooks import same_random_state
+from captum_rdr.model.hooks import raw_bytes, same_random_state
 
 BATCH_SIZE = 64
 """Instances a batch when ``data`` is a tensor or a Dataset."""
+
+FIRST_ROWS = 8
+"""Instances at the beginning of the data that `DataPrint` digests."""
 
 # Iterables that do not hold batches.
 _NO_BATCHES = (str, bytes, Mapping, np.ndarray)
@@ -178,6 +182,57 @@ class Batches:
     def can_repeat(self) -> bool:
         """Whether the data can be gone through a second time."""
         return iter(self._batches) is not self._batches
+
+
+class DataPrint:
+    """What identifies data: its length and its first instances, as they are fed in.
+
+    It depends on neither batch size nor device.
+
+    Args:
+        expected: number of instances that the data is said to have, 0 where unknown.
+
+    >>> rows = torch.arange(20.0).reshape(10, 2)
+    >>> whole, parts = DataPrint(10), DataPrint(10)
+    >>> whole.add(ForwardArguments((rows,), {}))
+    >>> for part in rows.split(3):
+    ...     parts.add(ForwardArguments((part,), {}))
+    >>> whole.first_rows == parts.first_rows
+    True
+    """
+
+    def __init__(self, expected: int) -> None:
+        self.expected = expected
+        self._seen = 0
+        self._digest = hashlib.sha256()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether further batches change nothing."""
+        return self._seen >= FIRST_ROWS
+
+    @property
+    def first_rows(self) -> str:
+        """Digest of the first instances."""
+        return self._digest.hexdigest()
+
+    def add(self, arguments: ForwardArguments) -> None:
+        """Take in the next batch."""
+        if self.is_complete:
+            return
+        size = arguments.batch_size
+        named = (*enumerate(arguments.args), *sorted(arguments.kwargs.items()))
+        held = [
+            (name, value)
+            for name, value in named
+            if isinstance(value, Tensor) and value.dim() and len(value) == size
+        ]
+        for index in range(min(size, FIRST_ROWS - self._seen)):
+            for name, value in held:
+                row = value[index]
+                self._digest.update(f"{name} {row.dtype} {tuple(row.shape)}".encode())
+                self._digest.update(raw_bytes(row).cpu().numpy().data)
+        self._seen += size
 
 
 class _TensorBatches:

@@ -105,13 +105,13 @@ def binarize(activations: Tensor, threshold: Tensor) -> Tensor:
 def feature_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype in which activations of ``dtype`` are kept as features.
 
-    It is their own, or float32 for bfloat16 and whole numbers.
+    It is their own, or float32 for those that NumPy lacks and for whole numbers.
 
     >>> feature_dtype(torch.bfloat16), feature_dtype(torch.float16)
     (torch.float32, torch.float16)
     """
-    own = dtype.is_floating_point and dtype != torch.bfloat16
-    return dtype if own else torch.float32
+    own = (torch.float16, torch.float32, torch.float64)
+    return dtype if dtype in own else torch.float32
 
 
 def storable(activations: Tensor, where: str) -> Tensor:
@@ -154,8 +154,7 @@ def as_threshold(threshold: float | Tensor) -> Tensor:
         raise TypeError(
             f"threshold has dtype {value.dtype}; give a real tensor, e.g. torch.float32"
         )
-    if not value.is_floating_point():
-        value = value.to(torch.float32)
+    value = value.to(feature_dtype(value.dtype))
     if not bool(value.isfinite().all()):
         raise ValueError("threshold holds NaN or infinity; give finite values")
     return value

@@ -74,12 +74,12 @@ def nursery():
 
 @pytest.fixture(scope="module")
 def banks(tmp_path_factory):
-    """The old bank's folder and file, and the banks before and after."""
+    """The old banks' folders, and the banks before and after a fit."""
     path = tmp_path_factory.mktemp("old")
     old = fit(path / "bank", 1)
-    large_bank(1).save(path / "file")
+    large_bank(1).save(path / "saved")
     new = fit(path / "new", -1)
-    large_bank(-1).save(path / "new file")
+    large_bank(-1).save(path / "new saved")
     return path, old, new
 
 
@@ -87,7 +87,7 @@ def same(one, other) -> bool:
     return (
         one.rows.equal(other.rows)
         and one.active_counts.equal(other.active_counts)
-        and one.data_fingerprint == other.data_fingerprint
+        and one.source == other.source
         and one.members(torch.arange(3), torch.ones(3) > 0).equal(
             other.members(torch.arange(3), torch.ones(3) > 0)
         )
@@ -99,15 +99,21 @@ def check_fit(out, old, new) -> str:
     left = ConfigurationBank.load(out)
     assert same(left, old) or same(left, new)
     state = "new" if same(left, new) else "old"
-    if state == "old" and (out / "draft").exists():
+    if state == "old" and (out / "draft.json").exists():
         state = "begun"
     if state == "old":  # nothing of the new bank is there to be resumed
         with pytest.raises(ValueError, match="fit without resume to begin anew"):
             fit(out, -1, resume=True)
     assert same(fit(out, -1, resume=state != "old"), new)
-    names = {path.name.split("-")[0] for path in out.iterdir()}
-    assert names == {"manifest", "rows", "neurons"}
+    check_names(out)
     return state
+
+
+def check_names(folder) -> None:
+    """Nothing is left of what was killed."""
+    names = {path.name.split("-")[0] for path in folder.iterdir()}
+    assert names == {".lock", "bank.json", "rows", "active_counts", "threshold"}
+    assert len(list(folder.iterdir())) == len(names)
 
 
 def test_a_fit_killed_at_random_points(tmp_path, nursery, banks):
@@ -137,30 +143,39 @@ def test_a_fit_killed_at_every_change_on_disk(tmp_path, nursery, banks):
     assert len(states) > 20
 
 
+def check_save(target, old, new) -> bool:
+    """What a killed save left: the old bank, or the new one; it can be saved again."""
+    left = ConfigurationBank.load(target)
+    assert same(left, old) or same(left, new)
+    was_new = same(left, new)
+    new.save(target)
+    assert same(ConfigurationBank.load(target), new)
+    check_names(target)
+    return was_new
+
+
 def test_a_save_killed_at_random_points(tmp_path, nursery, banks):
     path, _, _ = banks
-    target = tmp_path / "file"
-    old, new = (ConfigurationBank.load(path / name) for name in ("file", "new file"))
+    target = tmp_path / "bank"
+    old, new = (ConfigurationBank.load(path / name) for name in ("saved", "new saved"))
     _, duration = nursery.run("save", target)
     generator = random.Random(1)
     for number in range(N_RANDOM_POINTS):
-        shutil.copy(path / "file", target)
+        shutil.rmtree(target)
+        shutil.copytree(path / "saved", target)
         part = (number + generator.random()) / N_RANDOM_POINTS
         nursery.run("save", target, kill_after=part * duration)
-        left = ConfigurationBank.load(target)
-        assert same(left, old) or same(left, new)
-    new.save(target)
-    assert same(ConfigurationBank.load(target), new)
+        check_save(target, old, new)
 
 
 def test_a_save_killed_at_every_change_on_disk(tmp_path, nursery, banks):
     path, _, _ = banks
-    old, new = (ConfigurationBank.load(path / name) for name in ("file", "new file"))
-    target, lefts, ended = tmp_path / "file", [], False
+    old, new = (ConfigurationBank.load(path / name) for name in ("saved", "new saved"))
+    target, lefts, ended = tmp_path / "bank", [], False
     while not ended:
-        shutil.copy(path / "file", target)
+        shutil.copytree(path / "saved", target)
         ended, _ = nursery.run("save", target, die_at=len(lefts))
-        left = ConfigurationBank.load(target)
-        assert same(left, old) or same(left, new)
-        lefts.append(same(left, new))
-    assert lefts == [False, False, True, True]
+        lefts.append(check_save(target, old, new))
+        shutil.rmtree(target)
+    # Three arrays, their names and the manifest; its name and the three old arrays.
+    assert lefts == [False] * 9 + [True] * 5

@@ -5,8 +5,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from captum_rdr import ConfigurationBank, RelaxedDecisionRegion, pooling
-from captum_rdr.bank.dataprint import DataPrint
-from captum_rdr.model.inputs import ForwardArguments
+from captum_rdr.model.inputs import DataPrint, ForwardArguments
 
 
 def fitted(net, images, layer=2, **kwargs):
@@ -63,23 +62,20 @@ def test_a_threshold_that_is_not_the_banks_is_refused(net, images):
             use(threshold)
 
 
-def test_the_data_is_known_by_length_and_first_instances(net, images, tmp_path):
+def test_the_data_is_known_by_its_first_instances(net, images, tmp_path):
     bank = fitted(net, images)
     loader = DataLoader(TensorDataset(images, torch.arange(90)), batch_size=7)
-    assert fitted(net, loader).data_fingerprint == bank.data_fingerprint
+    assert fitted(net, loader).source == bank.source
     bank.save(tmp_path / "bank")
     loaded = ConfigurationBank.load(tmp_path / "bank")
-    assert loaded.data_fingerprint == bank.data_fingerprint != ""
+    assert loaded.source == bank.source
+    assert loaded.source.first_rows != ""
+    assert loaded.source.layer == "2"
     changed = images.clone()
     changed[7, 0, 0, 0] += 1
-    others = [
-        fitted(net, images[:89]),
-        fitted(net, changed),
-        fitted(net, images.flip(0)),
-    ]
-    assert bank.data_fingerprint not in [other.data_fingerprint for other in others]
-    loaded.append(bank.states()[:1])
-    assert loaded.data_fingerprint == ""
+    for other in (fitted(net, changed), fitted(net, images.flip(0))):
+        assert other.source.first_rows != bank.source.first_rows
+    assert bank.take(torch.tensor([1])).source == bank.source._replace(first_rows="")
 
 
 def test_every_input_of_the_first_instances_counts():

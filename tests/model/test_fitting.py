@@ -18,6 +18,7 @@ from torch.utils.data import (
 from torch.utils.data.distributed import DistributedSampler
 
 from captum_rdr import ConfigurationBank, RelaxedDecisionRegion, pooling
+from captum_rdr.bank.writers import MemoryWriter
 from captum_rdr.model import states as neurons
 from captum_rdr.model.fitting import LayerIndex
 from captum_rdr.model.states import MedianSample, sampled_median_error
@@ -342,7 +343,7 @@ def test_one_threshold_and_pool_for_each_layer(net, images):
 
 
 def test_features_that_take_much_memory_are_warned_of(monkeypatch):
-    monkeypatch.setattr("captum_rdr.model.fitting.FEATURES_WARNED", 100)
+    monkeypatch.setattr("captum_rdr.bank.writers.FEATURES_WARNED", 100)
     with pytest.warns(
         UserWarning, match=r"will hold 0.0 GiB of features .*60 instances"
     ):
@@ -429,7 +430,7 @@ def test_a_pool_that_asks_for_what_is_not_there():
 
 
 def test_a_layer_index_names_the_layer():
-    index = LayerIndex("layer4", None, "", False, False)
+    index = LayerIndex("layer4", None, "", False, False, MemoryWriter())
     index.keep(torch.ones(2, 3))
     with pytest.raises(ValueError, match="layer 'layer4' gave shape"):
         index.keep(torch.ones(2, 4))

@@ -1,0 +1,281 @@
+"""Banks in the making: in memory, or in a folder, where a crash loses little."""
+
+import hashlib
+import os
+import warnings
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from captum_rdr.bank import bits, files
+from captum_rdr.bank.bank import ConfigurationBank
+from captum_rdr.model.fitting import Earlier, LayerIndex
+
+# What was written is forced to the disk after so many instances, or so many bytes.
+BLOCK_ROWS = 4096
+BLOCK_BYTES = 1 << 26
+
+FEATURES_WARNED = 1 << 30  # bytes of features in memory that are worth a warning
+_CHUNK_BYTES = 1 << 24
+
+
+class MemoryWriter:
+    """A bank that grows in memory; see `captum_rdr.model.fitting.Writer`."""
+
+    def open(self, layer: LayerIndex) -> Earlier:
+        """Begin anew."""
+        self._layer = layer
+        return Earlier()
+
+    def check_data(self) -> None:
+        """Take any data."""
+
+    def begin(
+        self, layer_shape: torch.Size, threshold: Tensor, feature_dtype: torch.dtype
+    ) -> None:
+        """Make room for all instances."""
+        layer, n_neurons = self._layer, layer_shape.numel()
+        self._bank = _empty_bank(layer, layer_shape, threshold, layer.n_instances)
+        n_bytes = layer.n_instances * n_neurons * feature_dtype.itemsize
+        if layer.keep_features and n_bytes > FEATURES_WARNED:
+            warnings.warn(
+                f"keep_features=True will hold {n_bytes / 2**30:.1f} GiB of features of "
+                f"layer {layer.name!r}, {layer.n_instances} instances x {n_neurons} "
+                "neurons; pool the layer, keep the bank on disk with out, or leave "
+                "features out if configuration neighbors do",
+                UserWarning,
+                stacklevel=2,
+            )
+
+    def append(self, states: Tensor, features: Tensor | None) -> None:
+        """Append instances."""
+        self._bank.append(bits.pack(states), features)
+
+    def finish(self) -> ConfigurationBank:
+        """The bank."""
+        first_rows = self._layer.data.first_rows
+        self._bank.source = self._bank.source._replace(first_rows=first_rows)
+        return self._bank
+
+    def close(self) -> None:
+        """Close nothing."""
+
+
+class FolderWriter:
+    """A bank that is streamed to a folder, where an earlier run may have begun it.
+
+    After `BLOCK_ROWS` what was written is forced to the disk, and then the draft, which
+    says how many rows are finished and what their checksum is, is replaced.
+
+    Args:
+        folder: the folder.
+        resume: go on with what an earlier run has left there.
+    """
+
+    def __init__(self, folder: Path, *, resume: bool) -> None:
+        self._folder, self._resume = folder, resume
+        self._stack = ExitStack()
+        self._arrays: dict[str, _GrowingArray] = {}
+        self._fields: files.Fields = {}
+        self._is_finished = False
+        self._unsaved_rows = self._unsaved_bytes = 0
+
+    def open(self, layer: LayerIndex) -> Earlier:
+        """Lock the folder, and go back to what an earlier run has finished.
+
+        Raises:
+            ValueError: that run had another model, layer or threshold.
+            RuntimeError: another process writes to the folder.
+        """
+        self._layer = layer
+        self._stack.enter_context(files.only_writer(self._folder))
+        if not self._resume:
+            return Earlier()
+        draft = files.read_manifest(self._folder / files.DRAFT)
+        bank = files.read_manifest(self._folder / files.MANIFEST)
+        if draft and bank and draft["generation"] <= bank["generation"]:
+            draft = None  # a crash left it when the bank was finished
+        fields = draft or bank
+        if fields is None:
+            return Earlier()
+        self._fields, self._is_finished = fields, draft is None
+        n_finished = fields["arrays"]["rows"]["shape"][0]
+        fields.setdefault("expected", n_finished)
+        threshold = self._check_model()
+        if draft:
+            for name in draft["arrays"].keys() & {"rows", "features"}:
+                entry = draft["arrays"][name]
+                self._grow(name, entry["shape"][1], entry["dtype"]).recover(entry)
+        return Earlier(n_finished, self._is_finished, threshold)
+
+    def _check_model(self) -> Tensor:
+        """Refuse to go on with another model; gives the earlier run's threshold."""
+        layer, arrays = self._layer, self._fields["arrays"]
+        entry = arrays["threshold"]
+        mapped = files.map_array(self._folder, entry)
+        threshold = files.as_tensor(mapped, self._folder, entry)
+        self._check_same("fingerprint", self._fields["fingerprint"], layer.fingerprint)
+        self._check_same("median", self._fields["is_median"], layer.is_median)
+        self._check_same("keep_features", "features" in arrays, layer.keep_features)
+        if layer.threshold is not None:
+            flat = layer.threshold.flatten().tolist()
+            self._check_same("threshold", threshold.flatten().tolist(), flat)
+        return threshold
+
+    def check_data(self) -> None:
+        """Refuse to go on with other data than that of the earlier run.
+
+        Raises:
+            ValueError: length or first instances differ.
+        """
+        data, fields = self._layer.data, self._fields
+        if fields.get("expected") and data.expected:
+            self._check_same("length", fields["expected"], data.expected)
+        if fields.get("first_rows"):
+            self._check_same("first instances", fields["first_rows"], data.first_rows)
+
+    def _check_same(self, what: str, stated: Any, here: Any) -> None:
+        if stated != here:
+            raise ValueError(
+                f"the bank in {os.fspath(self._folder)!r} was made with {what} "
+                f"{stated!s:.12}, but layer {self._layer.name!r} now has {here!s:.12}; "
+                "give the same model, arguments and data in the same order as before, "
+                "or fit without resume to begin anew"
+            )
+
+    def begin(
+        self, layer_shape: torch.Size, threshold: Tensor, feature_dtype: torch.dtype
+    ) -> None:
+        """Begin the files, unless the earlier run did.
+
+        Raises:
+            ValueError: the layer has another shape than in that run.
+        """
+        if self._fields:
+            self._check_same("shape", self._fields["layer_shape"], list(layer_shape))
+            return
+        bank = _empty_bank(self._layer, layer_shape, threshold)
+        self._fields = files.new_fields(self._folder, bank)
+        files.write_array(self._folder, self._fields, "threshold", bank.threshold)
+        self._grow("rows", bits.row_width(bank.n_neurons), "|u1")
+        if self._layer.keep_features:
+            held = files.as_array(torch.empty(0, dtype=feature_dtype))
+            self._grow("features", bank.n_neurons, held.dtype.str)
+        self._save()
+
+    def _grow(self, name: str, width: int, dtype: str) -> "_GrowingArray":
+        path = files.array_path(self._folder, self._fields, name)
+        self._arrays[name] = _GrowingArray(path, width, dtype)
+        self._stack.callback(self._arrays[name].file.close)
+        return self._arrays[name]
+
+    def append(self, states: Tensor, features: Tensor | None) -> None:
+        """Append instances."""
+        shape = torch.Size(self._fields["layer_shape"])
+        parts = {"rows": bits.padded(bits.pack(states), shape)}
+        if features is not None:
+            parts["features"] = features
+        for name, part in parts.items():
+            self._unsaved_bytes += self._arrays[name].append(files.as_array(part))
+        self._unsaved_rows += len(states)
+        if self._unsaved_rows >= BLOCK_ROWS or self._unsaved_bytes >= BLOCK_BYTES:
+            self._save()
+
+    def _save(self) -> None:
+        """Write down which rows are finished."""
+        data = self._layer.data
+        for name, array in self._arrays.items():
+            self._fields["arrays"][name] = array.flush()
+        self._fields["first_rows"] = data.first_rows if data.is_complete else ""
+        self._fields["expected"] = data.expected
+        files.write_manifest(self._folder / files.DRAFT, self._fields)
+        self._unsaved_rows = self._unsaved_bytes = 0
+
+    def finish(self) -> ConfigurationBank:
+        """Put the bank in the place of the folder's old one; it is read back."""
+        if self._is_finished:
+            files.remove_leftovers(self._folder)
+            return ConfigurationBank.load(self._folder)
+        fields = self._fields | {"first_rows": self._layer.data.first_rows}
+        del fields["expected"]
+        for name, array in self._arrays.items():
+            fields["arrays"][name] = array.finish()
+        rows = files.map_array(self._folder, fields["arrays"]["rows"])
+        n_neurons = torch.Size(fields["layer_shape"]).numel()
+        counts = bits.count_active(torch.from_numpy(rows), n_neurons)
+        files.write_array(self._folder, fields, "active_counts", counts)
+        files.publish(self._folder, fields)
+        return ConfigurationBank.load(self._folder)
+
+    def close(self) -> None:
+        """Close the files, and let others write to the folder."""
+        self._stack.close()
+
+
+class _GrowingArray:
+    """A NumPy file to which rows are appended, and the checksum of its values."""
+
+    def __init__(self, path: Path, width: int, dtype: str) -> None:
+        self._path, self._width, self._dtype = path, width, dtype
+        self._length, self._hash = 0, hashlib.sha256()
+        path.touch()
+        self.file = files.open_regular(path, "r+b", follow=False)
+        self._write_header()
+
+    def _write_header(self) -> None:
+        # NumPy leaves room in it for the number of rows to grow.
+        shape = (self._length, self._width)
+        fields = {"descr": self._dtype, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(self.file, fields)
+
+    def recover(self, entry: files.Fields) -> None:
+        """Go back to the rows that an earlier run has finished.
+
+        Raises:
+            ValueError: they are damaged.
+        """
+        self._length = entry["shape"][0]
+        left = self._length * self._width * np.dtype(self._dtype).itemsize
+        while chunk := self.file.read(min(left, _CHUNK_BYTES)):
+            self._hash.update(chunk)
+            left -= len(chunk)
+        if self._hash.hexdigest() != entry["sha256"]:
+            raise files.refused(self._path, "is damaged in rows that were finished")
+        self.file.truncate()
+
+    def append(self, values: files.Array) -> int:
+        """Append rows; gives their bytes."""
+        self._hash.update(values.data)
+        self._length += len(values)
+        return self.file.write(values.data)
+
+    def flush(self) -> files.Fields:
+        """Force the rows to the disk; gives the file's entry in a manifest."""
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        shape, digest = (self._length, self._width), self._hash.hexdigest()
+        return files.array_entry(self._path, shape, self._dtype, digest)
+
+    def finish(self) -> files.Fields:
+        """Write down how many rows there are; gives the file's entry, too."""
+        self.file.seek(0)
+        self._write_header()
+        return self.flush()
+
+
+def _empty_bank(
+    layer: LayerIndex, layer_shape: torch.Size, threshold: Tensor, reserve: int = 0
+) -> ConfigurationBank:
+    bank = ConfigurationBank(
+        layer_shape,
+        threshold,
+        layer.fingerprint,
+        layer.attribute_to_layer_input,
+        reserve=reserve,
+    )
+    bank.source = files.Source(layer.name, layer.is_median)
+    return bank
