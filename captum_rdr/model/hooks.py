@@ -4,7 +4,7 @@ import contextlib
 import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -143,11 +143,19 @@ class Record:
         self._leave_early = False
         self._clear()
 
+    @property
+    def is_split(self) -> bool:
+        """Whether several replicas of the model each see a share of the batch."""
+        return self._device_ids is not None and len(self._device_ids) > 1
+
     def _clear(self) -> None:
-        self._calls: list[dict[torch.device, int]] = [{} for _ in self._names]
-        self._kept: list[dict[torch.device, list[tuple[Tensor, ...]]]] = [
+        # For each layer and device, what was kept of each call; None of unwanted ones.
+        self._calls: list[dict[torch.device, list[tuple[Tensor, ...] | None]]] = [
             {} for _ in self._names
         ]
+
+    def _n_calls(self, index: int) -> int:
+        return max(map(len, self._calls[index].values()), default=0)
 
     def run(
         self, forward: Callable[..., Any], *args: Any, leave_early: bool, **kwargs: Any
@@ -170,29 +178,25 @@ class Record:
                 ``call_index`` chooses between its calls.
         """
         self._clear()
-        can_leave = self._device_ids is None or len(self._device_ids) < 2
-        self._leave_early = leave_early and can_leave and (self._call_index or 0) >= 0
+        counts_from_the_first = (self._call_index or 0) >= 0
+        self._leave_early = leave_early and counts_from_the_first and not self.is_split
         with contextlib.suppress(_Finished):
             forward(*args, **kwargs)
         return self.values()
 
     def observe(self, index: int, value: Any) -> None:
         """Take one call of layer ``index``, and leave the pass if it was the last."""
-        replicas = self._device_ids is not None and len(self._device_ids) > 1
-        if not replicas and threading.get_ident() != self._thread:
+        if not self.is_split and threading.get_ident() != self._thread:
             return  # another thread uses the model
-        device = _device(value)
-        wanted = self._call_index
+        wanted = self._call_index or 0
         with self._lock:
-            call = self._calls[index].get(device, 0)
-            self._calls[index][device] = call + 1
-            keep = call == 0 if wanted is None else wanted < 0 or call == wanted
-            if keep:
-                kept = self._keep(index, value)
-                self._kept[index].setdefault(device, []).append(kept)
-                if wanted is not None and wanted < 0:
-                    del self._kept[index][device][:wanted]
-        if self._leave_early and all(self._kept):
+            calls = self._calls[index].setdefault(_device(value), [])
+            if wanted < 0 and len(calls) >= -wanted:
+                calls[wanted] = None  # too long ago now
+            is_wanted = wanted < 0 or wanted == len(calls)
+            calls.append(self._keep(index, value) if is_wanted else None)
+        layers = range(len(self._calls))
+        if self._leave_early and all(self._n_calls(one) > wanted for one in layers):
             raise _Finished
 
     def values(self) -> list[tuple[Tensor, ...]]:
@@ -200,7 +204,7 @@ class Record:
         return [self._value(index, name) for index, name in enumerate(self._names)]
 
     def _value(self, index: int, name: str) -> tuple[Tensor, ...]:
-        calls = max(self._calls[index].values(), default=0)
+        calls, wanted = self._n_calls(index), self._call_index
         if calls == 0:
             raise ValueError(
                 f"layer {name!r} did not fire in the forward pass; choose a layer "
@@ -208,20 +212,19 @@ class Record:
                 "weights a function uses), and for a compiled model pass the original "
                 "one (model._orig_mod)"
             )
-        if self._call_index is None and calls > 1:
+        if wanted is None and calls > 1:
             raise ValueError(
                 f"layer {name!r} fired {calls} times in one forward pass; choose a "
                 "layer that fires once, or one call of this one with call_index=0 "
                 f"to {calls - 1}"
             )
-        needed = 1 + max(self._call_index or 0, -1 - (self._call_index or 0))
-        if calls < needed:
+        if not -calls <= (wanted or 0) < calls:
             raise ValueError(
-                f"call_index={self._call_index} but layer {name!r} fired {calls} "
-                f"times in one forward pass; use {-calls} to {calls - 1}"
+                f"call_index={wanted} but layer {name!r} fired {calls} times in one "
+                f"forward pass; use {-calls} to {calls - 1}"
             )
-        devices = _in_order(list(self._kept[index]), self._device_ids)
-        parts = [self._kept[index][device][0] for device in devices]
+        devices = _in_order(list(self._calls[index]), self._device_ids)
+        parts = [self._calls[index][device][wanted or 0] or () for device in devices]
         first = parts[0][0].device
         return tuple(
             torch.cat([part.to(first) for part in column])
@@ -312,33 +315,25 @@ def hookable(layers: Sequence[Module], model: Module | None) -> Iterator[None]:
     ...     net.training
     False
     """
-    with _no_fused_attention(), _evaluation(layers, layer_names(layers, model), model):
-        yield
+    if model is None:
+        _refuse_training(layers)
+    # PyTorch's fused transformer layers skip submodules and hooks.
+    fused = torch.backends.mha.get_fastpath_enabled()
+    with contextlib.nullcontext() if model is None else evaluating(model):
+        try:
+            torch.backends.mha.set_fastpath_enabled(False)
+            yield
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fused)
 
 
-def _evaluation(
-    layers: Sequence[Module], names: Sequence[str], model: Module | None
-) -> AbstractContextManager[None]:
-    if model is not None:
-        return evaluating(model)
-    for layer, name in zip(layers, names, strict=True):
+def _refuse_training(layers: Sequence[Module]) -> None:
+    for layer in layers:
         if any(module.training for module in layer.modules()):
             raise ValueError(
-                f"forward_func is a function, and layer {name!r} is in training mode; "
-                "call .eval() on its model first, or pass the model itself"
+                f"forward_func is a function, and layer {type(layer).__name__!r} is in "
+                "training mode; call .eval() on its model first, or pass the model itself"
             )
-    return contextlib.nullcontext()
-
-
-@contextmanager
-def _no_fused_attention() -> Iterator[None]:
-    """Turn PyTorch's fused transformer layers off, which skip submodules and hooks."""
-    enabled = torch.backends.mha.get_fastpath_enabled()
-    try:
-        torch.backends.mha.set_fastpath_enabled(False)
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(enabled)
 
 
 def _hook(
