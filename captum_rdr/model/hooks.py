@@ -64,16 +64,11 @@ def evaluating(model: Module) -> Iterator[None]:
         for module, mode in modes:
             module.training = mode
         for module, name, buffer, values in buffers:
-            _restore_buffer(module, name, buffer, values)
-
-
-def _restore_buffer(module: Module, name: str, buffer: Tensor, values: Tensor) -> None:
-    module._buffers[name] = buffer
-    if buffer.is_meta:  # no values to restore
-        return
-    if not torch.equal(raw_bytes(buffer), raw_bytes(values)):
-        with torch.no_grad():
-            buffer.copy_(values)
+            module._buffers[name] = buffer
+            # A buffer on the meta device has no values.
+            if not (buffer.is_meta or raw_bytes(buffer).equal(raw_bytes(values))):
+                with torch.no_grad():
+                    buffer.copy_(values)
 
 
 @contextmanager
@@ -134,10 +129,8 @@ class Record:
         call_index: int | None,
         device_ids: Sequence[int] | None,
     ) -> None:
-        self._names = names
-        self._keep = keep
-        self._call_index = call_index
-        self._device_ids = device_ids
+        self._names, self._keep = names, keep
+        self._call_index, self._device_ids = call_index, device_ids
         self._lock = threading.Lock()
         self._thread = threading.get_ident()
         self._leave_early = False
@@ -357,13 +350,9 @@ def _input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 def _device(value: Any) -> torch.device:
     """Device of the first tensor in a layer's output."""
-    if isinstance(value, Tensor):
-        return value.device
-    parts = value.values() if isinstance(value, dict) else value
-    if isinstance(parts, (tuple, list, type({}.values()))):
-        for part in parts:
-            return _device(part)
-    return torch.device("cpu")
+    while isinstance(value, (tuple, list, dict)) and value:
+        value = next(iter(value.values() if isinstance(value, dict) else value))
+    return value.device if isinstance(value, Tensor) else torch.device("cpu")
 
 
 def _in_order(
