@@ -32,9 +32,6 @@ _SELECTS = re.compile(
     r"|(?:adaptive_)?max_pool[123]d"
 )
 _JOINS = re.compile(r"cat|concat|concatenate|stack")
-_ATTENDS = re.compile(
-    r"softmax|(?:scaled_dot_product|multi_head)_attention(?:_forward)?"
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,9 +72,6 @@ def is_gate_module(class_name: str) -> bool:
 class Flow(TorchFunctionMode):
     """Watches every torch function of a forward pass.
 
-    Args:
-        attended: called whenever attention is computed.
-
     >>> import torch
     >>> with Flow() as flow:
     ...     x = torch.ones(2)
@@ -88,10 +82,9 @@ class Flow(TorchFunctionMode):
     ('relu', None)
     """
 
-    def __init__(self, attended: Callable[[], object] = lambda: None) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self._values = WeakTensorKeyDictionary()
-        self._attended = attended
 
     def gate(self, tensor: Tensor) -> Gate | None:
         """The nonlinearity that the tensor's values come from, through moves alone."""
@@ -135,8 +128,6 @@ class Flow(TorchFunctionMode):
             self._give(result, self._joined(taken))
         else:
             self._give(taken if name == "__setitem__" else result, _UNKNOWN)
-        if _ATTENDS.fullmatch(plain):
-            self._attended()
 
     def _joined(self, parts: list[Tensor]) -> _Value:
         """Value of several tensors put together, or of a part of one."""

@@ -1,12 +1,13 @@
 """What kind of layer a module is, told by its attributes, children and siblings."""
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import cast
 
 from torch import Tensor
-from torch.nn import Module, ModuleDict, ModuleList, MultiheadAttention, Sequential
+from torch.nn import Module, ModuleDict, ModuleList, Sequential
 
 from captum_rdr.zoo.flow import Gate, is_gate_module
 from captum_rdr.zoo.tracing import Traced
@@ -19,7 +20,7 @@ def kinds_of(traced: Mapping[str, Traced]) -> dict[str, str]:
 
     A *block* is a module with children and parameters of its own class beside which,
     under one parent, stands another of that class, or any such module beside blocks.
-    An *attention* is the innermost module in which attention is computed, an *MLP* a
+    An *attention* is the innermost module whose class is named after it, an *MLP* a
     module whose own children are linear layers around an activation. The root,
     containers, pooling, dropout and embeddings are left out.
 
@@ -119,7 +120,7 @@ def _may_repeat(entry: Traced) -> bool:
 
 def _kind(entry: Traced, children: list[Traced], blocks: set[str]) -> str | None:
     module, name = entry.module, type(entry.module).__name__
-    if entry.attends or isinstance(module, MultiheadAttention):
+    if not entry.is_leaf and _attention_names(module) == [name]:
         return "attention"
     if _is_mlp(module, children):
         return "MLP"
@@ -132,6 +133,12 @@ def _kind(entry: Traced, children: list[Traced], blocks: set[str]) -> str | None
     if entry.is_leaf and (is_gate_module(name) or Gate(name.lower()).is_positive):
         return "activation"
     return "block" if entry.name in blocks else None
+
+
+def _attention_names(module: Module) -> list[str]:
+    """Classes named after attention, of the module and those within."""
+    names = [type(one).__name__ for one in module.modules()]
+    return [name for name in names if re.search("attention|attn", name, re.IGNORECASE)]
 
 
 def _is_norm(module: Module) -> bool:

@@ -37,7 +37,6 @@ class Traced:
         gate: the nonlinearity that its output comes from, or None.
         feeds: the nonlinearity that takes its output as it is, or None.
         enters: names of the modules around it whose input it takes as it is.
-        attends: whether attention is computed in it, and in no module within.
         pools_all: whether it is a global pooling that makes one position of several.
     """
 
@@ -52,7 +51,6 @@ class Traced:
     gate: Gate | None = None
     feeds: Gate | None = None
     enters: set[str] = field(default_factory=set)
-    attends: bool = False
     pools_all: bool = False
 
     @property
@@ -99,16 +97,9 @@ class _Running:
     """The modules that are being called, outermost first, with their first inputs."""
 
     def __init__(self) -> None:
-        self.flow = Flow(self._attended)
+        self.flow = Flow()
         self._stack: list[tuple[Traced, Any]] = []
         self._ended = 0
-
-    def _attended(self) -> None:
-        """Mark the innermost module with submodules, other than the root."""
-        for entry, _ in reversed(self._stack[1:]):
-            if not entry.is_leaf:
-                entry.attends = True
-                return
 
     def begin(self, entry: Traced, _: Module, args: Any, kwargs: Any) -> None:
         """Before a module is called."""
