@@ -27,7 +27,7 @@ from torch.utils.data.distributed import DistributedSampler
 
 from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.bank import ConfigurationBank
-from captum_rdr.bank.queries import Nearest, check_k
+from captum_rdr.bank.queries import Nearest
 from captum_rdr.model.hooks import raw_bytes
 from captum_rdr.model.inputs import BATCH_SIZE
 from captum_rdr.pooling import Pool
@@ -158,7 +158,11 @@ class ShardedBank:
 
         def ranked() -> Tensor:
             """Distance and instance in one number, so that the order breaks ties."""
-            check_k(k, len(self))
+            if k > len(self):
+                raise ValueError(
+                    f"k={k} is not between 1 and the bank's {len(self)} instances; "
+                    "change k or index more"
+                )
             found = self.bank.nearest(query, min(k, len(self.bank)))
             return found.distances * len(self) + self._instances(found.rows)
 
@@ -199,7 +203,8 @@ class ShardedBank:
         for start in range(0, -(-len(self) // self._n_processes), _BLOCK_ROWS):
             some = slice(start, start + _BLOCK_ROWS)
             kept = [own[some]] if features is None else [own[some], features[some]]
-            block = [part.clone() for part in kept]  # a view is sent with all around it
+            # A copy, since a view is sent with all that it is a part of.
+            block = [part.to("cpu", copy=True) for part in kept]
             every = _everyones(self._group, partial(list, block), "gather", start)
             whole.append(*map(_interleaved, zip(*every, strict=True)))
         return whole
