@@ -8,10 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import Module
 
 from captum_rdr._arguments import check_range, for_each
-from captum_rdr.model.hooks import hookable
+from captum_rdr.model.hooks import hookable, on_call
 from captum_rdr.model.reader import LayerReader
 from captum_rdr.model.states import FittedLayer, check_shape
 
@@ -65,13 +64,13 @@ class _Clamp:
         neurons: Tensor,
         values: float | Tensor,
     ) -> None:
-        self._model, self._fitted = reader.model, fitted
+        self._model, self._shape = reader.model, fitted.layer_shape
         self._layer, self._name = reader.layers[index], reader.names[index]
+        self._to_input = fitted.attribute_to_layer_input
         self._call_index = _known_call(reader, index)
-        n_neurons = fitted.layer_shape.numel()
-        self._mask = torch.zeros(n_neurons, dtype=torch.bool)
-        self._values = torch.zeros(n_neurons, dtype=torch.float64)
-        picked = _checked_neurons(neurons, n_neurons)
+        self._mask = torch.zeros(self._shape.numel(), dtype=torch.bool)
+        self._values = torch.zeros(self._shape.numel(), dtype=torch.float64)
+        picked = _checked_neurons(neurons, self._shape.numel())
         self._mask[picked] = True
         self._values[picked] = _checked_values(values, picked)
         self._calls: dict[torch.device, int] = {}
@@ -84,12 +83,7 @@ class _Clamp:
             yield self._model.register_forward_pre_hook(
                 lambda *_: self._calls.clear()
             ).remove
-        if self._fitted.attribute_to_layer_input:
-            yield self._layer.register_forward_pre_hook(
-                self._on_input, with_kwargs=True
-            ).remove
-        else:
-            yield self._layer.register_forward_hook(self._on_output).remove
+        yield on_call(self._layer, self._to_input, self._clamped)
 
     def check_applied(self) -> None:
         """Refuse a context in which nothing was clamped."""
@@ -101,39 +95,26 @@ class _Clamp:
                 "inside"
             )
 
-    def _on_input(
-        self, _: Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        given = [*args, *kwargs.values()]
-        if len(given) != 1 or not self._is_wanted(given[0]):
+    def _clamped(self, value: Any) -> Tensor | None:
+        """What takes the place of a value in the wanted call."""
+        if not isinstance(value, Tensor):
             return None
-        clamped = self._clamped(given[0])
-        return ((clamped,), {}) if args else ((), dict.fromkeys(kwargs, clamped))
-
-    def _on_output(self, layer: Module, _: Any, output: Tensor) -> Tensor | None:
-        if not self._is_wanted(output):
-            return None
-        clamped = self._clamped(output)
-        if getattr(layer, "inplace", False) and not output.requires_grad:
-            # The caller may go on with the tensor that the layer changed in place.
-            return output.copy_(clamped)
-        return clamped
-
-    def _is_wanted(self, value: Tensor) -> bool:
-        """Count one call, and tell whether it is the one to clamp."""
         with self._lock:
             call = self._calls.get(value.device, 0)
             self._calls[value.device] = call + 1
-        return self._call_index in (None, call)
-
-    def _clamped(self, value: Tensor) -> Tensor:
-        shape = self._fitted.layer_shape
+        if self._call_index not in (None, call):
+            return None
         instances = value.unsqueeze(1) if value.dim() == 1 else value
-        check_shape(instances, shape, self._name)
-        mask = self._mask.reshape(shape).to(value.device)
-        values = self._values.to(value).reshape(shape)
+        check_shape(instances, self._shape, self._name)
+        mask = self._mask.reshape(self._shape).to(value.device)
+        values = self._values.to(value).reshape(self._shape)
         self._applied = True
-        return torch.where(mask, values, instances).reshape(value.shape)
+        clamped = torch.where(mask, values, instances).reshape(value.shape)
+        in_place = getattr(self._layer, "inplace", False) and not self._to_input
+        if in_place and not value.requires_grad:
+            # The caller may go on with the tensor that the layer changed in place.
+            return value.copy_(clamped)
+        return clamped
 
 
 def _known_call(reader: LayerReader, index: int) -> int | None:

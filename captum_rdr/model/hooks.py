@@ -1,6 +1,7 @@
 """Record what layers put out (or take in), and put model and random state back."""
 
 import contextlib
+import functools
 import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -276,7 +277,8 @@ def recording(
         if not gradients:
             stack.enter_context(torch.no_grad())
         for index, layer in enumerate(layers):
-            stack.callback(_hook(layer, index, record, attribute_to_layer_input))
+            see = functools.partial(record.observe, index)
+            stack.callback(on_call(layer, attribute_to_layer_input, see))
         yield record
 
 
@@ -329,23 +331,36 @@ def _refuse_training(layers: Sequence[Module]) -> None:
             )
 
 
-def _hook(
-    layer: Module, index: int, record: Record, to_input: bool
+def on_call(
+    layer: Module, to_input: bool, see: Callable[[Any], Tensor | None]
 ) -> Callable[[], None]:
-    """Register the hook and return what removes it."""
+    """Show each output of a layer, or what it takes in, to a function.
+
+    Args:
+        layer: the layer.
+        to_input: show what it takes in, several values as a tuple.
+        see: what it returns takes the value's place, unless that is None.
+
+    Returns:
+        what ends it.
+
+    >>> layer = torch.nn.Identity()
+    >>> end = on_call(layer, False, lambda output: output + 1)
+    >>> layer(torch.ones(2))
+    tensor([2., 2.])
+    >>> end()
+    """
+
+    def before(_: Module, args: Any, kwargs: dict[str, Any]) -> Any:
+        values = (*args, *kwargs.values())
+        new = see(values[0] if len(values) == 1 else values)
+        if new is None:
+            return None
+        return ((new,), {}) if args else ((), dict.fromkeys(kwargs, new))
+
     if to_input:
-        return layer.register_forward_pre_hook(
-            lambda _, args, kwargs: record.observe(index, _input(args, kwargs)),
-            with_kwargs=True,
-        ).remove
-    return layer.register_forward_hook(
-        lambda _, args, output: record.observe(index, output)
-    ).remove
-
-
-def _input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    values = (*args, *kwargs.values())
-    return values[0] if len(values) == 1 else values
+        return layer.register_forward_pre_hook(before, with_kwargs=True).remove
+    return layer.register_forward_hook(lambda _, args, output: see(output)).remove
 
 
 def _device(value: Any) -> torch.device:
