@@ -94,7 +94,7 @@ def parser() -> argparse.ArgumentParser:
     _add_query(report)
     report.add_argument("--output", required=True, type=Path, help="HTML file")
     inspect = command("inspect", "describe a bank")
-    inspect.add_argument("bank", help="file that fit wrote")
+    inspect.add_argument("bank", help="what fit wrote")
     return whole
 
 
@@ -110,7 +110,7 @@ def _add_model(to: argparse.ArgumentParser) -> None:
     to.add_argument("--pool", choices=_POOLS, help="applied to the layer's output")
     text = "reference images, or one folder of them a class"
     to.add_argument("--data", required=True, metavar="FOLDER", help=text)
-    to.add_argument("--bank", required=True, metavar="FILE", help="the index")
+    to.add_argument("--bank", required=True, metavar="PATH", help="the index")
 
 
 def _add_fit(to: argparse.ArgumentParser) -> None:
