@@ -172,7 +172,7 @@ def test_refusals(folder, capsys):
     swapped[5] = "images/dark"
     for arguments, message in [
         (["inspect", "missing"], "missing"),
-        (["inspect", "query.png"], "no readable configuration bank"),
+        (["inspect", "query.png"], "'query.png' holds no bank"),
         (["explain", *FITTED, "missing.png"], "No such file"),
         (["explain", *FITTED, "text.png"], "no image that can be read"),
         (["explain", *FITTED, "query.png", "--n-neighbors=99"], "n_neighbors=99"),
