@@ -17,13 +17,13 @@ from torchvision.models import list_models
 
 from captum_rdr import zoo
 from captum_rdr.model.hooks import recording
-from captum_rdr.zoo.inputs import example_arguments
-from captum_rdr.zoo.layerinfo import chosen
+from captum_rdr.zoo.table import chosen
 from captum_rdr.zoo.torchvision_models import (
     build_untrained,
     example_inputs,
     is_detection,
 )
+from captum_rdr.zoo.tracing import example_arguments
 
 
 def operations(model: Module, layer: Module, inputs: Any, *, whole: bool) -> int:

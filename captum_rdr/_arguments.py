@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 
-def check_whole(name: str, value: object, least: int = 1) -> None:
-    """Refuse what is no whole number, or too small a one.
+def check_whole(name: str, value: object, least: int | None = 1) -> int:
+    """A whole number as a plain int, refused where it is none, or too small.
 
     Args:
         name: the argument's, for the message.
         value: the argument.
-        least: the smallest number that is taken.
+        least: the smallest number that is taken; None for any.
 
     Raises:
         TypeError: the value is no whole number.
@@ -35,8 +35,9 @@ def check_whole(name: str, value: object, least: int = 1) -> None:
         raise TypeError(
             f"{name}={value!r} is a {type(value).__name__}; use a whole number"
         )
-    if number < least:
+    if least is not None and number < least:
         raise ValueError(f"{name}={number} is too small; use {least} or more")
+    return number
 
 
 def check_choice(name: str, value: object, known: Sequence[str]) -> None:
@@ -112,11 +113,7 @@ def checked_rows(indices: Sequence[int] | Tensor, n_rows: int) -> Tensor:
         raise ValueError(
             f"indices has shape {tuple(rows.shape)}; give bank rows of shape (Q,)"
         )
-    if rows.numel() and not 0 <= rows.min() <= rows.max() < n_rows:
-        raise ValueError(
-            f"indices go from {int(rows.min())} to {int(rows.max())}, but the bank's "
-            f"rows from 0 to {n_rows - 1}"
-        )
+    check_range("indices", rows, n_rows, "the bank's rows")
     return rows.to(torch.int64).cpu()
 
 
@@ -205,3 +202,20 @@ def checked_folders(out: Any, layer: Any, resume: bool) -> list[Path | None]:
     if len({os.path.realpath(folder) for folder in folders}) < count:
         raise ValueError(f"out={out!r} names one folder twice; give each layer its own")
     return list(folders)
+
+
+def check_range(name: str, indices: Tensor, count: int, of: str) -> None:
+    """Refuse indices that are not from 0 to ``count - 1``.
+
+    Raises:
+        ValueError: one is out of range.
+
+    >>> check_range("neurons", torch.tensor([2, 5]), 5, "the layer's flat indices")
+    Traceback (most recent call last):
+    ValueError: neurons go from 2 to 5, but the layer's flat indices from 0 to 4
+    """
+    if indices.numel() and not 0 <= indices.min() <= indices.max() < count:
+        raise ValueError(
+            f"{name} go from {int(indices.min())} to {int(indices.max())}, but {of} "
+            f"from 0 to {count - 1}"
+        )

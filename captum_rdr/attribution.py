@@ -18,8 +18,8 @@ from captum_rdr.method.neighbors import Queries
 from captum_rdr.method.region import Region
 from captum_rdr.method.regions import regions, warn_if_few
 from captum_rdr.method.rule import Metric, Rule, Weighting
-from captum_rdr.model.clamping import ClampedLayer, clamping
-from captum_rdr.model.concept import check_shape, concept_score
+from captum_rdr.model.clamping import clamping
+from captum_rdr.model.concept import concept_score
 from captum_rdr.model.fingerprint import Fingerprints
 from captum_rdr.model.fitting import LayerIndex, index_data
 from captum_rdr.model.inputs import ForwardArguments, input_arguments
@@ -29,7 +29,7 @@ from captum_rdr.model.reader import (
     checked_call_index,
     checked_pools,
 )
-from captum_rdr.model.states import as_threshold, binarize, storable
+from captum_rdr.model.states import as_threshold, binarize, check_shape, storable
 from captum_rdr.pooling import Pool
 
 
@@ -376,9 +376,7 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         tensor([ True, False])
         """
         banks = self._fitted_banks()
-        wanted = _checked_regions(region, len(banks))
-        for one, bank in zip(wanted, banks, strict=True):
-            one.check_layer(bank.layer_shape, bank.fingerprint)
+        wanted = _checked_regions(region, banks)
         arguments = input_arguments(inputs, additional_forward_args)
         kept = self._read_states(arguments, banks[0].attribute_to_layer_input)
         return self._as_given(
@@ -452,14 +450,16 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         tensor([[-0.5000,  0.0000,  0.5000]])
         """
         banks = self._fitted_banks()
-        wanted = _checked_regions(region, len(banks))
+        wanted = _checked_regions(region, banks)
 
         def check() -> None:
             self._current_banks(banks[0].attribute_to_layer_input)
 
         return self._as_given(
             [
-                concept_score(self._reader.only(index), bank, one, check)
+                concept_score(
+                    self._reader.only(index), bank, one.neurons, one.states, check
+                )
                 for index, (bank, one) in enumerate(zip(banks, wanted, strict=True))
             ]
         )
@@ -504,11 +504,7 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         tensor([[1., 2., 0.],
                 [0., 2., 3.]])
         """
-        fitted = [
-            ClampedLayer(bank.layer_shape, bank.attribute_to_layer_input)
-            for bank in self._fitted_banks()
-        ]
-        with clamping(self._reader, fitted, neurons, values):
+        with clamping(self._reader, self._fitted_banks(), neurons, values):
             yield
 
     def _read_states(
@@ -552,7 +548,8 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
                     f"attribute_to_layer_input={attribute_to_layer_input}, but the bank"
                     f" was fitted with {fitted}; pass {fitted} or fit again"
                 )
-        self._fingerprints.check(banks)
+        stored = [bank.fingerprint for bank in banks]
+        self._fingerprints.check(stored, attribute_to_layer_input)
         return banks
 
     def _as_given(self, values: list[Any]) -> Any:
@@ -560,12 +557,14 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         return values if isinstance(self.layer, list) else values[0]
 
 
-def _checked_regions(region: Region | list[Region], count: int) -> list[Region]:
-    """One region a layer.
+def _checked_regions(
+    region: Region | list[Region], banks: Sequence[ConfigurationBank]
+) -> list[Region]:
+    """One region a layer, each that of its bank.
 
     Raises:
         TypeError: something is no region.
-        ValueError: there are more or fewer than layers.
+        ValueError: there are more or fewer than layers, or one is of another layer.
     """
     regions = region if isinstance(region, list) else [region]
     if not all(isinstance(one, Region) for one in regions):
@@ -573,11 +572,13 @@ def _checked_regions(region: Region | list[Region], count: int) -> list[Region]:
             f"region is a {type(region).__name__}; give a Region, e.g. the first that "
             "attribute returned"
         )
-    if len(regions) != count:
+    if len(regions) != len(banks):
         raise ValueError(
-            f"region has {len(regions)} items for {count} layers; give one Region for a "
+            f"region has {len(regions)} items for {len(banks)} layers; give one Region for a "
             "layer, e.g. regions[0], and for a list of layers one each"
         )
+    for one, bank in zip(regions, banks, strict=True):
+        one.check_layer(bank.layer_shape, bank.fingerprint)
     return regions
 
 

@@ -8,11 +8,10 @@ single process with all of the data would give.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -28,89 +27,59 @@ from torch.utils.data.distributed import DistributedSampler
 
 from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.bank import ConfigurationBank
-from captum_rdr.bank.queries import Nearest, check_k
+from captum_rdr.bank.queries import Nearest
+from captum_rdr.model.hooks import raw_bytes
 from captum_rdr.model.inputs import BATCH_SIZE
 from captum_rdr.pooling import Pool
 
+_BLOCK_ROWS = 4096  # rows that each process sends at a time
 
-class _Processes:
-    """A group of processes.
+
+def _everyones(
+    group: dist.ProcessGroup | None, work: Callable[[], Any], *request: Any
+) -> list[Any]:
+    """What work gives in every process of a group, by rank.
 
     Args:
         group: the process group; the default one if None.
+        work: this process's part; what it raises is raised here once all know of it.
+        *request: what is asked for; the same in every process.
 
     Raises:
-        RuntimeError: ``torch.distributed`` is not set up; so does every method if a
-            process died or did not answer within the group's timeout.
+        RuntimeError: another process failed, died, or did not answer within the group's
+            timeout.
+        ValueError: the requests differ.
     """
-
-    def __init__(self, group: dist.ProcessGroup | None = None) -> None:
-        if not dist.is_available() or not dist.is_initialized():
-            raise RuntimeError(
-                "there is no process group; call torch.distributed.init_process_group "
-                "first, and start the script with torchrun"
-            )
-        self._group = group
-        self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
-        on_gpu = dist.get_backend(group) == "nccl"
-        self._device = torch.device("cuda" if on_gpu else "cpu")
-
-    def gather(self, own: Tensor) -> list[Tensor]:
-        """A tensor from every process, by rank; all must have one shape and dtype."""
-        own = own.to(self._device)
-        parts = [torch.empty_like(own) for _ in range(self.size)]
-        with _no_silence(self.size):
-            dist.all_gather(parts, own, group=self._group)
-        return [part.cpu() for part in parts]
-
-    def gather_numbers(self, number: int) -> list[int]:
-        """A whole number from every process, by rank."""
-        return [int(part) for part in self.gather(torch.tensor([number]))]
-
-    def total(self, own: Tensor) -> Tensor:
-        """The sum over all processes."""
-        total = own.to(self._device, copy=True)
-        with _no_silence(self.size):
-            dist.all_reduce(total, group=self._group)
-        return total.cpu()
-
-    def from_rank(self, rank: int, own: Tensor) -> Tensor:
-        """The tensor of one process; the others give one of its shape and dtype."""
-        sent = own.to(self._device, copy=True)
-        source = (
-            rank if self._group is None else dist.get_global_rank(self._group, rank)
-        )
-        with _no_silence(self.size):
-            dist.broadcast(sent, source, group=self._group)
-        return sent.cpu()
-
-    def agree(self, *request: Any) -> None:
-        """Refuse requests that are not the same in every process.
-
-        Raises:
-            ValueError: they differ.
-        """
-        digest = hashlib.blake2b(repr(request).encode(), digest_size=7).digest()
-        if len(set(self.gather_numbers(int.from_bytes(digest, "little")))) > 1:
-            raise ValueError(
-                f"the processes call {request[0]} with different arguments, or hold "
-                "banks of different models, layers or thresholds; give all the same"
-            )
-
-
-@contextmanager
-def _no_silence(size: int) -> Iterator[None]:
+    own, failure = None, None
     try:
-        yield
+        own = work()
+    except Exception as error:
+        failure = error
+    digest = hashlib.sha256(repr(request).encode()).hexdigest()
+    found: list[Any] = [None] * dist.get_world_size(group)
+    try:
+        dist.all_gather_object(found, (failure and str(failure), digest, own), group)
     except RuntimeError as error:
         raise RuntimeError(
-            f"one of {size} processes died or did not answer in time ({error}); end the "
-            "others and start all again, with fit's out and resume=True to keep what is "
-            "finished"
+            f"one of {len(found)} processes died or did not answer in time ({error}); "
+            "end the others and start all again, with fit's out and resume=True to keep "
+            "what is finished"
         ) from error
-
-
-_FAR = torch.iinfo(torch.int64).max
+    if failure is not None:
+        raise failure
+    failures, digests, answers = zip(*found, strict=True)
+    failed = {rank: one for rank, one in enumerate(failures) if one is not None}
+    if failed:
+        raise RuntimeError(
+            f"processes {[*failed]} of {len(found)} failed in {request[0]}: "
+            f"{'; '.join(failed.values())}"
+        )
+    if len(set(digests)) > 1:
+        raise ValueError(
+            f"the processes call {request[0]} with different arguments, or hold banks "
+            "of different models, layers or thresholds; give all the same"
+        )
+    return list(answers)
 
 
 class ShardedBank:
@@ -122,7 +91,8 @@ class ShardedBank:
 
     Raises:
         ValueError: the shares are not those of one layer and one set of data.
-        RuntimeError: a process died or did not answer in time; so does every method.
+        RuntimeError: there is no process group, or a process failed, died or did not
+            answer in time; so does every method.
 
     >>> dist.init_process_group(
     ...     "gloo", store=dist.HashStore(), rank=0, world_size=1
@@ -144,41 +114,33 @@ class ShardedBank:
     def __init__(
         self, bank: ConfigurationBank, group: dist.ProcessGroup | None = None
     ) -> None:
-        self.bank = bank
-        self._processes = _Processes(group)
-        self._processes.agree(
-            "ShardedBank",
-            tuple(bank.layer_shape),
-            bank.threshold.tolist(),
-            bank.fingerprint,
-            bank.attribute_to_layer_input,
-            bank.features is None,
-        )
-        lengths = self._processes.gather_numbers(len(bank))
-        self._length = sum(lengths)
-        shares = [len(self._instances(rank)) for rank in range(len(lengths))]
+        self.bank, self._group = bank, group
+        self._rank, self._n_processes = _place(group)
+        layer = (tuple(bank.layer_shape), bank.threshold.tolist(), bank.fingerprint)
+        kept = (bank.attribute_to_layer_input, bank.features is None)
+        lengths = _everyones(group, lambda: len(bank), "ShardedBank", layer, kept)
+        self._length: int = sum(lengths)
+        shares = [
+            len(range(rank, self._length, len(lengths))) for rank in range(len(lengths))
+        ]
         if lengths != shares:
             raise ValueError(
                 f"the processes hold {lengths} rows, not {shares} as of one set of data; "
                 "load every process's own share"
             )
 
-    def _instances(self, rank: int) -> range:
-        return range(rank, self._length, self._processes.size)
-
     def __len__(self) -> int:
         return self._length
 
     def __repr__(self) -> str:
-        count = self._processes.size
-        return (
-            f"ShardedBank({len(self)} instances, {count} processes, here {self.bank!r})"
-        )
+        of = f"{len(self)} instances, {self._n_processes} processes"
+        return f"ShardedBank({of}, here {self.bank!r})"
 
     def active_counts(self) -> Tensor:
         """In how many instances each neuron is active, int64 ``(D,)``."""
-        self._processes.agree("active_counts")
-        return self._processes.total(self.bank.active_counts)
+        own = self.bank.active_counts
+        every = _everyones(self._group, lambda: own, "active_counts")
+        return torch.stack(every).sum(0)
 
     def nearest(self, query: Tensor, k: int) -> Nearest:
         """`ConfigurationBank.nearest` over the rows of all processes.
@@ -193,19 +155,21 @@ class ShardedBank:
         Raises:
             ValueError: ``k`` is out of range, or the processes ask different things.
         """
-        check_k(k, len(self))
-        queries = self.bank.as_packed(query)
-        self._processes.agree("nearest", k, queries.tobytes())
-        found = self.bank.nearest_packed(queries, min(k, len(self.bank)))
-        own = torch.full((2, len(queries), k), _FAR)
-        own[0, :, : found.rows.shape[1]] = self._ids(found.rows)
-        own[1, :, : found.rows.shape[1]] = found.distances
-        rows, distances = torch.cat(self._processes.gather(own), 2).numpy()
-        order = np.lexsort((rows, distances))[:, :k]
-        return Nearest(
-            torch.from_numpy(np.take_along_axis(rows, order, 1)),
-            torch.from_numpy(np.take_along_axis(distances, order, 1)),
-        )
+
+        def ranked() -> Tensor:
+            """Distance and instance in one number, so that the order breaks ties."""
+            if k > len(self):
+                raise ValueError(
+                    f"k={k} is not between 1 and the bank's {len(self)} instances; "
+                    "change k or index more"
+                )
+            found = self.bank.nearest(query, min(k, len(self.bank)))
+            return found.distances * len(self) + self._instances(found.rows)
+
+        asked = raw_bytes(query).cpu().numpy().tobytes()
+        every = _everyones(self._group, ranked, "nearest", k, asked)
+        best = torch.cat(every, 1).topk(k, largest=False).values
+        return Nearest(best % len(self), best // len(self))
 
     def members(self, neurons: Tensor, states: Tensor, tolerance: int = 0) -> Tensor:
         """`ConfigurationBank.members` over the rows of all processes.
@@ -221,38 +185,47 @@ class ShardedBank:
         Raises:
             ValueError: an argument is out of range, or they differ between processes.
         """
-        self._processes.agree("members", neurons.tolist(), states.tolist(), tolerance)
-        own = self._ids(self.bank.members(neurons, states, tolerance))
-        lengths = self._processes.gather_numbers(len(own))
-        padded = torch.zeros(max(lengths), dtype=torch.int64)
-        padded[: len(own)] = own
-        parts = zip(self._processes.gather(padded), lengths, strict=True)
-        return torch.cat([part[:length] for part, length in parts]).sort().values
 
-    def _ids(self, rows: Tensor) -> Tensor:
+        def own() -> Tensor:
+            return self._instances(self.bank.members(neurons, states, tolerance))
+
+        request = ("members", neurons.tolist(), states.tolist(), tolerance)
+        return torch.cat(_everyones(self._group, own, *request)).sort().values
+
+    def _instances(self, rows: Tensor) -> Tensor:
         """Instances that rows of this process's share are."""
-        return self._processes.rank + rows * self._processes.size
+        return self._rank + rows * self._n_processes
 
     def gather(self) -> ConfigurationBank:
         """The whole bank in every process's memory, its rows in the order of the data."""
-        self._processes.agree("gather")
-        bank, features = self.bank, self.bank.features
-        rows = self._interleaved(bank.rows)
-        kept = None if features is None else self._interleaved(features)
-        whole = bank.emptied(reserve=len(self))
-        whole.append(rows, kept)
+        own, features = self.bank.rows, self.bank.features
+        whole = self.bank.emptied(reserve=len(self))
+        for start in range(0, -(-len(self) // self._n_processes), _BLOCK_ROWS):
+            some = slice(start, start + _BLOCK_ROWS)
+            kept = [own[some]] if features is None else [own[some], features[some]]
+            # A copy, since a view is sent with all that it is a part of.
+            block = [part.to("cpu", copy=True) for part in kept]
+            every = _everyones(self._group, partial(list, block), "gather", start)
+            whole.append(*map(_interleaved, zip(*every, strict=True)))
         return whole
 
-    def _interleaved(self, own: Tensor) -> Tensor:
-        whole = torch.empty(len(self), own.shape[1], dtype=own.dtype)
-        for rank in range(self._processes.size):
-            instances = self._instances(rank)
-            mine = rank == self._processes.rank
-            part = own if mine else own.new_empty(len(instances), own.shape[1])
-            whole[instances.start :: instances.step] = self._processes.from_rank(
-                rank, part.contiguous()
-            )
-        return whole
+
+def _interleaved(parts: tuple[Tensor, ...]) -> Tensor:
+    """Row 0 of each part, then row 1 of each, and so on."""
+    rows = parts[0].new_empty(sum(map(len, parts)), parts[0].shape[1])
+    for rank, part in enumerate(parts):
+        rows[rank :: len(parts)] = part
+    return rows
+
+
+def _place(group: dist.ProcessGroup | None) -> tuple[int, int]:
+    """Rank of this process in the group, and the group's size."""
+    if not dist.is_available() or not dist.is_initialized():
+        raise RuntimeError(
+            "there is no process group; call torch.distributed.init_process_group "
+            "first, and start the script with torchrun"
+        )
+    return dist.get_rank(group), dist.get_world_size(group)
 
 
 def fit_sharded(
@@ -300,24 +273,15 @@ def fit_sharded(
             f"threshold={threshold!r} needs the activations of all processes; fit one "
             "process on a part of the data and pass its bank.threshold"
         )
-    processes = _Processes(group)
+    rank, n_processes = _place(group)
     rdr = RelaxedDecisionRegion(
         forward_func, layer, threshold=threshold, pool=pool, call_index=call_index
     )
-    failure: Exception | None = None
-    try:
-        rdr.fit(_share(data, processes.rank, processes.size), **fit_arguments)
-    except Exception as error:
-        failure = error
-    flags = processes.gather_numbers(int(failure is not None))
-    if failure is not None:
-        raise failure
-    if any(flags):
-        failed = [rank for rank, flag in enumerate(flags) if flag]
-        raise RuntimeError(
-            f"processes {failed} of {len(flags)} failed to index their share; see their "
-            "errors"
-        )
+
+    def fit() -> None:
+        rdr.fit(_share(data, rank, n_processes), **fit_arguments)
+
+    _everyones(group, fit, "fit_sharded")
     return ShardedBank(rdr.bank, group)
 
 

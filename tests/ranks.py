@@ -1,4 +1,4 @@
-"""What every process of a group does in `test_scale_distributed`; see `main`."""
+"""What every process of a group does in `test_distributed`; see `main`."""
 
 import os
 import sys

@@ -1,8 +1,9 @@
 """The arguments and the state of `RelaxedDecisionRegion`."""
 
+import numpy as np
 import pytest
 import torch
-from conftest import random_states
+from conftest import bank_of, random_states
 from torch import Tensor, nn
 
 from captum_rdr import ConfigurationBank, RelaxedDecisionRegion
@@ -254,3 +255,142 @@ def test_a_recurrent_layer():
     rdr = RelaxedDecisionRegion(model, model.lstm, pool=lambda output: output[0])
     mask, _ = rdr.fit(x, show_progress=False).attribute(x[:2], 4, 5)
     assert mask.shape == (2, 5, 7)
+
+
+def test_a_bank_of_layer_inputs_knows_that_it_is_one(net, images, tmp_path):
+    fitted = RelaxedDecisionRegion(net, net[6])
+    fitted.fit(images, attribute_to_layer_input=True, show_progress=False)
+    fitted.bank.save(tmp_path / "bank")
+    bank = ConfigurationBank.load(tmp_path / "bank")
+    rdr = RelaxedDecisionRegion(net, net[6], bank=bank)
+    (region,) = rdr.attribute_members([0], 4, 3)
+    assert rdr.contains(region, images).nonzero().flatten().equal(region.members)
+    rdr.attribute(images[:2], 4, 3, attribute_to_layer_input=True)
+    with pytest.raises(ValueError, match="pass True or fit again"):
+        rdr.attribute(images[:2], 4, 3)
+    assert rdr.concept_score(region)(images).equal(fitted.concept_score(region)(images))
+
+
+def test_numpy_and_torch_numbers(net, images, tmp_path):
+    rdr = RelaxedDecisionRegion(
+        net, net[6], call_index=np.int64(0), threshold=np.float32(0)
+    )
+    rdr.fit(images, show_progress=False)
+    for tolerance in (np.int64(1), torch.tensor(1)):
+        _, found = rdr.attribute(
+            images[:1], np.int32(5), np.int64(3), tolerance=tolerance
+        )
+        found[0].save(tmp_path / "region")
+        assert found[0].tolerance == 1
+    (region,) = rdr.attribute_members(
+        np.array([2]), weighting="evidence", tolerance=np.float32(0.5)
+    )
+    region.save(tmp_path / "region")
+
+
+def test_tensors_of_the_right_size_in_the_wrong_shape(net, images):
+    with pytest.raises(
+        ValueError, match=r"threshold has shape \(6, 6, 4\).*\(4, 6, 6\)"
+    ):
+        RelaxedDecisionRegion(net, net[2], threshold=torch.zeros(6, 6, 4)).fit(
+            images, show_progress=False
+        )
+    rdr = RelaxedDecisionRegion(net, net[2]).fit(images, show_progress=False)
+    (region,) = rdr.attribute_members([0])
+    states = rdr.bank.states().reshape(-1, 4, 6, 6)
+    with pytest.raises(ValueError, match=r"states has shape \(90, 6, 6, 4\)"):
+        region.contains(states.permute(0, 2, 3, 1))
+    assert region.contains(states.numpy()).nonzero().flatten().equal(region.members)
+    for shape in ((-1, -2), (0,)):
+        with pytest.raises(ValueError, match="holds no neuron"):
+            ConfigurationBank(shape)
+
+
+def test_regions_of_other_layers_of_the_same_shape_are_refused(net, images):
+    one = RelaxedDecisionRegion(net, net[5]).fit(images, show_progress=False)
+    other = RelaxedDecisionRegion(net, net[6]).fit(images, show_progress=False)
+    (region,) = one.attribute_members([0], 4, 3)
+    for call in (
+        lambda: other.contains(region, images),
+        lambda: other.concept_score(region),
+    ):
+        with pytest.raises(ValueError, match="region has fingerprint"):
+            call()
+    for wrong in (None, "region", [region, None]):
+        with pytest.raises(TypeError, match=r"region is a .*; give a Region"):
+            one.contains(wrong, images)
+    with pytest.raises(ValueError, match="2 items for 1 layers"):
+        one.contains([region, region], images)
+
+
+def test_an_iterator_of_indices_serves_every_layer(net, images):
+    rdr = RelaxedDecisionRegion(net, [net[2], net[6]]).fit(images, show_progress=False)
+    assert [len(one) for one in rdr.attribute_members(iter([0, 1]), 4, 3)] == [2, 2]
+    for indices in (3, None, "12", [[1], [2, 3]]):
+        with pytest.raises(TypeError, match="indices="):
+            rdr.attribute_members(indices)
+
+
+def test_no_inputs(net, images):
+    rdr = RelaxedDecisionRegion(net, net[2]).fit(images, show_progress=False)
+    mask, found = rdr.attribute(images[:0])
+    assert mask.shape == (0, 4, 6, 6)
+    assert found == []
+
+
+def test_warnings_point_at_the_users_line():
+    layer = nn.Identity()
+    rdr = RelaxedDecisionRegion(layer, layer, bank=bank_of(random_states(40, 12)))
+    with pytest.warns(UserWarning, match="fewer unanimous") as of_members:
+        rdr.attribute_members([0], 30, 12)
+    with pytest.warns(UserWarning, match="fewer unanimous") as of_inputs:
+        rdr.attribute(torch.randn(1, 12), 30, 12)
+    assert [caught[0].filename for caught in (of_members, of_inputs)] == [__file__] * 2
+
+
+def test_messages_name_the_argument(net, images):
+    rdr = RelaxedDecisionRegion(net, net[6])
+    cases = [
+        (
+            lambda: rdr.fit((images, torch.zeros(90))),
+            TypeError,
+            "looks like .inputs, labels.",
+        ),
+        (
+            lambda: rdr.fit(images.numpy()),
+            TypeError,
+            "data is a ndarray.*torch.from_numpy",
+        ),
+        (lambda: rdr.fit([images.numpy()]), TypeError, "inputs is a ndarray"),
+        (
+            lambda: RelaxedDecisionRegion(net, net[6], pool="mean"),
+            TypeError,
+            "pool='mean'",
+        ),
+        (
+            lambda: RelaxedDecisionRegion(net, net[6], call_index=1.5),
+            TypeError,
+            "call_index=1.5",
+        ),
+        (
+            lambda: RelaxedDecisionRegion(net, net[6], call_index=True),
+            TypeError,
+            "call_index",
+        ),
+        (
+            lambda: rdr.fit(images, show_progress=False).attribute([1, 2]),
+            TypeError,
+            r"no tensor with a batch dimension, but \['int', 'int'\]",
+        ),
+        (
+            lambda: rdr.attribute(images[:1], tolerance=None, weighting="evidence"),
+            TypeError,
+            "tolerance=None is a NoneType",
+        ),
+    ]
+    for call, error, message in cases:
+        with pytest.raises(error, match=message):
+            call()
+    (region,) = rdr.attribute_members([0], 4, 3)
+    with pytest.raises(TypeError, match="dataset is a list_iterator without a length"):
+        region.to_concept(iter([1]), 0, "x")

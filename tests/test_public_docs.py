@@ -205,7 +205,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_code_block_is_executed(page):
     """Python stands in examples that pytest runs, or is included from a script it runs."""
-    blocks = re.findall(r"^```(.*)\n(.*?)^```$", page.read_text(), re.M | re.S)
+    blocks = re.findall(r"^```([^\n]*)\n(.*?)^```$", page.read_text(), re.M | re.S)
     for language, block in blocks:
         if language in ("", "python", "pycon"):
             assert block.lstrip().startswith(">>>"), block

@@ -9,7 +9,7 @@ from torch import nn
 from torchvision.models import get_model_builder
 
 from captum_rdr import RelaxedDecisionRegion, zoo
-from captum_rdr.zoo.layerinfo import chosen
+from captum_rdr.zoo.table import chosen
 from captum_rdr.zoo.torchvision_models import build, few_boxes, is_detection
 
 N_BANK = 4

@@ -1,5 +1,5 @@
 """The command ``captum-rdr``: fit, explain, report and inspect from a shell."""
 
-from captum_rdr.cli.main import main
+from captum_rdr.cli.command_line import main
 
 __all__ = ["main"]

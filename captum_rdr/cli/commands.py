@@ -11,8 +11,7 @@ from torch.utils.data import DataLoader
 
 from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.bank import ConfigurationBank
-from captum_rdr.cli.images import ImageFolder, as_shown, as_tensor, open_image
-from captum_rdr.cli.models import load, with_bank
+from captum_rdr.cli.sources import Images, as_shown, load_setup, open_image
 from captum_rdr.method.region import Region
 from captum_rdr.metrics import significance
 from captum_rdr.zoo import Setup
@@ -35,14 +34,11 @@ class Answer(NamedTuple):
 def fit(options: argparse.Namespace) -> Answer:
     """Index a folder of images and write the bank."""
     setup, images = _loaded(options, options.threshold)
-    loader = DataLoader(
-        images, batch_size=options.batch_size, num_workers=options.workers
+    quiet, keep = options.quiet, options.keep_features
+    loader: DataLoader[Any] = DataLoader(
+        images, options.batch_size, num_workers=options.workers
     )
-    bank = setup.rdr.fit(
-        loader,
-        keep_features=options.keep_features,
-        show_progress=not options.quiet,
-    ).bank
+    bank = setup.rdr.fit(loader, keep_features=keep, show_progress=not quiet).bank
     bank.save(options.bank)
     (layer,) = setup.layers
     text = f"{bank}\nof layer {layer.name!r}, written to {options.bank}"
@@ -52,7 +48,7 @@ def fit(options: argparse.Namespace) -> Answer:
 def explain(options: argparse.Namespace) -> Answer:
     """Find the region of each image."""
     images, _, rdr = _fitted(options)
-    regions = _regions(rdr, _inputs(options.images, images), options)
+    _, regions = _found(rdr, images, options)
     if options.save is not None:
         options.save.mkdir(parents=True, exist_ok=True)
         for path, region in zip(options.images, regions, strict=True):
@@ -70,20 +66,19 @@ def report(options: argparse.Namespace) -> Answer:
     from captum_rdr.visualization import Reference
 
     images, setup, rdr = _fitted(options)
-    inputs = _inputs(options.images, images)
-    transform = setup.transforms or as_tensor
+    inputs, regions = _found(rdr, images, options)
     reference = Reference(
         images,
-        images.labels,
+        images.targets,
         class_names=images.classes or None,
-        to_image=lambda one: as_shown(one, transform),
+        to_image=lambda one: as_shown(one, images.transform),
     )
     write_report(
         options.output,
         rdr,
         inputs,
         reference,
-        regions=_regions(rdr, inputs, options),
+        regions=regions,
         title=f"{setup.name}, layer {setup.layers[0].name}",
         show_progress=not options.quiet,
     )
@@ -121,20 +116,25 @@ def described(bank: ConfigurationBank) -> dict[str, Any]:
     }
 
 
-def _loaded(options: argparse.Namespace, threshold: Any) -> tuple[Setup, ImageFolder]:
-    return load(
+def _loaded(options: argparse.Namespace, threshold: Any) -> tuple[Setup, Images]:
+    """The model, and the reference images as it takes them."""
+    images = Images(options.data)
+    (first, _), *_ = images.samples
+    setup = load_setup(
         options.model,
-        options.data,
-        weights=options.weights,
-        layer=options.layer,
-        pool=options.pool,
-        threshold=threshold,
+        options.weights,
+        options.layer,
+        options.pool,
+        threshold,
+        first_image=first,
     )
+    images.transform = setup.transforms
+    return setup, images
 
 
 def _fitted(
     options: argparse.Namespace,
-) -> tuple[ImageFolder, Setup, RelaxedDecisionRegion]:
+) -> tuple[Images, Setup, RelaxedDecisionRegion]:
     """The reference images, the model, and the attribution with the stored bank."""
     bank = ConfigurationBank.load(options.bank)
     setup, images = _loaded(options, 0.0)  # the bank has its own thresholds
@@ -143,17 +143,17 @@ def _fitted(
             f"{options.data!r} has {len(images)} images, but the bank has {len(bank)} "
             "instances; give the folder that fit read, or fit again"
         )
-    return images, setup, with_bank(setup, bank)
+    rdr = RelaxedDecisionRegion(
+        setup.model, setup.rdr.layer, pool=setup.pools[0], bank=bank
+    )
+    return images, setup, rdr
 
 
-def _inputs(paths: list[Path], images: ImageFolder) -> Tensor:
-    return torch.stack([open_image(path, images.transform) for path in paths])
-
-
-def _regions(
-    rdr: RelaxedDecisionRegion, inputs: Tensor, options: argparse.Namespace
-) -> list[Region]:
-    """The regions of inputs, each tested."""
+def _found(
+    rdr: RelaxedDecisionRegion, images: Images, options: argparse.Namespace
+) -> tuple[Tensor, list[Region]]:
+    """The images to explain as the model's inputs, and their regions, each tested."""
+    inputs = torch.stack([images.transform(open_image(one)) for one in options.images])
     _, regions = rdr.attribute(
         inputs,
         options.n_neighbors,
@@ -162,17 +162,18 @@ def _regions(
         weighting=options.weighting,
         neighbors=options.neighbors,
     )
-    return significance(regions, rdr.bank, show_progress=not options.quiet)
+    show = not options.quiet
+    return inputs, significance(regions, rdr.bank, show_progress=show)
 
 
-def _as_text(path: Path, region: Region, images: ImageFolder) -> str:
+def _as_text(path: Path, region: Region, images: Images) -> str:
     neurons = " ".join(
         f"{neuron}{'+' if state else '-'}"
         for neuron, state in zip(
             region.neurons.tolist(), region.states.tolist(), strict=True
         )
     )
-    members = [str(images.paths[row]) for row in region.members[:_SHOWN].tolist()]
+    members = [images.paths[row] for row in region.members[:_SHOWN].tolist()]
     more = len(region.members) - len(members)
     return (
         f"{path}: {region!r}\n  neurons (+ active, - inactive): {neurons}\n"
@@ -180,7 +181,7 @@ def _as_text(path: Path, region: Region, images: ImageFolder) -> str:
     )
 
 
-def _as_data(path: Path, region: Region, images: ImageFolder) -> dict[str, Any]:
+def _as_data(path: Path, region: Region, images: Images) -> dict[str, Any]:
     return {
         "image": str(path),
         "neurons": region.neurons.tolist(),
@@ -188,7 +189,7 @@ def _as_data(path: Path, region: Region, images: ImageFolder) -> dict[str, Any]:
         "states": region.states.tolist(),
         "scores": region.scores.tolist(),
         "tolerance": region.tolerance,
-        "neighbors": [str(images.paths[row]) for row in region.neighbors.tolist()],
-        "members": [str(images.paths[row]) for row in region.members.tolist()],
+        "neighbors": [images.paths[row] for row in region.neighbors.tolist()],
+        "members": [images.paths[row] for row in region.members.tolist()],
         "significance": region.significance and asdict(region.significance),
     }

@@ -4,34 +4,21 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import Module
 
-from captum_rdr._arguments import for_each
-from captum_rdr.model.concept import check_shape
-from captum_rdr.model.hooks import hookable
+from captum_rdr._arguments import check_range, for_each
+from captum_rdr.model.hooks import hookable, on_call
 from captum_rdr.model.reader import LayerReader
-
-
-class ClampedLayer(NamedTuple):
-    """What a clamp must know of a fitted layer.
-
-    Attributes:
-        shape: ``(D1, ..., Dm)`` of the layer's output, per instance.
-        to_input: whether neurons of the layer's input are meant.
-    """
-
-    shape: torch.Size
-    to_input: bool
+from captum_rdr.model.states import FittedLayer, check_shape
 
 
 @contextmanager
 def clamping(
     reader: LayerReader,
-    fitted: Sequence[ClampedLayer],
+    fitted: Sequence[FittedLayer],
     neurons: Tensor | list[Tensor],
     values: float | Tensor | list[float | Tensor],
 ) -> Iterator[None]:
@@ -50,22 +37,11 @@ def clamping(
         ValueError: a layer is pooled, a shape or index does not fit, or no clamped layer
             fired in the context.
     """
-    for name, pool in zip(reader.names, reader.pools, strict=True):
-        if pool is not None:
-            raise ValueError(
-                f"layer {name!r} is read through a pool, so its neurons are no neurons "
-                "of the layer's output; clamp with an explainer without pool"
-            )
+    picked = for_each(neurons, len(fitted), "neurons")
+    given = for_each(values, len(fitted), "values")
     clamps = [
-        _Clamp(reader, index, layer, picked, value)
-        for index, (layer, picked, value) in enumerate(
-            zip(
-                fitted,
-                for_each(neurons, len(fitted), "neurons"),
-                for_each(values, len(fitted), "values"),
-                strict=True,
-            )
-        )
+        _Clamp(reader, index, layer, picked[index], given[index])
+        for index, layer in enumerate(fitted)
     ]
     with contextlib.ExitStack() as stack:
         stack.enter_context(hookable(reader.layers, reader.model))
@@ -84,16 +60,17 @@ class _Clamp:
         self,
         reader: LayerReader,
         index: int,
-        fitted: ClampedLayer,
+        fitted: FittedLayer,
         neurons: Tensor,
         values: float | Tensor,
     ) -> None:
+        self._model, self._shape = reader.model, fitted.layer_shape
         self._layer, self._name = reader.layers[index], reader.names[index]
-        self._fitted, self._model = fitted, reader.model
-        self._call_index = _known_call(reader.call_index, self._name, reader.model)
-        self._mask = torch.zeros(fitted.shape.numel(), dtype=torch.bool)
-        self._values = torch.zeros(fitted.shape.numel(), dtype=torch.float64)
-        picked = _checked_neurons(neurons, fitted.shape)
+        self._to_input = fitted.attribute_to_layer_input
+        self._call_index = _known_call(reader, index)
+        self._mask = torch.zeros(self._shape.numel(), dtype=torch.bool)
+        self._values = torch.zeros(self._shape.numel(), dtype=torch.float64)
+        picked = _checked_neurons(neurons, self._shape.numel())
         self._mask[picked] = True
         self._values[picked] = _checked_values(values, picked)
         self._calls: dict[torch.device, int] = {}
@@ -103,13 +80,10 @@ class _Clamp:
     def hooks(self) -> Iterator[Callable[[], None]]:
         """Register hooks, and give what removes each."""
         if self._call_index is not None and self._model is not None:
-            yield self._model.register_forward_pre_hook(self._restart).remove
-        if self._fitted.to_input:
-            yield self._layer.register_forward_pre_hook(
-                self._on_input, with_kwargs=True
+            yield self._model.register_forward_pre_hook(
+                lambda *_: self._calls.clear()
             ).remove
-        else:
-            yield self._layer.register_forward_hook(self._on_output).remove
+        yield on_call(self._layer, self._to_input, self._clamped)
 
     def check_applied(self) -> None:
         """Refuse a context in which nothing was clamped."""
@@ -121,57 +95,46 @@ class _Clamp:
                 "inside"
             )
 
-    def _restart(self, *_: Any) -> None:
-        self._calls.clear()
-
-    def _on_input(
-        self, _: Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        given = [*args, *kwargs.values()]
-        if len(given) != 1 or not self._is_wanted(given[0]):
+    def _clamped(self, value: Any) -> Tensor | None:
+        """What takes the place of a value in the wanted call."""
+        if not isinstance(value, Tensor):
             return None
-        clamped = self._clamped(given[0])
-        return ((clamped,), {}) if args else ((), dict.fromkeys(kwargs, clamped))
-
-    def _on_output(self, layer: Module, _: Any, output: Tensor) -> Tensor | None:
-        if not self._is_wanted(output):
-            return None
-        clamped = self._clamped(output)
-        if getattr(layer, "inplace", False) and not output.requires_grad:
-            # The caller may go on with the tensor that the layer changed in place.
-            return output.copy_(clamped)
-        return clamped
-
-    def _is_wanted(self, value: Tensor) -> bool:
-        """Count one call, and tell whether it is the one to clamp."""
         with self._lock:
             call = self._calls.get(value.device, 0)
             self._calls[value.device] = call + 1
-        return self._call_index in (None, call)
-
-    def _clamped(self, value: Tensor) -> Tensor:
+        if self._call_index not in (None, call):
+            return None
         instances = value.unsqueeze(1) if value.dim() == 1 else value
-        check_shape(instances, self._fitted.shape, self._name)
-        mask = self._mask.reshape(self._fitted.shape).to(value.device)
-        values = self._values.to(value).reshape(self._fitted.shape)
+        check_shape(instances, self._shape, self._name)
+        mask = self._mask.reshape(self._shape).to(value.device)
+        values = self._values.to(value).reshape(self._shape)
         self._applied = True
-        return torch.where(mask, values, instances).reshape(value.shape)
+        clamped = torch.where(mask, values, instances).reshape(value.shape)
+        in_place = getattr(self._layer, "inplace", False) and not self._to_input
+        if in_place and not value.requires_grad:
+            # The caller may go on with the tensor that the layer changed in place.
+            return value.copy_(clamped)
+        return clamped
 
 
-def _known_call(call_index: int | None, name: str, model: Module | None) -> int | None:
+def _known_call(reader: LayerReader, index: int) -> int | None:
     """The call to clamp, counted from the first; None for the only one.
 
     Raises:
-        ValueError: it cannot be told when it comes.
+        ValueError: the layer is pooled, or it cannot be told when the call comes.
     """
-    if call_index is None:
-        return None
-    if call_index < 0:
+    name, call_index = reader.names[index], reader.call_index
+    if reader.pools[index] is not None:
+        raise ValueError(
+            f"layer {name!r} is read through a pool, so its neurons are no neurons of "
+            "the layer's output; clamp with an explainer without pool"
+        )
+    if call_index is not None and call_index < 0:
         raise ValueError(
             f"call_index={call_index} counts from the last call, which clamping cannot "
             f"know when layer {name!r} fires; count from the first, e.g. call_index=1"
         )
-    if model is None:
+    if call_index is not None and reader.model is None:
         raise ValueError(
             f"call_index={call_index}, but which module starts a forward pass is "
             "unknown; pass the model itself as forward_func"
@@ -179,7 +142,7 @@ def _known_call(call_index: int | None, name: str, model: Module | None) -> int 
     return call_index
 
 
-def _checked_neurons(neurons: Tensor, shape: torch.Size) -> Tensor:
+def _checked_neurons(neurons: Tensor, n_neurons: int) -> Tensor:
     if not isinstance(neurons, Tensor) or neurons.dtype != torch.int64:
         kind = getattr(neurons, "dtype", type(neurons).__name__)
         raise TypeError(
@@ -190,11 +153,7 @@ def _checked_neurons(neurons: Tensor, shape: torch.Size) -> Tensor:
         raise ValueError(
             f"neurons has shape {tuple(neurons.shape)}; give flat indices (t,)"
         )
-    if len(neurons) and not 0 <= neurons.min() <= neurons.max() < shape.numel():
-        raise ValueError(
-            f"neurons go from {int(neurons.min())} to {int(neurons.max())}, but the "
-            f"layer's flat indices from 0 to {shape.numel() - 1}"
-        )
+    check_range("neurons", neurons, n_neurons, "the layer's flat indices")
     return neurons.cpu()
 
 

@@ -6,16 +6,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from captum_rdr.bank import ConfigurationBank
-from captum_rdr.method.region import Region
-from captum_rdr.model.inputs import ForwardArguments, input_arguments
+from captum_rdr.model.inputs import input_arguments
 from captum_rdr.model.reader import LayerReader
+from captum_rdr.model.states import FittedLayer, check_shape
 
 
 def concept_score(
     reader: LayerReader,
-    bank: ConfigurationBank,
-    region: Region,
+    fitted: FittedLayer,
+    neurons: Tensor,
+    states: Tensor,
     check: Callable[[], object],
 ) -> Callable[..., Tensor]:
     """Make a forward function that gives each input's mean signed margin.
@@ -24,60 +24,38 @@ def concept_score(
 
     Args:
         reader: reads the one layer of the region.
-        bank: that layer's bank, which has the thresholds.
-        region: the region.
+        fitted: that layer, with its thresholds.
+        neurons: int64 ``(t,)``, the region's principal neurons.
+        states: bool ``(t,)``, their states.
         check: called before each forward pass; raises if the bank is out of date.
 
     Raises:
-        ValueError: region and bank are of different layers, or the region has no
-            principal neuron.
+        ValueError: there is no principal neuron.
     """
-    region.check_layer(bank.layer_shape, bank.fingerprint)
-    if not len(region.neurons):
+    if not len(neurons):
         raise ValueError("region has no principal neuron; lower n_neighbors")
 
     def keep(index: int, activations: Tensor) -> tuple[Tensor, ...]:
-        check_shape(activations, bank.layer_shape, reader.names[index])
+        check_shape(activations, fitted.layer_shape, reader.names[index])
         return (activations.clone(),)
 
     def score(*inputs: Any, **keywords: Any) -> Tensor:
         """Mean signed margin ``(B,)`` of the principal neurons."""
         check()
-        given = inputs[0] if len(inputs) == 1 else inputs
-        args, kwargs = input_arguments(given, None)
-        arguments = ForwardArguments(args, {**kwargs, **keywords})
+        given = input_arguments(inputs[0] if len(inputs) == 1 else inputs, None)
+        arguments = given._replace(kwargs={**given.kwargs, **keywords})
         with reader.reading(
             keep,
-            attribute_to_layer_input=bank.attribute_to_layer_input,
+            attribute_to_layer_input=fitted.attribute_to_layer_input,
             gradients=True,
         ) as read:
             # To its end: attributions to later layers and checkpointing need that.
             ((activations,),) = read(arguments, "inputs", leave_early=False)
-        return _mean_margin(activations, bank, region)
+        # Copies, as tensors made in inference mode cannot take part in a backward pass.
+        picked = activations.flatten(1)[:, neurons.clone().to(activations.device)]
+        every = fitted.threshold.expand(fitted.layer_shape.numel())
+        thresholds = every[neurons].clone().to(picked)
+        signs = torch.where(states, 1.0, -1.0).clone().to(picked)
+        return ((picked - thresholds) * signs).mean(1)
 
     return score
-
-
-def _mean_margin(
-    activations: Tensor, bank: ConfigurationBank, region: Region
-) -> Tensor:
-    # Copies, since tensors made in inference mode cannot take part in a backward pass.
-    neurons = region.neurons.clone().to(activations.device)
-    thresholds = bank.threshold.expand(bank.n_neurons)[region.neurons].clone()
-    signs = torch.where(region.states, 1.0, -1.0).clone()
-    picked = activations.flatten(1)[:, neurons]
-    return ((picked - thresholds.to(picked)) * signs.to(picked)).mean(1)
-
-
-def check_shape(activations: Tensor, shape: torch.Size, name: str) -> None:
-    """Refuse activations of another shape than the bank's.
-
-    Raises:
-        ValueError: the shape differs.
-    """
-    if activations.shape[1:] != shape:
-        raise ValueError(
-            f"layer {name!r} gave shape {tuple(activations.shape[1:])} an instance, but "
-            f"the bank holds {tuple(shape)}; give inputs of the size that was "
-            "fitted"
-        )

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from captum_rdr.bank import ConfigurationBank
 from captum_rdr.model.hooks import raw_bytes
 from captum_rdr.model.reader import LayerReader
 from captum_rdr.pooling import Pool
@@ -85,10 +84,14 @@ class Fingerprints:
         """Take it that the banks belong to the model of these versions."""
         self._accepted = versions
 
-    def check(self, banks: Sequence[ConfigurationBank]) -> None:
+    def check(self, stored: Sequence[str], attribute_to_layer_input: bool) -> None:
         """Refuse banks of another model, another layer or another way to read it.
 
         Digests the weights only if one was written since banks were last accepted.
+
+        Args:
+            stored: each bank's fingerprint, empty where it is unknown.
+            attribute_to_layer_input: whether the banks are of the layers' inputs.
 
         Raises:
             ValueError: a bank has another fingerprint.
@@ -98,15 +101,15 @@ class Fingerprints:
         versions = self.versions()
         if versions == self._accepted:
             return
-        prints = self.now(banks[0].attribute_to_layer_input)
-        for name, bank, now in zip(self._reader.names, banks, prints, strict=True):
-            if bank.fingerprint not in ("", now):
+        prints = self.now(attribute_to_layer_input)
+        for name, was, now in zip(self._reader.names, stored, prints, strict=True):
+            if was not in ("", now):
                 raise ValueError(
-                    f"the bank of layer {name!r} has fingerprint "
-                    f"{bank.fingerprint[:12]}..., but model and layer now have "
-                    f"{now[:12]}...: weights, layer, pool or call_index differ; fit "
-                    "again, load the weights that the bank was made with, or pass "
-                    "force=True if the states are known to be the same"
+                    f"the bank of layer {name!r} has fingerprint {was[:12]}..., but "
+                    f"model and layer now have {now[:12]}...: weights, layer, pool or "
+                    "call_index differ; fit again, load the weights that the bank was "
+                    "made with, or pass force=True if the states are known to be the "
+                    "same"
                 )
         self.accept(versions)
 

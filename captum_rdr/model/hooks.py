@@ -1,10 +1,11 @@
 """Record what layers put out (or take in), and put model and random state back."""
 
 import contextlib
+import functools
 import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -64,16 +65,11 @@ def evaluating(model: Module) -> Iterator[None]:
         for module, mode in modes:
             module.training = mode
         for module, name, buffer, values in buffers:
-            _restore_buffer(module, name, buffer, values)
-
-
-def _restore_buffer(module: Module, name: str, buffer: Tensor, values: Tensor) -> None:
-    module._buffers[name] = buffer
-    if buffer.is_meta:  # no values to restore
-        return
-    if not torch.equal(raw_bytes(buffer), raw_bytes(values)):
-        with torch.no_grad():
-            buffer.copy_(values)
+            module._buffers[name] = buffer
+            # A buffer on the meta device has no values.
+            if not (buffer.is_meta or raw_bytes(buffer).equal(raw_bytes(values))):
+                with torch.no_grad():
+                    buffer.copy_(values)
 
 
 @contextmanager
@@ -134,20 +130,26 @@ class Record:
         call_index: int | None,
         device_ids: Sequence[int] | None,
     ) -> None:
-        self._names = names
-        self._keep = keep
-        self._call_index = call_index
-        self._device_ids = device_ids
+        self._names, self._keep = names, keep
+        self._call_index, self._device_ids = call_index, device_ids
         self._lock = threading.Lock()
         self._thread = threading.get_ident()
         self._leave_early = False
         self._clear()
 
+    @property
+    def is_split(self) -> bool:
+        """Whether several replicas of the model each see a share of the batch."""
+        return self._device_ids is not None and len(self._device_ids) > 1
+
     def _clear(self) -> None:
-        self._calls: list[dict[torch.device, int]] = [{} for _ in self._names]
-        self._kept: list[dict[torch.device, list[tuple[Tensor, ...]]]] = [
+        # For each layer and device, what was kept of each call; None of unwanted ones.
+        self._calls: list[dict[torch.device, list[tuple[Tensor, ...] | None]]] = [
             {} for _ in self._names
         ]
+
+    def _n_calls(self, index: int) -> int:
+        return max(map(len, self._calls[index].values()), default=0)
 
     def run(
         self, forward: Callable[..., Any], *args: Any, leave_early: bool, **kwargs: Any
@@ -170,29 +172,25 @@ class Record:
                 ``call_index`` chooses between its calls.
         """
         self._clear()
-        can_leave = self._device_ids is None or len(self._device_ids) < 2
-        self._leave_early = leave_early and can_leave and (self._call_index or 0) >= 0
+        counts_from_the_first = (self._call_index or 0) >= 0
+        self._leave_early = leave_early and counts_from_the_first and not self.is_split
         with contextlib.suppress(_Finished):
             forward(*args, **kwargs)
         return self.values()
 
     def observe(self, index: int, value: Any) -> None:
         """Take one call of layer ``index``, and leave the pass if it was the last."""
-        replicas = self._device_ids is not None and len(self._device_ids) > 1
-        if not replicas and threading.get_ident() != self._thread:
+        if not self.is_split and threading.get_ident() != self._thread:
             return  # another thread uses the model
-        device = _device(value)
-        wanted = self._call_index
+        wanted = self._call_index or 0
         with self._lock:
-            call = self._calls[index].get(device, 0)
-            self._calls[index][device] = call + 1
-            keep = call == 0 if wanted is None else wanted < 0 or call == wanted
-            if keep:
-                kept = self._keep(index, value)
-                self._kept[index].setdefault(device, []).append(kept)
-                if wanted is not None and wanted < 0:
-                    del self._kept[index][device][:wanted]
-        if self._leave_early and all(self._kept):
+            calls = self._calls[index].setdefault(_device(value), [])
+            if wanted < 0 and len(calls) >= -wanted:
+                calls[wanted] = None  # too long ago now
+            is_wanted = wanted < 0 or wanted == len(calls)
+            calls.append(self._keep(index, value) if is_wanted else None)
+        layers = range(len(self._calls))
+        if self._leave_early and all(self._n_calls(one) > wanted for one in layers):
             raise _Finished
 
     def values(self) -> list[tuple[Tensor, ...]]:
@@ -200,7 +198,7 @@ class Record:
         return [self._value(index, name) for index, name in enumerate(self._names)]
 
     def _value(self, index: int, name: str) -> tuple[Tensor, ...]:
-        calls = max(self._calls[index].values(), default=0)
+        calls, wanted = self._n_calls(index), self._call_index
         if calls == 0:
             raise ValueError(
                 f"layer {name!r} did not fire in the forward pass; choose a layer "
@@ -208,20 +206,19 @@ class Record:
                 "weights a function uses), and for a compiled model pass the original "
                 "one (model._orig_mod)"
             )
-        if self._call_index is None and calls > 1:
+        if wanted is None and calls > 1:
             raise ValueError(
                 f"layer {name!r} fired {calls} times in one forward pass; choose a "
                 "layer that fires once, or one call of this one with call_index=0 "
                 f"to {calls - 1}"
             )
-        needed = 1 + max(self._call_index or 0, -1 - (self._call_index or 0))
-        if calls < needed:
+        if not -calls <= (wanted or 0) < calls:
             raise ValueError(
-                f"call_index={self._call_index} but layer {name!r} fired {calls} "
-                f"times in one forward pass; use {-calls} to {calls - 1}"
+                f"call_index={wanted} but layer {name!r} fired {calls} times in one "
+                f"forward pass; use {-calls} to {calls - 1}"
             )
-        devices = _in_order(list(self._kept[index]), self._device_ids)
-        parts = [self._kept[index][device][0] for device in devices]
+        devices = _in_order(list(self._calls[index]), self._device_ids)
+        parts = [self._calls[index][device][wanted or 0] or () for device in devices]
         first = parts[0][0].device
         return tuple(
             torch.cat([part.to(first) for part in column])
@@ -280,7 +277,8 @@ def recording(
         if not gradients:
             stack.enter_context(torch.no_grad())
         for index, layer in enumerate(layers):
-            stack.callback(_hook(layer, index, record, attribute_to_layer_input))
+            see = functools.partial(record.observe, index)
+            stack.callback(on_call(layer, attribute_to_layer_input, see))
         yield record
 
 
@@ -312,63 +310,64 @@ def hookable(layers: Sequence[Module], model: Module | None) -> Iterator[None]:
     ...     net.training
     False
     """
-    with _no_fused_attention(), _evaluation(layers, layer_names(layers, model), model):
-        yield
+    if model is None:
+        _refuse_training(layers)
+    # PyTorch's fused transformer layers skip submodules and hooks.
+    fused = torch.backends.mha.get_fastpath_enabled()
+    with contextlib.nullcontext() if model is None else evaluating(model):
+        try:
+            torch.backends.mha.set_fastpath_enabled(False)
+            yield
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fused)
 
 
-def _evaluation(
-    layers: Sequence[Module], names: Sequence[str], model: Module | None
-) -> AbstractContextManager[None]:
-    if model is not None:
-        return evaluating(model)
-    for layer, name in zip(layers, names, strict=True):
+def _refuse_training(layers: Sequence[Module]) -> None:
+    for layer in layers:
         if any(module.training for module in layer.modules()):
             raise ValueError(
-                f"forward_func is a function, and layer {name!r} is in training mode; "
-                "call .eval() on its model first, or pass the model itself"
+                f"forward_func is a function, and layer {type(layer).__name__!r} is in "
+                "training mode; call .eval() on its model first, or pass the model itself"
             )
-    return contextlib.nullcontext()
 
 
-@contextmanager
-def _no_fused_attention() -> Iterator[None]:
-    """Turn PyTorch's fused transformer layers off, which skip submodules and hooks."""
-    enabled = torch.backends.mha.get_fastpath_enabled()
-    try:
-        torch.backends.mha.set_fastpath_enabled(False)
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(enabled)
-
-
-def _hook(
-    layer: Module, index: int, record: Record, to_input: bool
+def on_call(
+    layer: Module, to_input: bool, see: Callable[[Any], Tensor | None]
 ) -> Callable[[], None]:
-    """Register the hook and return what removes it."""
+    """Show each output of a layer, or what it takes in, to a function.
+
+    Args:
+        layer: the layer.
+        to_input: show what it takes in, several values as a tuple.
+        see: what it returns takes the value's place, unless that is None.
+
+    Returns:
+        what ends it.
+
+    >>> layer = torch.nn.Identity()
+    >>> end = on_call(layer, False, lambda output: output + 1)
+    >>> layer(torch.ones(2))
+    tensor([2., 2.])
+    >>> end()
+    """
+
+    def before(_: Module, args: Any, kwargs: dict[str, Any]) -> Any:
+        values = (*args, *kwargs.values())
+        new = see(values[0] if len(values) == 1 else values)
+        if new is None:
+            return None
+        return ((new,), {}) if args else ((), dict.fromkeys(kwargs, new))
+
     if to_input:
-        return layer.register_forward_pre_hook(
-            lambda _, args, kwargs: record.observe(index, _input(args, kwargs)),
-            with_kwargs=True,
-        ).remove
-    return layer.register_forward_hook(
-        lambda _, args, output: record.observe(index, output)
-    ).remove
-
-
-def _input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    values = (*args, *kwargs.values())
-    return values[0] if len(values) == 1 else values
+        return layer.register_forward_pre_hook(before, with_kwargs=True).remove
+    return layer.register_forward_hook(lambda _, args, output: see(output)).remove
 
 
 def _device(value: Any) -> torch.device:
     """Device of the first tensor in a layer's output."""
-    if isinstance(value, Tensor):
-        return value.device
-    parts = value.values() if isinstance(value, dict) else value
-    if isinstance(parts, (tuple, list, type({}.values()))):
-        for part in parts:
-            return _device(part)
-    return torch.device("cpu")
+    while isinstance(value, (tuple, list, dict)) and value:
+        value = next(iter(value.values() if isinstance(value, dict) else value))
+    return value.device if isinstance(value, Tensor) else torch.device("cpu")
 
 
 def _in_order(

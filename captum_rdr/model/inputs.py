@@ -136,8 +136,13 @@ class Batches:
                 "looks like (inputs, labels) rather than two batches; pass the inputs, "
                 "or torch.utils.data.TensorDataset(inputs, labels)"
             )
+        self._data = data
         if isinstance(data, Tensor):
-            self._batches: Iterable[Any] = _TensorBatches(data)
+            if data.dim() == 0:
+                raise ValueError("data is a tensor without dimensions; give (N, ...)")
+            self._batches: Iterable[Any] = (
+                torch.split(data, BATCH_SIZE) if len(data) else ()
+            )
         elif isinstance(data, DataLoader):
             _refuse_shuffling(data)
             self._batches = data
@@ -164,8 +169,8 @@ class Batches:
     @property
     def n_instances(self) -> int:
         """Number of instances, 0 where it is unknown; an upper bound."""
-        if isinstance(self._batches, _TensorBatches):
-            return len(self._batches.data)
+        if isinstance(self._data, Tensor):
+            return len(self._data)
         if not isinstance(self._batches, DataLoader):
             return 0
         return len(self) * (self._batches.batch_size or 0)
@@ -173,8 +178,8 @@ class Batches:
     @property
     def length(self) -> int:
         """Length of the dataset, whatever the batch size; 0 where it is unknown."""
-        if isinstance(self._batches, _TensorBatches):
-            return len(self._batches.data)
+        if isinstance(self._data, Tensor):
+            return len(self._data)
         dataset = getattr(self._batches, "dataset", None)
         return len(dataset) if isinstance(dataset, Sized) else 0
 
@@ -235,21 +240,6 @@ class DataPrint:
         self._seen += size
 
 
-class _TensorBatches:
-    """Slices of a tensor."""
-
-    def __init__(self, data: Tensor) -> None:
-        if data.dim() == 0:
-            raise ValueError("data is a tensor without dimensions; give (N, ...)")
-        self.data = data
-
-    def __iter__(self) -> Iterator[Tensor]:
-        return iter(torch.split(self.data, BATCH_SIZE) if len(self.data) else ())
-
-    def __len__(self) -> int:
-        return -(-len(self.data) // BATCH_SIZE)
-
-
 def _is_labelled_pair(data: Any) -> bool:
     if not isinstance(data, (tuple, list)) or len(data) != 2:
         return False
@@ -281,14 +271,10 @@ def _is_in_order(loader: DataLoader[Any], sampler: Any) -> bool:
     """Whether the indices that the loader reads are 0, 1, 2, ..."""
     if type(sampler) is SequentialSampler and loader.batch_size:
         return True
-    if loader.batch_sampler is not None:
-        if iter(loader.batch_sampler) is loader.batch_sampler:
-            return True  # a one-shot iterator, which a look would use up
-        indices = itertools.chain.from_iterable(loader.batch_sampler)
-    else:
-        if iter(sampler) is sampler:
-            return True
-        indices = iter(sampler)
+    source = sampler if loader.batch_sampler is None else loader.batch_sampler
+    if iter(source) is source:
+        return True  # a one-shot iterator, which a look would use up
+    indices = source if source is sampler else itertools.chain.from_iterable(source)
     return all(index == position for position, index in enumerate(indices))
 
 

@@ -2,7 +2,6 @@
 
 import functools
 import inspect
-import operator
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from captum_rdr._arguments import for_each
+from captum_rdr._arguments import check_whole, for_each
 from captum_rdr.model.hooks import layer_names, recording
 from captum_rdr.model.inputs import ForwardArguments
 from captum_rdr.model.states import layer_activations
@@ -123,12 +122,10 @@ class LayerReader:
             def read(
                 arguments: ForwardArguments, label: str, leave_early: bool
             ) -> list[tuple[Tensor, ...]]:
-                # Every replica of a DataParallel model sees its share of the batch.
-                split = device_ids is not None and len(device_ids) > 1
                 moved = arguments.to(device)
                 current.update(
                     named=moved.named(self.forward_func),
-                    batch_size=None if split else moved.batch_size,
+                    batch_size=None if record.is_split else moved.batch_size,
                     label=label,
                 )
                 return record.run(
@@ -204,12 +201,7 @@ def checked_call_index(call_index: int | None) -> int | None:
     """
     if call_index is None:
         return None
-    if isinstance(call_index, bool) or not hasattr(call_index, "__index__"):
-        raise TypeError(
-            f"call_index={call_index!r} is a {type(call_index).__name__}; use a whole "
-            "number"
-        )
-    return operator.index(call_index)
+    return check_whole("call_index", call_index, least=None)
 
 
 def checked_pools(pool: Any, count: int) -> list[Any]:

@@ -4,7 +4,7 @@ import hashlib
 import heapq
 from collections.abc import Mapping
 from numbers import Real
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -21,6 +21,27 @@ median is that of a uniform sample of this size, see `sampled_median_error`.
 
 
 _MEDIAN_BLOCK = 1 << 22  # activations sorted at a time
+
+
+class FittedLayer(Protocol):
+    """What is known of a layer once data was indexed; its bank is one."""
+
+    layer_shape: torch.Size
+    threshold: Tensor
+    attribute_to_layer_input: bool
+
+
+def check_shape(activations: Tensor, shape: torch.Size, name: str) -> None:
+    """Refuse activations of another shape an instance than the one that was fitted.
+
+    Raises:
+        ValueError: the shape differs.
+    """
+    if activations.shape[1:] != shape:
+        raise ValueError(
+            f"layer {name!r} gave shape {tuple(activations.shape[1:])} an instance, but "
+            f"the bank holds {tuple(shape)}; give inputs of the size that was fitted"
+        )
 
 
 def layer_activations(

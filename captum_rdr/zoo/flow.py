@@ -1,12 +1,13 @@
 """Follow tensors through a forward pass: which nonlinearity makes or takes each."""
 
 import re
-import weakref
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakTensorKeyDictionary
 
 # Functions with the sign of their argument, or zero where that is negative: "> 0" gives
 # the same states before and after them.
@@ -20,36 +21,28 @@ _GATE_MODULE = re.compile(rf"{_GATES}(?:activation|tanh)?")
 _FUSED = re.compile(r"(?:conv\dd|linear|add|batch_norm)_relu")
 # Functions whose result is never negative, so that no state is ever inactive.
 _POSITIVE = re.compile(r"(?:hard)?_?(?:sigmoid|softmax|softplus|gumbel_softmax)|exp")
-
-# Functions that move values without changing them.
-# fmt: off
-_MOVES = frozenset((
-    "view", "reshape", "flatten", "unflatten", "permute", "transpose", "swapaxes",
-    "movedim", "contiguous", "squeeze", "unsqueeze", "clone", "detach", "to", "type",
-    "float", "half", "bfloat16", "dropout", "dropout1d", "dropout2d", "dropout3d",
-    "feature_dropout", "alpha_dropout", "roll", "native_channel_shuffle",
-    "channel_shuffle", "quantize_per_tensor", "dequantize", "t",
-))
-# Functions that select or join values.
-_SELECTS = frozenset((
-    "chunk", "split", "tensor_split", "unbind", "__getitem__", "narrow", "select",
-    "max_pool1d", "max_pool2d", "max_pool3d", "adaptive_max_pool2d",
-    "adaptive_max_pool3d", "expand",
-))
-# fmt: on
-_JOINS = frozenset(("cat", "concat", "concatenate", "stack"))
+# Functions that move values without changing them, select some, or join several.
+_MOVES = re.compile(
+    r"view|reshape|(?:un)?flatten|permute|transpose|t|swapaxes|movedim|contiguous|clone"
+    r"|(?:un)?squeeze|detach|to|type|float|half|bfloat16|(?:feature_|alpha_)?dropout"
+    r"|dropout[123]d|roll|(?:native_)?channel_shuffle|quantize_per_tensor|dequantize"
+)
+_SELECTS = re.compile(
+    r"chunk|(?:tensor_)?split|unbind|__getitem__|narrow|select|expand"
+    r"|(?:adaptive_)?max_pool[123]d"
+)
+_JOINS = re.compile(r"cat|concat|concatenate|stack")
 
 
-class Gate(NamedTuple):
-    """One call of a nonlinearity.
+@dataclass(frozen=True, eq=False)
+class Gate:
+    """One call of a nonlinearity; parts of several calls are another gate.
 
     Attributes:
         name: the function's or module's name.
-        number: tells one call from another; parts of several calls have a new one.
     """
 
     name: str
-    number: int
 
     @property
     def is_positive(self) -> bool:
@@ -91,9 +84,7 @@ class Flow(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self._values: dict[int, tuple[weakref.ref[Tensor], _Value]] = {}
-        self._n_gates = 0
-        self.attended: Callable[[], None] = lambda: None
+        self._values = WeakTensorKeyDictionary()
 
     def gate(self, tensor: Tensor) -> Gate | None:
         """The nonlinearity that the tensor's values come from, through moves alone."""
@@ -102,16 +93,15 @@ class Flow(TorchFunctionMode):
     def watch(self, tensor: Tensor, taken: Callable[[Gate], None]) -> None:
         """Call ``taken`` with each nonlinearity that takes the tensor's values as is."""
         value = self._value(tensor)
-        self._set(tensor, value._replace(waiting=(*value.waiting, taken)))
+        self._values[tensor] = _Value(value.gate, (*value.waiting, taken))
 
     def pass_gate(self, name: str, taken: Any, given: Any) -> None:
         """Note that a nonlinearity made ``given`` of ``taken`` (None where unknown)."""
-        gate = self._new_gate(name)
+        gate = Gate(name)
         for tensor in _tensors(taken):
             for call in self._value(tensor).waiting:
                 call(gate)
-        for tensor in _tensors(given):
-            self._set(tensor, _Value(gate))
+        self._give(given, _Value(gate))
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -124,51 +114,36 @@ class Flow(TorchFunctionMode):
         return result
 
     def _follow(self, name: str, args: Any, result: Any) -> None:
-        plain = name.strip("_") if not name.startswith("__") else name
-        taken = args[:1]
+        plain = name if name.startswith("__") else name.strip("_")
+        taken = [*_tensors(args[:1])]
         if _GATE.fullmatch(plain) or _POSITIVE.fullmatch(plain):
             self.pass_gate(plain, taken, result)
         elif _FUSED.fullmatch(plain):
             self.pass_gate("relu", None, result)
-        elif plain in _MOVES:
-            first = next(_tensors(taken), None)
-            self._give(result, _UNKNOWN if first is None else self._value(first))
-        elif plain in _SELECTS or plain in _JOINS:
-            self._give(result, self._joined(list(_tensors(taken)), plain in _JOINS))
-        elif name == "__setitem__":
-            self._give(taken, _UNKNOWN)
+        elif _MOVES.fullmatch(plain) and taken:
+            self._give(result, self._value(taken[0]))
+        elif _SELECTS.fullmatch(plain):
+            self._give(result, self._joined(taken)._replace(waiting=()))
+        elif _JOINS.fullmatch(plain):
+            self._give(result, self._joined(taken))
         else:
-            self._give(result, _UNKNOWN)
-        if plain in (
-            "softmax",
-            "scaled_dot_product_attention",
-            "multi_head_attention_forward",
-        ):
-            self.attended()
+            self._give(taken if name == "__setitem__" else result, _UNKNOWN)
 
-    def _joined(self, parts: list[Tensor], whole: bool) -> _Value:
-        """Value of a part of one tensor, or of several put together."""
+    def _joined(self, parts: list[Tensor]) -> _Value:
+        """Value of several tensors put together, or of a part of one."""
         values = [self._value(part) for part in parts]
-        names = {value.gate.name if value.gate else None for value in values}
-        name = "/".join(sorted(one for one in names if one))
-        gate = None if None in names or not names else self._new_gate(name)
+        names = {value.gate.name for value in values if value.gate is not None}
+        known = bool(values) and all(value.gate is not None for value in values)
         waiting = tuple(call for value in values for call in value.waiting)
-        return _Value(gate, waiting if whole else ())
-
-    def _new_gate(self, name: str) -> Gate:
-        self._n_gates += 1
-        return Gate(name, self._n_gates)
+        return _Value(Gate("/".join(sorted(names))) if known else None, waiting)
 
     def _value(self, tensor: Tensor) -> _Value:
-        reference, value = self._values.get(id(tensor), (None, _UNKNOWN))
-        return value if reference is not None and reference() is tensor else _UNKNOWN
-
-    def _set(self, tensor: Tensor, value: _Value) -> None:
-        self._values[id(tensor)] = (weakref.ref(tensor), value)
+        value: _Value = self._values.get(tensor, _UNKNOWN)  # type: ignore[no-untyped-call]
+        return value
 
     def _give(self, result: Any, value: _Value) -> None:
         for tensor in _tensors(result):
-            self._set(tensor, value)
+            self._values[tensor] = value
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

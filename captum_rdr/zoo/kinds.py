@@ -1,50 +1,39 @@
 """What kind of layer a module is, told by its attributes, children and siblings."""
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import Literal, cast
+from typing import cast
 
 from torch import Tensor
-from torch.nn import Module, ModuleDict, ModuleList, MultiheadAttention, Sequential
+from torch.nn import Module, ModuleDict, ModuleList, Sequential
 
-from captum_rdr.zoo.flow import is_gate_module
+from captum_rdr.zoo.flow import Gate, is_gate_module
 from captum_rdr.zoo.tracing import Traced
 
-Kind = Literal[
-    "convolution",
-    "normalization",
-    "activation",
-    "linear",
-    "attention",
-    "MLP",
-    "block",
-]
-
 _CONTAINERS = (Sequential, ModuleList, ModuleDict)
-_POSITIVE = ("Sigmoid", "Hardsigmoid", "Softmax", "Softplus")
 
 
-def kinds(traced: Mapping[str, Traced]) -> dict[str, Kind]:
+def kinds_of(traced: Mapping[str, Traced]) -> dict[str, str]:
     """The kind of every module that is worth explaining, by name, in calling order.
 
     A *block* is a module with children and parameters of its own class beside which,
     under one parent, stands another of that class, or any such module beside blocks.
-    An *attention* is the innermost module in which attention is computed, an *MLP* a
+    An *attention* is the innermost module whose class is named after it, an *MLP* a
     module whose own children are linear layers around an activation. The root,
     containers, pooling, dropout and embeddings are left out.
 
     >>> import torch
-    >>> from captum_rdr.model.inputs import ForwardArguments
-    >>> from captum_rdr.zoo.tracing import trace
+    >>> from captum_rdr.zoo.tracing import example_arguments, trace
     >>> net = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU())
-    >>> kinds(trace(net, ForwardArguments((torch.ones(2, 4),), {})))
+    >>> kinds_of(trace(net, example_arguments(net, (4,))))
     {'0': 'linear', '1': 'activation'}
     """
     children: dict[str, list[Traced]] = {}
     for name, entry in traced.items():
         if name:
-            children.setdefault(parent(name), []).append(entry)
+            children.setdefault(name.rpartition(".")[0], []).append(entry)
     blocks = set(_blocks(children))
     found = {}
     for entry in sorted(traced.values(), key=lambda entry: entry.order):
@@ -52,15 +41,6 @@ def kinds(traced: Mapping[str, Traced]) -> dict[str, Kind]:
         if entry.name and kind is not None:
             found[entry.name] = kind
     return found
-
-
-def parent(name: str) -> str:
-    """Qualified name of the module that holds ``name``.
-
-    >>> parent("layer1.0.conv1"), parent("fc")
-    ('layer1.0', '')
-    """
-    return name.rpartition(".")[0]
 
 
 def ancestors(name: str) -> Iterator[str]:
@@ -120,17 +100,14 @@ def _channels(module: Module) -> tuple[int, int]:
 
 
 def _blocks(children: Mapping[str, list[Traced]]) -> Iterator[str]:
-    repeated: set[type] = set()
-    holders = set()
-    for holder, entries in children.items():
-        counts = Counter(type(one.module) for one in entries if _may_repeat(one))
-        several = {kind for kind, count in counts.items() if count > 1}
-        repeated |= several
-        if several:
-            holders.add(holder)
-    for holder, entries in children.items():
-        for entry in filter(_may_repeat, entries):
-            beside = holder in holders and entry.shape is not None
+    """Names of modules that stand several times in one place, and of those beside."""
+    places = [list(filter(_may_repeat, entries)) for entries in children.values()]
+    counts = [Counter(type(one.module) for one in entries) for entries in places]
+    repeated = {kind for count in counts for kind, n in count.items() if n > 1}
+    for entries, count in zip(places, counts, strict=True):
+        has_several = max(count.values(), default=0) > 1
+        for entry in entries:
+            beside = has_several and entry.shape is not None
             if beside or type(entry.module) in repeated:
                 yield entry.name
 
@@ -138,13 +115,12 @@ def _blocks(children: Mapping[str, list[Traced]]) -> Iterator[str]:
 def _may_repeat(entry: Traced) -> bool:
     if entry.is_leaf or type(entry.module) in _CONTAINERS:
         return False
-    return any(is_learned(module) for module in entry.module.modules())
+    return any(map(is_learned, entry.module.modules()))
 
 
-def _kind(entry: Traced, children: list[Traced], blocks: set[str]) -> Kind | None:
-    module = entry.module
-    name = type(module).__name__
-    if entry.attends or isinstance(module, MultiheadAttention):
+def _kind(entry: Traced, children: list[Traced], blocks: set[str]) -> str | None:
+    module, name = entry.module, type(entry.module).__name__
+    if not entry.is_leaf and _attention_names(module) == [name]:
         return "attention"
     if _is_mlp(module, children):
         return "MLP"
@@ -154,23 +130,29 @@ def _kind(entry: Traced, children: list[Traced], blocks: set[str]) -> Kind | Non
         return "normalization"
     if entry.is_leaf and is_learned(module):
         return "linear"
-    if entry.is_leaf and (is_gate_module(name) or name in _POSITIVE):
+    if entry.is_leaf and (is_gate_module(name) or Gate(name.lower()).is_positive):
         return "activation"
     return "block" if entry.name in blocks else None
 
 
+def _attention_names(module: Module) -> list[str]:
+    """Classes named after attention, of the module and those within."""
+    names = [type(one).__name__ for one in module.modules()]
+    return [name for name in names if re.search("attention|attn", name, re.IGNORECASE)]
+
+
 def _is_norm(module: Module) -> bool:
     """Whether it is a norm; timm's hold an activation."""
-    named = "norm" in type(module).__name__.lower()
     inner = list(module.modules())[1:]
-    return named and is_learned(module) and not any(map(is_learned, inner))
+    is_own = is_learned(module) and not any(map(is_learned, inner))
+    return is_own and "norm" in type(module).__name__.lower()
 
 
 def _is_mlp(module: Module, children: list[Traced]) -> bool:
     if type(module) in _CONTAINERS or not all(child.is_leaf for child in children):
         return False
-    linear = [child for child in children if _channels(child.module)[1] == -1]
-    linear = [one for one in linear if "norm" not in type(one.module).__name__.lower()]
-    acts = [one for one in children if is_gate_module(type(one.module).__name__)]
-    convolved = any(hasattr(child.module, "kernel_size") for child in children)
+    leaves = [child.module for child in children]
+    linear = [one for one in leaves if _channels(one)[1] == -1 and not _is_norm(one)]
+    acts = [one for one in leaves if is_gate_module(type(one).__name__)]
+    convolved = any(hasattr(one, "kernel_size") for one in leaves)
     return len(linear) > 1 and len(acts) == 1 and not convolved

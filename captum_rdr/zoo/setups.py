@@ -1,18 +1,33 @@
-"""Model, layer, preprocessing and class names in one object."""
+"""Model, layer, pool, preprocessing and class names in one object."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from torch.nn import Module
+import torch
+from torch import Tensor
+from torch.nn import Linear, Module
 
+from captum_rdr._arguments import check_whole
 from captum_rdr.attribution import RelaxedDecisionRegion
-from captum_rdr.pooling import Pool
-from captum_rdr.zoo.inputs import example_arguments
-from captum_rdr.zoo.layerinfo import LayerInfo, chosen
-from captum_rdr.zoo.pools import dequantized, token_pool
-from captum_rdr.zoo.table import layers
+from captum_rdr.model.hooks import recording
+from captum_rdr.model.inputs import ForwardArguments
+from captum_rdr.pooling import Pool, class_token, last_token, token_mean
+from captum_rdr.zoo.table import LayerInfo, chosen, layers
 from captum_rdr.zoo.torchvision_models import build, example_inputs, weights_of
+from captum_rdr.zoo.tracing import example_arguments
+
+_CLASS_TOKENS = ("class_token", "cls_token", "class_embedding", "cls_pos")
+
+# Name: the head, and the block boundaries.
+_PAPER = {
+    "vgg19": ("classifier.6", [f"features.{i}" for i in (2, 7, 16, 25, 34)]),
+    "resnet50": ("fc", ["layer1.2", "layer2.3", "layer3.5", "layer4.2"]),
+    "mobilenet_v2": (
+        "classifier.1",
+        [f"features.{i}" for i in (1, 3, 6, 10, 13, 16, 17, 18)],
+    ),
+}
 
 
 @dataclass(frozen=True, repr=False)
@@ -95,10 +110,12 @@ def explain(
     True
     """
     if isinstance(model, str):
-        entry = weights_of(model, weights) if _is_name(weights) else weights
+        entry = weights_of(model, weights)
         network = build(model, entry, **options)
         title = (
-            f"{model} {'without weights' if entry is None else f'with {entry.name}'}"
+            f"{model} without weights"
+            if entry is None
+            else f"{model} with {entry.name}"
         )
         inputs = example_inputs(model) if inputs is None else inputs
     else:
@@ -109,29 +126,18 @@ def explain(
     wanted: Sequence[Any] = layer if several else [layer]  # type: ignore[assignment]
     rows = tuple(chosen(table, one) for one in wanted)
     modules = [network.get_submodule(row.name) for row in rows]
-    pools = tuple(
-        _pool(network, module, row, inputs) if pool == "auto" else pool
-        for module, row in zip(modules, rows, strict=True)
-    )
+    pools: list[Any] = [pool] * len(rows)
+    if pool == "auto":
+        pools = [_pool(network, row, inputs) for row in rows]
     rdr = RelaxedDecisionRegion(
         network,
         modules if several else modules[0],
         threshold=threshold,
-        pool=list(pools) if several else pools[0],  # type: ignore[arg-type]
+        pool=pools if several else pools[0],
     )
-    return Setup(
-        title,
-        network,
-        rows,
-        pools,  # type: ignore[arg-type]
-        None if entry is None else entry.transforms(),
-        _categories(network, entry),
-        rdr,
-    )
-
-
-def _is_name(weights: Any) -> bool:
-    return weights is None or isinstance(weights, str)
+    transforms = None if entry is None else entry.transforms()
+    categories = _categories(network, entry)
+    return Setup(title, network, rows, tuple(pools), transforms, categories, rdr)
 
 
 def _refuse_extras(weights: Any, options: dict[str, Any]) -> None:
@@ -143,12 +149,54 @@ def _refuse_extras(weights: Any, options: dict[str, Any]) -> None:
         )
 
 
-def _pool(network: Module, layer: Module, info: LayerInfo, inputs: Any) -> Pool | None:
+def _pool(network: Module, info: LayerInfo, inputs: Any) -> Pool | None:
+    """The pool that suits a layer: floats of a quantized output, one token of several.
+
+    Text: `last_token` where the layer's first token does not see the last one (a
+    decoder), else `class_token`. Images and clips: `class_token` where the model has a
+    parameter of such a name, else `token_mean`.
+    """
     if info.is_quantized:
         return dequantized
     if not info.has_tokens:
         return None
-    return token_pool(network, layer, example_arguments(network, inputs))
+    arguments = example_arguments(network, inputs)
+    if "input_ids" in arguments.kwargs:
+        layer = network.get_submodule(info.name)
+        return last_token if _is_causal(network, layer, arguments) else class_token
+    names = (name.rpartition(".")[2] for name, _ in network.named_parameters())
+    return class_token if any(name in _CLASS_TOKENS for name in names) else token_mean
+
+
+def _is_causal(model: Module, layer: Module, arguments: ForwardArguments) -> bool:
+    """Whether the layer's first token stays the same when the last input changes."""
+    ids: Tensor = arguments.kwargs["input_ids"]
+    other = ids.clone()
+    other[:, -1] = torch.where(ids[:, -1] == 0, 1, 0)
+    firsts = []
+    with recording([layer], model=model) as record:
+        for given in (ids, other):
+            kwargs = {**arguments.kwargs, "input_ids": given}
+            ((output,),) = record.run(
+                model, *arguments.args, leave_early=False, **kwargs
+            )
+            firsts.append(output[:, 0])
+    return bool(torch.allclose(firsts[0], firsts[1], rtol=1e-4, atol=1e-6))
+
+
+def dequantized(output: Tensor) -> Tensor:
+    """Floating-point values of a quantized layer's output.
+
+    Args:
+        output: a quantized tensor.
+
+    Returns:
+        a tensor of the same shape, float32.
+
+    >>> dequantized(torch.tensor([0.5])).dtype  # a float stays as it is
+    torch.float32
+    """
+    return output.dequantize() if output.is_quantized else output
 
 
 def _categories(network: Module, entry: Any) -> tuple[str, ...]:
@@ -158,3 +206,44 @@ def _categories(network: Module, entry: Any) -> tuple[str, ...]:
     labels = getattr(getattr(network, "config", None), "id2label", None) or {}
     names = tuple(str(labels[index]) for index in sorted(labels))
     return () if all(name.startswith("LABEL_") for name in names) else names
+
+
+def paper_setup(name: str, n_classes: int, weights: Any = "DEFAULT") -> Setup:
+    """Set one of the paper's networks up at all its block boundaries.
+
+    The head is replaced by a new linear layer; train it, or load weights into
+    ``setup.model``, before ``setup.rdr.fit``. The boundaries are the last convolution
+    of each of VGG-19's five blocks (before its ReLU: the same states), the last block
+    of each of ResNet-50's four layers, and the last bottleneck of each of MobileNetV2's
+    seven settings, with the convolution behind them. A bottleneck's output is linear:
+    nothing in the network switches at 0 there, but the states are defined all the same.
+
+    Args:
+        name: ``"vgg19"``, ``"resnet50"`` or ``"mobilenet_v2"``.
+        n_classes: outputs of the new head.
+        weights: as in `explain`; of all but the head.
+
+    Returns:
+        the `Setup`; its ``rdr`` has a list of layers.
+
+    Raises:
+        ValueError: the paper has no such network, or ``n_classes`` is below 1.
+
+    Source: Chang, Kwon and Choi (AAAI 2024), Section 4.
+
+    >>> setup = paper_setup("mobilenet_v2", 100, weights=None)
+    >>> setup.model.classifier[1].out_features, len(setup.layers)
+    (100, 8)
+    """
+    if name not in _PAPER:
+        raise ValueError(
+            f"name={name!r} is not one of the paper's networks {sorted(_PAPER)}; use "
+            "explain for any other"
+        )
+    check_whole("n_classes", n_classes)
+    head, layers = _PAPER[name]
+    setup = explain(name, weights, layers)
+    old: Any = setup.model.get_submodule(head)
+    holder, _, last = head.rpartition(".")
+    setattr(setup.model.get_submodule(holder), last, Linear(old.in_features, n_classes))
+    return replace(setup, categories=())

@@ -1,27 +1,9 @@
 """Where a network's stages begin, and which layer of each shows neurons' states."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 
-from captum_rdr.zoo.kinds import Kind, ancestors, is_learned, n_positions
+from captum_rdr.zoo.kinds import ancestors, is_learned, n_positions
 from captum_rdr.zoo.tracing import Traced
-
-
-@dataclass
-class Stage:
-    """A run of layers at one resolution.
-
-    Attributes:
-        positions: spatial positions or tokens.
-        top: the root's child that holds its units, or None.
-        layers: layers of it whose sign is a state, in calling order.
-        recommended: the one to explain.
-    """
-
-    positions: int
-    top: str | None
-    layers: list[Traced] = field(default_factory=list)
-    recommended: str = ""
 
 
 class Architecture:
@@ -29,77 +11,66 @@ class Architecture:
 
     Args:
         traced: what `captum_rdr.zoo.tracing.trace` gave.
-        kinds: what `captum_rdr.zoo.kinds.kinds` made of it.
+        kinds: what `captum_rdr.zoo.kinds.kinds_of` made of it.
         usable: names of the layers that fired once and gave a tensor, batch first.
+
+    Attributes:
+        positions: spatial positions or tokens of each module's output, by name, where
+            they are known.
+        stages: runs of layers at one resolution whose sign is a state, in calling order.
+        recommended: name of the layer that stands for each.
     """
 
     def __init__(
         self,
         traced: Mapping[str, Traced],
-        kinds: Mapping[str, Kind],
+        kinds: Mapping[str, str],
         usable: Sequence[str],
     ) -> None:
-        self._traced = traced
-        self._kinds = kinds
-        self._usable = set(usable)
-        self._positions = _positions_by_name(traced)
+        self._traced, self._kinds = traced, kinds
+        self.positions = _positions_by_name(traced)
         self._prefix = self._only_child()
         self._fed = [traced[name] for name in usable if traced[name].feeds is not None]
-        self._last_learned = max(
-            (one.order for one in traced.values() if one.is_leaf and _learns(one)),
-            default=0,
-        )
+        self._last_learned = max(map(_order_if_learned, traced.values()), default=0)
+        blocks = [name for name, kind in kinds.items() if kind == "block"]
         self._holding_blocks = {
-            outer
-            for name, kind in kinds.items()
-            if kind == "block"
-            for outer in ancestors(name)
-            if outer != name
+            outer for name in blocks for outer in ancestors(name) if outer != name
         }
+        self.stages: list[list[Traced]] = []
+        for entry in self._deciding(usable):
+            if self.stages and self._goes_on(self.stages[-1], entry):
+                self.stages[-1].append(entry)
+            else:
+                self.stages.append([entry])
+        self.recommended = [self._recommended(stage).name for stage in self.stages]
 
-    def stages(self) -> list[Stage]:
-        """The stages that hold a layer whose sign is a state, in calling order.
+    def stage_of(self, name: str) -> int | None:
+        """Index of the stage at the layer's resolution that is nearest to it."""
+        if name not in self.positions or self._is_aside(name):
+            return None
+        entry = self._traced[name]
+        near = [
+            (min(abs(entry.order - other.order) for other in stage), index)
+            for index, stage in enumerate(self.stages)
+            if self._place(stage[0]) == self._place(entry)
+        ]
+        return min(near)[1] if near else None
+
+    def _goes_on(self, stage: Sequence[Traced], entry: Traced) -> bool:
+        """Whether a layer belongs to a stage that has begun.
 
         A new one begins where the number of positions changes, or where another child
         of the root begins that holds several units.
         """
-        stages: list[Stage] = []
-        for entry in self._deciding():
-            positions, top = self._place(entry), self._top(entry.name)
-            last = stages[-1] if stages else None
-            moved = last is not None and top is not None and last.top not in (None, top)
-            if last is None or moved or last.positions != positions:
-                last = Stage(positions, top)
-                stages.append(last)
-            last.top = last.top or top
-            last.layers.append(entry)
-        for stage in stages:
-            stage.recommended = self._recommended(stage.layers).name
-        return stages
+        tops = {self._top(one.name) for one in (*stage, entry)} - {None}
+        return len(tops) < 2 and self._place(stage[0]) == self._place(entry)
 
-    def positions(self, name: str) -> int | None:
-        """Spatial positions or tokens of a layer's output, None where unknown."""
-        return self._positions.get(name)
-
-    def stage_of(self, name: str, stages: Sequence[Stage]) -> int | None:
-        """Index of the stage at the layer's resolution that is nearest to it."""
-        if name not in self._positions or self._is_aside(name):
-            return None
-        entry = self._traced[name]
-        near = [
-            (min(abs(entry.order - other.order) for other in stage.layers), index)
-            for index, stage in enumerate(stages)
-            if stage.positions == self._place(entry)
-        ]
-        return min(near)[1] if near else None
-
-    def _deciding(self) -> list[Traced]:
+    def _deciding(self, usable: Sequence[str]) -> list[Traced]:
         """Layers whose sign is a state, off side paths, heads and class scores."""
         found = [
             self._traced[name]
-            for name in self._kinds
-            if name in self._usable
-            and name in self._positions
+            for name in usable
+            if name in self.positions
             and decides(self._traced[name])
             and not self._is_aside(name)
             and not self._is_score(name)
@@ -115,7 +86,7 @@ class Architecture:
             if entry.pools_all and not any(self._blocks_around(entry.name))
         ]
         after = [entry for entry in layers if entry.order > max(pools, default=-1)]
-        if not pools or any(self._positions[entry.name] > 1 for entry in after):
+        if not pools or any(self.positions[entry.name] > 1 for entry in after):
             return layers
         return [entry for entry in layers if entry not in after]
 
@@ -128,23 +99,21 @@ class Architecture:
         last = max(units.values(), key=lambda unit: unit.order)
         inside = [entry for entry in layers if units[entry.name] is last]
         if last in inside:
-            chosen = last
-        else:
-            # In a block with a linear output: where it is widest.
-            full = self._positions[last.name]
-            level = [one for one in inside if self._positions[one.name] == full]
-            chosen = max(level or inside, key=lambda one: (one.n_neurons, one.order))
-        return self._before_gate(chosen, layers)
+            return self._before_gate(last, layers)
+        # In a block with a linear output: where it is widest.
+        full = self.positions[last.name]
+        level = [one for one in inside if self.positions[one.name] == full]
+        widest = max(level or inside, key=lambda one: (one.n_neurons, one.order))
+        return self._before_gate(widest, layers)
 
     def _before_gate(self, chosen: Traced, layers: Sequence[Traced]) -> Traced:
         """The layer whose output the chosen one's gate takes, or the chosen one.
 
         Both have the same states; before the gate inactive neurons have a gradient.
         """
-        for entry in layers:
-            if chosen.gate is not None and entry.feeds == chosen.gate:
-                return entry
-        return chosen
+        if chosen.gate is None:
+            return chosen
+        return next((one for one in layers if one.feeds == chosen.gate), chosen)
 
     def _unit(self, entry: Traced) -> str:
         """The outermost block around a layer, or the layer itself.
@@ -158,33 +127,28 @@ class Architecture:
             if self._kinds.get(name) == "normalization":
                 entry = self._traced[name]
         for name in self._blocks_around(entry.name):
-            if name in self._positions:
+            if name in self.positions:
                 enters = name in entry.enters and decides(entry)
-                if enters and self._kinds[entry.name] == "normalization":
-                    return entry.name
-                return name
+                is_norm = self._kinds[entry.name] == "normalization"
+                return entry.name if enters and is_norm else name
         return entry.name
 
     def _place(self, entry: Traced) -> int:
-        return self._positions[self._unit(entry)]
+        return self.positions[self._unit(entry)]
 
     def _is_aside(self, name: str) -> bool:
         """Whether a layer works at a lower resolution than what is made of it.
 
         Such are squeeze-and-excitation and other pooled branches.
         """
-        own = self._positions[name]
-        for outer in ancestors(name):
-            if self._positions.get(outer, 0) <= own or outer == name:
-                continue
-            if self._kinds.get(outer) == "block" or outer not in self._holding_blocks:
-                return True
-        return False
+        own = self.positions[name]
+        wider = [one for one in ancestors(name) if self.positions.get(one, 0) > own]
+        blocks = set(self._blocks_around(name))
+        return any(one in blocks or one not in self._holding_blocks for one in wider)
 
     def _is_score(self, name: str) -> bool:
         """Whether a map has one channel for each number that the network returns."""
-        output = self._traced[""].shape
-        shape = self._traced[name].shape
+        output, shape = self._traced[""].shape, self._traced[name].shape
         if output is None or shape is None or len(output) != 2 or len(shape) < 3:
             return False
         late = self._traced[name].order >= self._last_learned
@@ -197,17 +161,13 @@ class Architecture:
 
     def _only_child(self) -> str:
         """The module around all others: the root, or its only child, and so on."""
-        prefix = ""
-        while True:
-            within = prefix and f"{prefix}."
-            inner = {
-                _child(name, prefix)
-                for name, entry in self._traced.items()
-                if entry.calls and name.startswith(within) and name != prefix
-            }
-            if len(inner) != 1 or self._traced[only := inner.pop()].is_leaf:
-                return prefix
+        called = [name for name, entry in self._traced.items() if entry.calls]
+        prefix, inner = "", {""}
+        while len(inner) == 1 and not self._traced[only := inner.pop()].is_leaf:
             prefix = only
+            within = [name for name in called if prefix in ("", *ancestors(name))]
+            inner = {_child(name, prefix) for name in within if name != prefix}
+        return prefix
 
 
 def _child(name: str, holder: str) -> str:
@@ -224,21 +184,20 @@ def decides(entry: Traced) -> bool:
 
 def _positions_by_name(traced: Mapping[str, Traced]) -> dict[str, int]:
     """Positions of every module's output, by the last learned leaf that ran in it."""
-    learned = sorted(
-        (entry for entry in traced.values() if entry.is_leaf and _learns(entry)),
-        key=lambda entry: entry.order,
-    )
-    last = {outer: leaf for leaf in learned for outer in ancestors(leaf.name)}
-    found = {}
+    last: dict[str, Traced] = {}
+    found: dict[str, int] = {}
     previous: Traced | None = None
-    by_order = {leaf.order: leaf for leaf in learned}
     for entry in sorted(traced.values(), key=lambda entry: entry.order):
-        previous = by_order.get(entry.order, previous)
+        if _order_if_learned(entry) >= 0:
+            previous = entry
+            last.update(dict.fromkeys(ancestors(entry.name), entry))
         leaf = last.get(entry.name, previous)
         if entry.name and entry.shape is not None and leaf is not None:
             found[entry.name] = n_positions(leaf.module, entry.shape)
     return found
 
 
-def _learns(entry: Traced) -> bool:
-    return entry.shape is not None and is_learned(entry.module)
+def _order_if_learned(entry: Traced) -> int:
+    """When a leaf with channels of its own ended, -1 of anything else."""
+    is_leaf = entry.is_leaf and entry.shape is not None
+    return entry.order if is_leaf and is_learned(entry.module) else -1

@@ -1,19 +1,80 @@
-"""The table of a model's layers."""
+"""The table of a model's layers, and the choice of one."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from torch.nn import Module
 
-from captum_rdr.zoo.inputs import example_arguments
-from captum_rdr.zoo.kinds import kinds
-from captum_rdr.zoo.layerinfo import LayerInfo, LayerTable, chosen
+from captum_rdr.zoo.kinds import kinds_of
 from captum_rdr.zoo.stages import Architecture, decides
 from captum_rdr.zoo.torchvision_models import build_untrained, example_inputs
-from captum_rdr.zoo.tracing import Traced, trace
+from captum_rdr.zoo.tracing import Traced, example_arguments, trace
 
 # What a forward pass raises on inputs that do not suit the model.
 _FAILURES = (RuntimeError, TypeError, ValueError, IndexError, AssertionError)
+_BODIES = ("backbone.body.", "backbone.features.")
+
+
+@dataclass(frozen=True)
+class LayerInfo:
+    """One layer of a model.
+
+    Attributes:
+        name: its qualified name.
+        stage: index of its stage; None for heads, side paths and stages without a layer
+            whose sign is a state.
+        kind: what it is: an ``"activation"``, an ``"attention"``, a ``"block"``, a
+            ``"convolution"``, a ``"linear"`` layer, an ``"MLP"`` or a
+            ``"normalization"``.
+        shape: its output's shape without the batch; None where that is no tensor.
+        n_neurons: the number of values of that.
+        n_positions: spatial positions or tokens among them; None where unknown.
+        calls: how often it fired in one forward pass in evaluation mode.
+        usable: whether `captum_rdr.RelaxedDecisionRegion` takes it as it is (for a
+            quantized output, with ``pool=captum_rdr.zoo.dequantized``).
+        reason: why not, or what the sign of its output means.
+        recommended: whether it is the one that stands for its stage.
+        is_quantized: whether its output is a quantized tensor.
+    """
+
+    name: str
+    stage: int | None
+    kind: str
+    shape: tuple[int, ...] | None
+    n_neurons: int
+    n_positions: int | None
+    calls: int
+    usable: bool
+    reason: str
+    recommended: bool
+    is_quantized: bool
+
+    @property
+    def has_tokens(self) -> bool:
+        """Whether the output is a sequence of tokens, ``(T, E)``."""
+        shape = self.shape or ()
+        return len(shape) == 2 and self.n_positions == shape[0]
+
+
+class LayerTable(tuple[LayerInfo, ...]):
+    """Layers in the order in which they end; its repr is a table."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        """One line a layer, ``*`` before a recommended one."""
+        rows = [("", "name", "stage", "kind", "shape", "neurons", "calls", "reason")]
+        for one in self:
+            mark, stage = "*" if one.recommended else "", one.stage
+            number = "" if stage is None else str(stage)
+            shape, count = "x".join(map(str, one.shape or ())), f"{one.n_neurons:,}"
+            named = (mark, one.name, number, one.kind, shape)
+            rows.append((*named, count, str(one.calls), one.reason))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        return "\n".join(
+            "  ".join(map(str.ljust, row, widths)).rstrip() for row in rows
+        )
 
 
 def layers(model: Module | str, inputs: Any = None) -> LayerTable:
@@ -65,29 +126,28 @@ def layers(model: Module | str, inputs: Any = None) -> LayerTable:
 
 
 def _table(traced: Mapping[str, Traced], batch_size: int) -> LayerTable:
-    found = kinds(traced)
-    refusals = {name: _refusal(traced[name], batch_size) for name in found}
-    architecture = Architecture(
-        traced, found, [name for name, why in refusals.items() if why is None]
-    )
-    stages = architecture.stages()
-    recommended = {stage.recommended for stage in stages}
-    return LayerTable(
-        LayerInfo(
+    kinds = kinds_of(traced)
+    refusals = {name: _refusal(traced[name], batch_size) for name in kinds}
+    usable = [name for name, reason in refusals.items() if reason is None]
+    architecture = Architecture(traced, kinds, usable)
+
+    def row(name: str) -> LayerInfo:
+        entry, refusal = traced[name], refusals[name]
+        return LayerInfo(
             name=name,
-            stage=architecture.stage_of(name, stages),
-            kind=kind,
-            shape=traced[name].instance_shape,
-            n_neurons=traced[name].n_neurons,
-            n_positions=architecture.positions(name),
-            calls=traced[name].calls,
-            usable=refusals[name] is None,
-            reason=refusals[name] or _meaning(traced[name]),
-            recommended=name in recommended,
-            is_quantized=traced[name].is_quantized,
+            stage=architecture.stage_of(name),
+            kind=kinds[name],
+            shape=None if entry.shape is None else entry.shape[1:],
+            n_neurons=entry.n_neurons,
+            n_positions=architecture.positions.get(name),
+            calls=entry.calls,
+            usable=refusal is None,
+            reason=refusal or _meaning(entry),
+            recommended=name in architecture.recommended,
+            is_quantized=entry.is_quantized,
         )
-        for name, kind in found.items()
-    )
+
+    return LayerTable(map(row, kinds))
 
 
 def layer(model: Module, stage: int | str = -1, inputs: Any = None) -> Module:
@@ -146,3 +206,51 @@ def _describe(arguments: Any) -> str:
     given = {**dict(enumerate(arguments.args)), **arguments.kwargs}
     shapes = [f"{name}: {tuple(getattr(v, 'shape', ()))}" for name, v in given.items()]
     return "{" + ", ".join(shapes) + "}"
+
+
+def chosen(table: LayerTable, stage: int | str | None) -> LayerInfo:
+    """The row of a table that stands for a stage, or that has a name.
+
+    None is the last stage of the backbone's body where there is one, as in detection
+    models, whose later stages belong to the pyramid and the heads; else the last stage.
+
+    Raises:
+        TypeError: the stage is neither a number nor a name.
+        ValueError: there is no such row, or its layer cannot be used.
+    """
+    if isinstance(stage, str):
+        return _named(table, stage)
+    if isinstance(stage, bool) or not isinstance(stage, int | None):
+        raise TypeError(
+            f"stage={stage!r} is a {type(stage).__name__}; give a stage's number or a "
+            "layer's name"
+        )
+    recommended = sorted(
+        (info for info in table if info.recommended), key=lambda info: info.stage or 0
+    )
+    if not recommended:
+        raise ValueError(
+            "no usable layer of the model makes or feeds a nonlinearity whose sign is a "
+            "state; see layers(model) for the reasons, and choose one by its name"
+        )
+    if stage is None:
+        body = [info for info in recommended if info.name.startswith(_BODIES)]
+        return (body or recommended)[-1]
+    count = len(recommended)
+    if not -count <= stage < count:
+        raise ValueError(
+            f"stage={stage} but the model has {count} stages; use {-count} to {count - 1}"
+        )
+    return recommended[stage]
+
+
+def _named(table: LayerTable, name: str) -> LayerInfo:
+    info = next((info for info in table if info.name == name), None)
+    if info is None:
+        raise ValueError(
+            f"layer {name!r} is not in the table; choose one that layers(model) lists, "
+            f"e.g. {next((one.name for one in table if one.usable), None)!r}"
+        )
+    if not info.usable:
+        raise ValueError(f"layer {name!r} cannot be used as it is: {info.reason}")
+    return info

@@ -14,13 +14,13 @@ _DETECTION_SIDE = 64
 _BOXES = 4
 
 
-def weights_of(name: str, weights: str | None) -> Any:
+def weights_of(name: str, weights: Any) -> Any:
     """The entry of torchvision's weights that a name and a member's name choose.
 
     Args:
         name: a model that ``torchvision.models.list_models()`` lists.
-        weights: ``"DEFAULT"``, another member's name such as ``"IMAGENET1K_V1"``, or
-            None for no weights.
+        weights: ``"DEFAULT"``, another member's name such as ``"IMAGENET1K_V1"``, such
+            a member itself, or None for no weights.
 
     Returns:
         a member of the model's ``WeightsEnum``, or None.
@@ -31,14 +31,14 @@ def weights_of(name: str, weights: str | None) -> Any:
     >>> weights_of("resnet50", "IMAGENET1K_V1").meta["categories"][:2]
     ['tench', 'goldfish']
     """
-    models = _models()
+    models = torchvision_module("models")
     if name not in models.list_models():
         raise ValueError(
             f"model {name!r} is not one of torchvision.models.list_models(); pass such "
             "a name, or the model itself"
         )
-    if weights is None:
-        return None
+    if not isinstance(weights, str):
+        return weights
     members = models.get_model_weights(name).__members__
     if weights not in members:
         raise ValueError(
@@ -62,7 +62,7 @@ def build(name: str, weights: Any = None, **options: Any) -> Module:
     >>> type(build("alexnet", num_classes=3)).__name__
     'AlexNet'
     """
-    models = _models()
+    models = torchvision_module("models")
     accepted = inspect.signature(models.get_model_builder(name)).parameters
     if weights is None and "weights_backbone" in accepted:
         options.setdefault("weights_backbone", None)
@@ -72,41 +72,30 @@ def build(name: str, weights: Any = None, **options: Any) -> Module:
     return model.eval()
 
 
-def input_shape(name: str) -> tuple[int, ...]:
-    """Shape of one instance at the resolution that a model was trained at.
+def example_inputs(name: str) -> Any:
+    """What a model is traced on: the shape of one instance, or a pair of images.
 
-    Video clips have 16 frames. Pairs of images (optical flow) and detection have none.
+    That is at the resolution that the model was trained at. Video clips have 16 frames,
+    images for detection are small. None for vision transformers, which know their own
+    image size.
 
-    Raises:
-        ValueError: the model takes something else than one image or clip.
-
-    >>> input_shape("inception_v3"), input_shape("r3d_18")
+    >>> example_inputs("inception_v3"), example_inputs("r3d_18")
     ((3, 299, 299), (3, 16, 112, 112))
     """
-    models = _models()
+    models = torchvision_module("models")
     kind = models.get_model_builder(name).__module__
-    transforms = models.get_model_weights(name).DEFAULT.transforms
-    options = transforms.keywords if isinstance(transforms, partial) else {}
-    crop = options.get("crop_size", options.get("resize_size", 224))
-    height, width = crop if isinstance(crop, tuple) else (crop, crop)
-    return (3, _FRAMES, height, width) if ".video." in kind else (3, height, width)
-
-
-def example_inputs(name: str) -> Any:
-    """What a model is traced on: a shape of one instance, or a pair of images.
-
-    None for vision transformers, which know their own image size.
-
-    >>> example_inputs("alexnet")
-    (3, 224, 224)
-    """
-    kind = _models().get_model_builder(name).__module__
     if ".optical_flow." in kind:
         pair = torch.rand(2, 2, 3, 128, 128, generator=torch.Generator().manual_seed(0))
         return (pair[0], pair[1])
     if is_detection(name):
         return (3, _DETECTION_SIDE, _DETECTION_SIDE)
-    return None if name.startswith("vit_") else input_shape(name)
+    if name.startswith("vit_"):
+        return None
+    transforms = models.get_model_weights(name).DEFAULT.transforms
+    options = transforms.keywords if isinstance(transforms, partial) else {}
+    crop = options.get("crop_size", options.get("resize_size", 224))
+    sides = crop if isinstance(crop, tuple) else (crop, crop)
+    return (3, _FRAMES, *sides) if ".video." in kind else (3, *sides)
 
 
 class _EmptyOnMeta(TorchFunctionMode):
@@ -149,16 +138,12 @@ def few_boxes(name: str) -> dict[str, int]:
     >>> few_boxes("ssd300_vgg16")
     {'topk_candidates': 4}
     """
-    if name.startswith("ssd"):
-        return {"topk_candidates": _BOXES}
     sides = {"min_size": _DETECTION_SIDE, "max_size": _DETECTION_SIDE}
-    if "rcnn" not in name:
-        return {**sides, "topk_candidates": _BOXES}
-    return {
-        **sides,
-        "rpn_post_nms_top_n_test": _BOXES,
-        "box_detections_per_img": _BOXES,
-    }
+    if "rcnn" in name:
+        few = {"rpn_post_nms_top_n_test": _BOXES, "box_detections_per_img": _BOXES}
+        return {**sides, **few}
+    few = {"topk_candidates": _BOXES}
+    return few if name.startswith("ssd") else {**sides, **few}
 
 
 def is_detection(name: str) -> bool:
@@ -167,13 +152,19 @@ def is_detection(name: str) -> bool:
     >>> is_detection("fcos_resnet50_fpn"), is_detection("resnet50")
     (True, False)
     """
-    return ".detection." in _models().get_model_builder(name).__module__
+    return (
+        ".detection." in torchvision_module("models").get_model_builder(name).__module__
+    )
 
 
-def _models() -> Any:
-    """Torchvision's models, imported only when a name is asked for."""
+def torchvision_module(name: str) -> Any:
+    """A module of torchvision's, imported only when it is asked for.
+
+    >>> torchvision_module("models").__name__
+    'torchvision.models'
+    """
     try:
-        return import_module("torchvision.models")
+        return import_module(f"torchvision.{name}")
     except ImportError as error:
         raise ImportError(
             "models by name need torchvision; install captum-rdr[zoo], or pass the "

@@ -2,19 +2,23 @@
 
 import math
 import re
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import Module
 
 from captum_rdr.model.hooks import recording
-from captum_rdr.model.inputs import ForwardArguments
+from captum_rdr.model.inputs import ForwardArguments, input_arguments
 from captum_rdr.zoo.flow import Flow, Gate, is_gate_module
 
 _GLOBAL_POOLING = re.compile("adaptive|global", re.IGNORECASE)
+_DEFAULT_SHAPE = (3, 224, 224)  # of an instance, where the model does not tell its own
+_BATCH = 2  # tells a batch from a single instance
+_TOKENS = 8
 
 
 @dataclass
@@ -24,6 +28,7 @@ class Traced:
     Attributes:
         name: its qualified name.
         module: the module.
+        is_leaf: whether it has no submodules.
         calls: how often it fired.
         order: the number of modules that ended before its last call did.
         shape: its output's shape, batch included; None where that is no tensor.
@@ -32,13 +37,12 @@ class Traced:
         gate: the nonlinearity that its output comes from, or None.
         feeds: the nonlinearity that takes its output as it is, or None.
         enters: names of the modules around it whose input it takes as it is.
-        attends: whether attention is computed in it, and in no module within.
-        is_leaf: whether it has no submodules.
         pools_all: whether it is a global pooling that makes one position of several.
     """
 
     name: str
     module: Module
+    is_leaf: bool
     calls: int = 0
     order: int = -1
     shape: tuple[int, ...] | None = None
@@ -47,19 +51,18 @@ class Traced:
     gate: Gate | None = None
     feeds: Gate | None = None
     enters: set[str] = field(default_factory=set)
-    attends: bool = False
-    is_leaf: bool = False
     pools_all: bool = False
-
-    @property
-    def instance_shape(self) -> tuple[int, ...] | None:
-        """Its output's shape without the batch; None where that is no tensor."""
-        return None if self.shape is None else self.shape[1:]
 
     @property
     def n_neurons(self) -> int:
         """Values of an instance in its output, 0 where that is no tensor."""
         return 0 if self.shape is None else math.prod(self.shape[1:])
+
+    def taken(self, gate: Gate) -> None:
+        """Note a nonlinearity that takes the output."""
+        # Swish as x * sigmoid(x) takes its input twice.
+        if self.feeds is None or self.feeds.is_positive:
+            self.feeds = gate
 
 
 def trace(model: Module, arguments: ForwardArguments) -> dict[str, Traced]:
@@ -67,97 +70,105 @@ def trace(model: Module, arguments: ForwardArguments) -> dict[str, Traced]:
 
     The model is left as found. Works on the meta device too.
 
-    >>> import torch
     >>> net = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU())
-    >>> traced = trace(net, ForwardArguments((torch.ones(2, 4),), {}))
+    >>> traced = trace(net, example_arguments(net, (4,)))
     >>> traced["0"].feeds.name, traced["1"].gate.name, traced["1"].shape
     ('relu', 'relu', (2, 3))
     """
     traced = {
-        name: Traced(name, module, is_leaf=next(module.children(), None) is None)
+        name: Traced(name, module, next(module.children(), None) is None)
         for name, module in model.named_modules()
     }
-    with recording([], model=model), Flow() as flow, _hooks(traced, flow):
-        model(*arguments.args, **arguments.kwargs)
-    return traced
-
-
-@contextmanager
-def _hooks(traced: dict[str, Traced], flow: Flow) -> Iterator[None]:
-    running = _Running(flow)
-    flow.attended = running.attended
-    with ExitStack() as stack:
+    running = _Running()
+    with recording([], model=model), ExitStack() as stack:
         for entry in traced.values():
-            before, after = running.hooks(entry)
-            module = entry.module
-            stack.callback(
-                module.register_forward_pre_hook(before, with_kwargs=True).remove
+            before = entry.module.register_forward_pre_hook(
+                partial(running.begin, entry), with_kwargs=True
             )
-            stack.callback(module.register_forward_hook(after, with_kwargs=True).remove)
-        yield
+            after = entry.module.register_forward_hook(partial(running.end, entry))
+            stack.callback(before.remove)
+            stack.callback(after.remove)
+        with running.flow:
+            model(*arguments.args, **arguments.kwargs)
+    return traced
 
 
 class _Running:
     """The modules that are being called, outermost first, with their first inputs."""
 
-    def __init__(self, flow: Flow) -> None:
-        self._flow = flow
+    def __init__(self) -> None:
+        self.flow = Flow()
         self._stack: list[tuple[Traced, Any]] = []
         self._ended = 0
 
-    def attended(self) -> None:
-        """Mark the innermost module with submodules, other than the root."""
-        for entry, _ in reversed(self._stack[1:]):
-            if not entry.is_leaf:
-                entry.attends = True
-                return
+    def begin(self, entry: Traced, _: Module, args: Any, kwargs: Any) -> None:
+        """Before a module is called."""
+        first = next(iter((*args, *kwargs.values())), None)
+        if isinstance(first, Tensor):
+            around = self._stack[1:]
+            entry.enters.update(outer.name for outer, own in around if own is first)
+        self._stack.append((entry, first))
 
-    def hooks(self, entry: Traced) -> tuple[Any, Any]:
-        """What to call before and after the module."""
-
-        def before(module: Module, args: Any, kwargs: Any) -> None:
-            first = next(iter((*args, *kwargs.values())), None)
-            entry.enters.update(
-                outer.name
-                for outer, taken in self._stack[1:]
-                if taken is first and isinstance(first, Tensor)
-            )
-            self._stack.append((entry, first))
-
-        def after(module: Module, args: Any, kwargs: Any, output: Any) -> None:
-            _, first = self._stack.pop()
-            self._note(entry, first, output)
-
-        return before, after
-
-    def _note(self, entry: Traced, first: Any, output: Any) -> None:
+    def end(self, entry: Traced, module: Module, _: Any, output: Any) -> None:
+        """After a module was called."""
+        _, first = self._stack.pop()
         entry.calls += 1
-        entry.order = self._ended
-        self._ended += 1
+        entry.order, self._ended = self._ended, self._ended + 1
         entry.output = type(output).__name__
         if not isinstance(output, Tensor):
             return
-        class_name = type(entry.module).__name__
-        if (
-            entry.is_leaf
-            and is_gate_module(class_name)
-            and self._flow.gate(output) is None
-        ):
-            own = next(entry.module.parameters(), None) is None
-            self._flow.pass_gate(class_name.lower(), first if own else None, output)
+        kind, flow = type(module).__name__, self.flow
+        if entry.is_leaf and is_gate_module(kind) and flow.gate(output) is None:
+            own = next(module.parameters(), None) is None
+            flow.pass_gate(kind.lower(), first if own else None, output)
         entry.shape = tuple(output.shape)
         entry.is_quantized = output.is_quantized
-        taken_shape = tuple(first.shape) if isinstance(first, Tensor) else ()
+        given = tuple(first.shape) if isinstance(first, Tensor) else ()
         entry.pools_all = (
-            _GLOBAL_POOLING.search(class_name) is not None
-            and len(taken_shape) == len(entry.shape) > 2
-            and set(entry.shape[2:]) == {1} != set(taken_shape[2:])
+            _GLOBAL_POOLING.search(kind) is not None
+            and len(given) == len(entry.shape) > 2
+            and set(entry.shape[2:]) == {1} != set(given[2:])
         )
-        entry.gate = self._flow.gate(output)
+        entry.gate = flow.gate(output)
+        flow.watch(output, entry.taken)
 
-        def taken(gate: Gate) -> None:
-            # Swish as x * sigmoid(x) takes its input twice.
-            if entry.feeds is None or entry.feeds.is_positive:
-                entry.feeds = gate
 
-        self._flow.watch(output, taken)
+def example_arguments(model: Module, inputs: Any = None) -> ForwardArguments:
+    """Forward arguments for a traced pass, on the model's device.
+
+    Args:
+        model: its first parameter tells device and dtype.
+        inputs: a batch as `captum_rdr.RelaxedDecisionRegion.attribute` takes it, the
+            shape of one instance, or None for what the model's configuration tells.
+
+    Raises:
+        TypeError: the inputs are of another kind.
+
+    >>> example_arguments(torch.nn.Linear(4, 3), (4,)).args[0].shape
+    torch.Size([2, 4])
+    """
+    given = _configured(model) if inputs is None else inputs
+    floats = (one for one in model.parameters() if one.is_floating_point())
+    parameter = next(floats, torch.empty(0))
+    if isinstance(given, (tuple, list)) and all(isinstance(n, int) for n in given):
+        generator = torch.Generator().manual_seed(0)
+        batch = torch.randn(_BATCH, *given, generator=generator)
+        given = batch.to(parameter.dtype)
+    return input_arguments(given, None).to(parameter.device)
+
+
+def _configured(model: Module) -> Any:
+    """A shape (timm, Hugging Face vision) or token ids (Hugging Face text)."""
+    pretrained = getattr(model, "pretrained_cfg", None)
+    if isinstance(pretrained, dict) and "input_size" in pretrained:
+        return tuple(pretrained["input_size"])
+    config = getattr(model, "config", None)
+    for holder in (model, config):  # torchvision's ViT knows its size itself
+        side = getattr(holder, "image_size", None)
+        if isinstance(side, int):
+            return (getattr(holder, "num_channels", 3), side, side)
+    words = getattr(config, "vocab_size", None)
+    if not isinstance(words, int):
+        return _DEFAULT_SHAPE
+    ids = torch.arange(_BATCH * _TOKENS).reshape(_BATCH, _TOKENS) % words
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}

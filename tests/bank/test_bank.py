@@ -1,6 +1,7 @@
 """The bank: appending, queries, merging and files."""
 
 import json
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -9,8 +10,10 @@ import torch
 from conftest import bank_of, random_states
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
-from captum_rdr import ConfigurationBank
+from captum_rdr import ConfigurationBank, RelaxedDecisionRegion
 from captum_rdr.bank import files
 
 
@@ -312,3 +315,27 @@ def test_what_does_not_fit_is_no_bank():
     ):
         with pytest.raises(ValueError, match=r"do not fit [56] neurons"):
             files.Stored(*other)
+
+
+def test_room_is_made_for_what_is_read():
+    data = TensorDataset(torch.randn(5000, 8))
+    loader = DataLoader(data, batch_size=10, sampler=range(50))
+    layer = nn.Identity()
+    rdr = RelaxedDecisionRegion(layer, layer).fit(loader, show_progress=False)
+    assert rdr.bank._rows.capacity == 50
+    roomy = ConfigurationBank((8,), reserve=100_000)
+    roomy.append(random_states(5, 8))
+    again = pickle.loads(pickle.dumps(roomy))
+    assert again.rows.equal(roomy.rows)
+    assert len(pickle.dumps(roomy)) < 5000
+
+
+def test_packed_queries_are_not_taken_for_one_instance():
+    states = random_states(5, 3)
+    bank = ConfigurationBank((3, 1))
+    bank.append(states)
+    assert bank.distances(bank.rows[:3]).shape == (3, 5)
+    assert bank.distances(states[0].reshape(3, 1)).shape == (5,)
+    row = ConfigurationBank((1, 3))
+    row.append(states)
+    assert row.distances(states[:1]).shape == (1, 5)

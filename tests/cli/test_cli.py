@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from PIL import Image
 
 from captum_rdr import ConfigurationBank, Region, RelaxedDecisionRegion
 from captum_rdr.cli import main
-from captum_rdr.cli.parser import parser
+from captum_rdr.cli.command_line import parser
 
 ROOT = Path(__file__).parents[2]
 
@@ -86,9 +87,9 @@ def test_fit_writes_the_bank_of_the_python_api(folder, capsys):
     assert (found["instances"], found["neurons"]) == (40, 288)
     import cli_models
 
-    from captum_rdr.cli.images import ImageFolder, as_tensor
+    from captum_rdr.cli.sources import Images, as_tensor
 
-    model, images = cli_models.make(), ImageFolder("images", as_tensor)
+    model, images = cli_models.make(), Images("images", as_tensor)
     rdr = RelaxedDecisionRegion(model, model[1]).fit(images, show_progress=False)
     bank = ConfigurationBank.load("bank")
     assert bank.rows.equal(rdr.bank.rows)
@@ -208,18 +209,52 @@ def test_help_has_examples(command, capsys):
 
 
 def test_images_in_one_folder_have_no_classes(folder):
-    from captum_rdr.cli.images import ImageFolder, as_tensor
+    from captum_rdr.cli.sources import Images, as_tensor
 
-    flat = ImageFolder("images/dark", as_tensor)
-    assert (flat.classes, set(flat.labels), flat[0][1]) == ([], {-1}, -1)
-    nested = ImageFolder("images", as_tensor)
+    flat = Images("images/dark", as_tensor)
+    assert (flat.classes, set(flat.targets), flat[0][1]) == ([], {-1}, -1)
+    nested = Images("images", as_tensor)
     assert nested.classes == ["dark", "light"]
-    assert nested.labels == [0] * 20 + [1] * 20
+    assert nested.targets == [0] * 20 + [1] * 20
     assert nested[25][1] == 1
 
 
+def test_hidden_and_empty_folders_and_images_of_all_modes(folder):
+    from captum_rdr.cli.sources import Images, as_tensor
+
+    (folder / "images" / ".thumbnails").mkdir()
+    (folder / "images" / "none").mkdir()
+    modes = ["1", "L", "LA", "P", "RGBA", "CMYK", "I;16"]
+    for mode in modes:
+        image = Image.new(mode, (8, 8))
+        image.save(folder / "images" / "light" / f"{mode}.tiff".replace(";", ""))
+    Image.new("L", (8, 8)).save(folder / "images" / ".thumbnails" / "0.png")
+    nested = Images("images", as_tensor)
+    assert nested.classes == ["dark", "light", "none"]
+    assert nested.targets == [0] * 20 + [1] * (20 + len(modes))
+    assert {image.shape for image, _ in nested} == {(3, 8, 8)}
+    kept = Images("images", lambda image: image.mode)
+    assert {mode for mode, _ in kept} == {"RGB", "I;16"}
+
+
+def test_without_torchvision(folder):
+    program = (
+        "import sys; sys.modules['torchvision.datasets'] = None\n"
+        "from captum_rdr.cli import main\n"
+        "sys.exit(main(['inspect', 'bank']))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 1
+    assert "captum-rdr: the command line needs torchvision" in result.stderr
+
+
 def test_a_normalized_input_is_shown_as_it_was():
-    from captum_rdr.cli.images import as_shown
+    from captum_rdr.cli.sources import as_shown
 
     class Normalized:
         mean, std = (0.5, 0.4, 0.3), (0.2, 0.2, 0.1)

@@ -258,3 +258,14 @@ def test_random_states_have_no_evidence_in_common():
     (region,) = rdr.attribute_members([0], 1, 5)
     assert region.neighbors.tolist() == [0]
     assert 0 in region.members.tolist()
+
+
+@pytest.mark.filterwarnings("ignore:.*fewer unanimous neurons")
+def test_regions_with_nothing_in_them_are_saved(tmp_path):
+    layer = nn.Identity()
+    rdr = RelaxedDecisionRegion(layer, layer, bank=bank_of(random_states(30, 12)))
+    alone = rdr.attribute(torch.randn(1, 12), 1, 3)[1][0]
+    whole = rdr.attribute_members([0], 30, 12)[0]
+    for region in (alone, whole):
+        region.save(tmp_path / "region")
+        assert repr(Region.load(tmp_path / "region")) == repr(region)

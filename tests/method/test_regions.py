@@ -192,3 +192,44 @@ def test_a_region_without_principal_neurons_is_the_whole_bank():
     assert region.members.tolist() == [0, 1]
     with pytest.raises(ValueError, match="region has no principal neuron"):
         rdr.concept_score(region)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "centered_cosine", "euclidean"])
+def test_single_images_of_the_bank_are_recognized(net, images, metric):
+    rdr = RelaxedDecisionRegion(net, net[2])
+    rdr.fit(images, keep_features=True, show_progress=False)
+    members = rdr.attribute_members(range(12), 5, 4, neighbors=metric)
+    for index, member in enumerate(members):
+        _, (alone,) = rdr.attribute(images[index : index + 1], 5, 4, neighbors=metric)
+        assert alone.query == index
+        assert alone.neurons.equal(member.neurons)
+        assert alone.members.equal(member.members)
+
+
+def test_collinear_and_zero_rows_are_recognized():
+    features = torch.tensor([[1.0, 0, 1], [2, 0, 2], [0, 0, 0], [3, 1, 0]])
+    layer = nn.Identity()
+    rdr = RelaxedDecisionRegion(layer, layer, bank=bank_of(features > 0, features))
+    _, found = rdr.attribute(features, 2, 1, neighbors="cosine")
+    assert [region.query for region in found] == [0, 1, 2, 3]
+
+
+def test_given_neighbors_make_n_neighbors_idle():
+    states = random_states(5, 12)
+    layer = nn.Identity()
+    rdr = RelaxedDecisionRegion(layer, layer, bank=bank_of(states))
+    (member,) = rdr.attribute_members([1], 8, 3, neighbors=torch.tensor([0, 1]))
+    _, (new,) = rdr.attribute(states[1:2].float(), 8, 3, neighbors=torch.tensor([0, 1]))
+    assert new.query == 1
+    assert new.neurons.equal(member.neurons)
+    for rows, message in ((np.array([1]), "ndarray"), ([1], "list")):
+        with pytest.raises(TypeError, match=f"neighbors is a {message}"):
+            rdr.attribute_members([1], 2, 3, neighbors=rows)
+
+
+def test_evidence_without_neurons_is_warned_of():
+    layer = nn.Identity()
+    rdr = RelaxedDecisionRegion(layer, layer)
+    rdr.fit(torch.ones(9, 4), show_progress=False)
+    with pytest.warns(UserWarning, match="1 of 1 regions have fewer weighty neurons"):
+        rdr.attribute_members([0], 3, 2, weighting="evidence")

@@ -1,7 +1,10 @@
 """Banks that belong to another model, layer, threshold or data."""
 
+import functools
+
 import pytest
 import torch
+from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from captum_rdr import ConfigurationBank, RelaxedDecisionRegion, pooling
@@ -97,3 +100,35 @@ def test_every_input_of_the_first_instances_counts():
     assert len(set(found)) == len(found)
     assert first_rows(x, 3, torch.ones(2)) == first_rows(x)
     assert first_rows(x[:8]) == first_rows(x)
+
+
+def test_an_interrupted_refit_does_not_make_a_stale_bank_pass(net, images):
+    rdr = RelaxedDecisionRegion(net, net[6]).fit(images, show_progress=False)
+    with torch.no_grad():
+        net[0].weight.add_(1)
+
+    def interrupted():
+        yield images[:20]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        rdr.fit(interrupted(), show_progress=False)
+    with pytest.raises(ValueError, match="fingerprint"):
+        rdr.attribute(images[:2], 4, 2)
+
+
+def test_fingerprints_tell_pools_apart_and_see_through_wrappers(net, images):
+    mean = functools.partial(torch.mean, dim=(2, 3))
+    highest = functools.partial(torch.amax, dim=(2, 3))
+    bank = (
+        RelaxedDecisionRegion(net, net[2], pool=mean)
+        .fit(images, show_progress=False)
+        .bank
+    )
+    with pytest.raises(ValueError, match="pool"):
+        RelaxedDecisionRegion(net, net[2], pool=highest, bank=bank).attribute(
+            images[:2], 4, 2
+        )
+    parallel = nn.DataParallel(net)
+    rdr = RelaxedDecisionRegion(parallel, net[2], pool=mean, bank=bank)
+    rdr.attribute(images[:2], 2, 1)

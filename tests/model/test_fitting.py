@@ -434,3 +434,47 @@ def test_a_layer_index_names_the_layer():
     index.keep(torch.ones(2, 3))
     with pytest.raises(ValueError, match="layer 'layer4' gave shape"):
         index.keep(torch.ones(2, 4))
+
+
+class Nested(nn.Module):
+    def forward(self, x):
+        return torch.nested.as_nested_tensor(list(x))
+
+
+@pytest.mark.filterwarnings("ignore:.*nested tensors")
+def test_nested_outputs_are_refused():
+    model = Nested()
+    with pytest.raises(TypeError, match="gave a nested tensor"):
+        RelaxedDecisionRegion(model, model).fit(torch.randn(3, 4), show_progress=False)
+
+
+def test_infinite_activations(net, images):
+    x = torch.randn(20, 5)
+    x[3, 2] = float("inf")
+    layer = nn.Identity()
+    rdr = RelaxedDecisionRegion(layer, layer)
+    assert rdr.fit(x, show_progress=False).bank.states().equal(x > 0)
+    with pytest.raises(
+        ValueError, match=r"layer '.*' gave infinity.*neighbors=\"config"
+    ):
+        rdr.fit(x, keep_features=True, show_progress=False)
+    x[:, 2] = float("-inf")
+    with pytest.raises(ValueError, match=r"the median of layer .* is infinite"):
+        RelaxedDecisionRegion(layer, layer, threshold="median").fit(
+            x, show_progress=False
+        )
+
+
+def test_late_disorder_and_generators_of_samplers():
+    data = TensorDataset(torch.randn(12_000, 1))
+    late = [*range(10_000), *range(11_999, 9_999, -1)]
+    layer = nn.Identity()
+    rdr = RelaxedDecisionRegion(layer, layer)
+    with pytest.raises(ValueError, match="in the order of a list"):
+        rdr.fit(DataLoader(data, sampler=late, batch_size=100), show_progress=False)
+    generator = torch.Generator().manual_seed(0)
+    before = generator.get_state()
+    sampler = torch.utils.data.RandomSampler(data, generator=generator)
+    with pytest.raises(ValueError, match="RandomSampler"):
+        rdr.fit(DataLoader(data, sampler=sampler), show_progress=False)
+    assert generator.get_state().equal(before)

@@ -12,7 +12,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from captum_rdr import RelaxedDecisionRegion
-from captum_rdr.model.hooks import recording
+from captum_rdr.model.fingerprint import weights_digest
+from captum_rdr.model.hooks import evaluating, recording
 from captum_rdr.model.reader import LayerReader
 
 
@@ -372,8 +373,7 @@ def test_parts_of_a_data_parallel_batch_are_put_in_order(net, images):
             torch.device("cuda", 1): images[:60],
         }
         for device, part in parts.items():
-            record._calls[0][device] = 1
-            record._kept[0][device] = [(part,)]
+            record._calls[0][device] = [(part,)]
         ((together,),) = record.values()
         assert together.equal(images)
         record._device_ids = None
@@ -427,3 +427,39 @@ def test_a_model_on_the_meta_device_is_left_as_found(net):
         assert record.values()[0][0].shape == (2, 4, 6, 6)
     assert net[0].training
     assert all(dict(net.named_buffers())[name] is one for name, one in buffers.items())
+
+
+def test_fused_transformer_layers_are_read_as_without_fusing():
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    model = nn.TransformerEncoder(layer, 2).eval()
+    x, padding = torch.randn(30, 5, 8), torch.zeros(30, 5, dtype=torch.bool)
+    padding[:, 4] = True
+    for module in (model.layers[0], model.layers[1].linear1, model):
+        rdr = RelaxedDecisionRegion(model, module)
+        rdr.fit(x, (None, padding[:1].expand(64, -1)[:30]), show_progress=False)
+        _, (region,) = rdr.attribute(x[:1], 4, 4, (None, padding[:1]))
+        score = rdr.concept_score(region)
+        with_gradients = score(x[:1], None, padding[:1])
+        with torch.no_grad():
+            assert score(x[:1], None, padding[:1]).allclose(with_gradients, atol=1e-6)
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_buffers_of_any_layout():
+    model = nn.Linear(3, 4)
+    model.register_buffer("graph", torch.eye(3).to_sparse())
+    model.register_buffer("rows", torch.eye(3).to_sparse_csr())
+    model.register_buffer("wave", torch.ones(2, dtype=torch.complex64).conj())
+    model.register_buffer(
+        "whole", torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8)
+    )
+    model.register_buffer("empty", torch.empty(0))
+    before = weights_digest([model])
+    with evaluating(model):
+        model.graph = torch.zeros(3, 3).to_sparse()
+    assert weights_digest([model]) == before
+    x = torch.randn(9, 3)
+    bank = RelaxedDecisionRegion(model, model).fit(x, show_progress=False).bank
+    assert bank.states().equal(model(x) > 0)

@@ -103,7 +103,7 @@ def test_wrong_arguments():
         zoo.explain("resnet18", None, 5)
     with pytest.raises(ValueError, match=r"not one of the paper's networks \['mobil"):
         zoo.paper_setup("resnet18", 10)
-    with pytest.raises(ValueError, match="n_classes=0 is below 1"):
+    with pytest.raises(ValueError, match="n_classes=0 is too small; use 1"):
         zoo.paper_setup("vgg19", 0)
 
 

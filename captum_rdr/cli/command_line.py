@@ -1,0 +1,159 @@
+"""The commands' options, and the exit status of a run."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+
+from captum_rdr.version import __version__
+
+_FAILURES = (ImportError, OSError, RuntimeError, TypeError, ValueError)
+_POOLS = ("spatial_mean", "spatial_max", "class_token", "last_token", "token_mean")
+_METRICS = ("configuration", "cosine", "centered_cosine", "euclidean")
+_EXAMPLES = """examples:
+  captum-rdr fit --model torchvision:resnet50 --data photos --bank photos.rdr
+  captum-rdr explain --model torchvision:resnet50 --data photos --bank photos.rdr cat.jpg
+  captum-rdr report --model torchvision:resnet50 --data photos --bank photos.rdr \\
+      --output report.html *.jpg
+  captum-rdr inspect photos.rdr
+
+A model of your own is a function without arguments that returns a torch.nn.Module, or a
+tuple of one and the transform from a PIL image to its input: --model my_models:make.
+
+exit status: 0 done, 1 failed (the reason is on standard error), 2 wrong usage
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run ``captum-rdr``.
+
+    Args:
+        arguments: the words behind the command's name; None for those of the shell.
+
+    Returns:
+        the exit status: 0 done, 1 failed. Wrong usage exits with 2.
+
+    Raises:
+        SystemExit: the usage is wrong, or help was asked for.
+
+    >>> import tempfile, torch
+    >>> from captum_rdr import ConfigurationBank
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     bank = ConfigurationBank((2,))
+    ...     bank.append(torch.tensor([[True, False], [False, False]]))
+    ...     bank.save(f"{folder}/bank")
+    ...     main(["inspect", f"{folder}/bank"])
+    instances: 2
+    neurons: 2
+    ...
+    0
+    """
+    options = parser().parse_args(arguments)
+    try:
+        commands = import_module("captum_rdr.cli.commands")  # needs torchvision
+        answer = getattr(commands, options.run)(options)
+    except _FAILURES as error:
+        print(f"captum-rdr: {error}", file=sys.stderr)
+        return 1
+    print(json.dumps(answer.data, indent=2) if options.json else answer.text)
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line.
+
+    >>> parser().parse_args(["inspect", "photos.rdr", "--json"]).json
+    True
+    """
+    form = argparse.RawDescriptionHelpFormatter
+    about = "Which concept a layer sees in an image, and which others share it."
+    whole = argparse.ArgumentParser(
+        prog="captum-rdr", description=about, epilog=_EXAMPLES, formatter_class=form
+    )
+    whole.add_argument("--version", action="version", version=__version__)
+    several = whole.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def command(name: str, text: str) -> argparse.ArgumentParser:
+        about = f"{text[0].upper()}{text[1:]}."
+        one = several.add_parser(
+            name, help=text, description=about, epilog=_EXAMPLES, formatter_class=form
+        )
+        one.set_defaults(run=name)
+        one.add_argument("--json", action="store_true", help="print JSON")
+        one.add_argument("--quiet", action="store_true", help="no progress bars")
+        return one
+
+    _add_fit(command("fit", "index a folder of images"))
+    explain = command("explain", "find the regions of images")
+    _add_query(explain)
+    text = "write each region there, for Region.load"
+    explain.add_argument("--save", type=Path, metavar="FOLDER", help=text)
+    report = command("report", "write a page on the regions of images")
+    _add_query(report)
+    report.add_argument("--output", required=True, type=Path, help="HTML file")
+    inspect = command("inspect", "describe a bank")
+    inspect.add_argument("bank", help="what fit wrote")
+    return whole
+
+
+def _add_model(to: argparse.ArgumentParser) -> None:
+    text = "torchvision:NAME or package.module:factory"
+    to.add_argument("--model", required=True, help=text)
+    text = "of a model of torchvision, or 'none' (default: DEFAULT)"
+    to.add_argument("--weights", type=_weights, default="DEFAULT", help=text)
+    which = to.add_mutually_exclusive_group()
+    which.add_argument("--layer", metavar="NAME", help="the layer")
+    text = "the layer that stands for a stage (default: the last)"
+    which.add_argument("--stage", type=int, dest="layer", metavar="NUMBER", help=text)
+    to.add_argument("--pool", choices=_POOLS, help="applied to the layer's output")
+    text = "reference images, or one folder of them a class"
+    to.add_argument("--data", required=True, metavar="FOLDER", help=text)
+    to.add_argument("--bank", required=True, metavar="PATH", help="the index")
+
+
+def _add_fit(to: argparse.ArgumentParser) -> None:
+    _add_model(to)
+    to.add_argument(
+        "--threshold",
+        type=_threshold,
+        default=0.0,
+        metavar="NUMBER",
+        help="a neuron is active above this, or above its own 'median' (default: 0)",
+    )
+    text = "also keep float activations, for cosine and Euclidean neighbors"
+    to.add_argument("--keep-features", action="store_true", help=text)
+    to.add_argument("--batch-size", type=int, default=64, help="images (default: 64)")
+    text = "processes that read images (default: 0)"
+    to.add_argument("--workers", type=int, default=0, help=text)
+
+
+def _add_query(to: argparse.ArgumentParser) -> None:
+    _add_model(to)
+    to.add_argument("--n-neighbors", type=int, default=8, help="size of S (default: 8)")
+    text = "principal neurons (default: 10)"
+    to.add_argument("--n-neurons", type=int, default=10, help=text)
+    text = "neurons that may disagree, or nats of evidence (default: 0)"
+    to.add_argument("--tolerance", type=_number, default=0, help=text)
+    to.add_argument(
+        "--weighting",
+        choices=("uniform", "evidence"),
+        default="uniform",
+        help="the paper's rule, or log-odds weights (default: uniform)",
+    )
+    text = "distance that chooses S (default: configuration)"
+    to.add_argument("--neighbors", default=_METRICS[0], choices=_METRICS, help=text)
+    to.add_argument("images", nargs="+", type=Path, help="files to explain")
+
+
+def _threshold(text: str) -> float | str:
+    return text if text == "median" else float(text)
+
+
+def _number(text: str) -> float:
+    return float(text) if "." in text else int(text)
+
+
+def _weights(text: str) -> str | None:
+    return None if text == "none" else text
