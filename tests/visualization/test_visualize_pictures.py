@@ -36,6 +36,12 @@ def test_gray_images_take_a_colormap():
     assert as_picture(image > 0.5)[0].tolist() == [[0, 0, 0], [1, 1, 1]]
 
 
+def test_a_reference_colors_its_gray_images():
+    reference = Reference(torch.tensor([[[[0.0, 1.0]]]]), cmap="gray_r")
+    assert reference.picture(0)[0].tolist() == [[1, 1, 1], [0, 0, 0]]
+    assert reference.picture_of((np.array([[0.0]]), 3))[0].tolist() == [[1, 1, 1]]
+
+
 def test_transparent_pixels_show_white():
     image = np.array([[[1.0, 0, 0, 1], [1, 0, 0, 0], [1, 0, 0, 0.5]]])
     assert as_picture(image)[0].tolist() == [[1, 0, 0], [1, 1, 1], [1, 0.5, 0.5]]

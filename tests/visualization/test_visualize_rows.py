@@ -181,6 +181,14 @@ def test_neighbors_that_cannot_be_found(rdr, data):
         visualize_neighbors(hidden(data), data, 4)
 
 
+def test_what_is_no_input_of_a_model(rdr, region, data):
+    array = data[0].permute(1, 2, 0).numpy()
+    with pytest.raises(TypeError, match="an input is a ndarray; give tensors without"):
+        visualize_neighbors(rdr, data, array)
+    with pytest.raises(TypeError, match="an input is a ndarray; give tensors without"):
+        visualize_concept(region, rdr, torch.zeros_like, data, array)
+
+
 def test_layers_and_their_overlap(data):
     both = fitted(data)
     regions = [found[0] for found in both.attribute_members([4], 5, 4)]
