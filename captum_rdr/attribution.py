@@ -451,10 +451,7 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         """
         banks = self._fitted_banks()
         wanted = _checked_regions(region, banks)
-
-        def check() -> None:
-            self._current_banks(banks[0].attribute_to_layer_input)
-
+        check = self._current_banks
         return self._as_given(
             [
                 concept_score(

@@ -16,7 +16,7 @@ def concept_score(
     fitted: FittedLayer,
     neurons: Tensor,
     states: Tensor,
-    check: Callable[[], object],
+    check: Callable[[bool], object],
 ) -> Callable[..., Tensor]:
     """Make a forward function that gives each input's mean signed margin.
 
@@ -27,7 +27,8 @@ def concept_score(
         fitted: that layer, with its thresholds.
         neurons: int64 ``(t,)``, the region's principal neurons.
         states: bool ``(t,)``, their states.
-        check: called before each forward pass; raises if the bank is out of date.
+        check: called before each forward pass with whether the layer's input is read;
+            raises if the bank is out of date.
 
     Raises:
         ValueError: there is no principal neuron.
@@ -41,13 +42,12 @@ def concept_score(
 
     def score(*inputs: Any, **keywords: Any) -> Tensor:
         """Mean signed margin ``(B,)`` of the principal neurons."""
-        check()
+        to_input = fitted.attribute_to_layer_input
+        check(to_input)
         given = input_arguments(inputs[0] if len(inputs) == 1 else inputs, None)
         arguments = given._replace(kwargs={**given.kwargs, **keywords})
         with reader.reading(
-            keep,
-            attribute_to_layer_input=fitted.attribute_to_layer_input,
-            gradients=True,
+            keep, attribute_to_layer_input=to_input, gradients=True
         ) as read:
             # To its end: attributions to later layers and checkpointing need that.
             ((activations,),) = read(arguments, "inputs", leave_early=False)
