@@ -128,23 +128,6 @@ def explaining(n: int, d: int) -> None:
     )
 
 
-def on_a_gpu() -> None:
-    """Compare all-pairs nearest rows with the bare matrix product that it is made of."""
-    bank = filled(N, D).to("cuda")
-    half = torch.randn(4096, D, device="cuda", dtype=torch.float16)
-
-    def product() -> None:
-        for _ in range(0, N, 4096):
-            for _ in range(0, N, 4096):
-                half @ half.T
-        torch.cuda.synchronize()
-
-    ceiling = seconds(product, 3) * (N / (4096 * -(-N // 4096))) ** 2
-    pairs = seconds(lambda: bank.nearest(bank.rows, K), 3)
-    print(f"On {torch.cuda.get_device_name()}: all pairs of N={N}, D={D}")
-    print(f"  nearest / matrix products of that size: {pairs / ceiling:.2f}")
-
-
 def networks() -> dict[str, tuple[nn.Module, nn.Module, nn.Module, int, int, int]]:
     """Give model, layer, the model up to that layer, image size, images and batch size."""
     torch.manual_seed(0)
@@ -231,7 +214,7 @@ def memory() -> None:
 def main() -> None:
     """Run the parts that are asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--part", choices=["explaining", "indexing", "memory", "gpu"])
+    parser.add_argument("--part", choices=["explaining", "indexing", "memory"])
     parser.add_argument("--rounds", type=int, default=5, help="pairs of timings")
     parser.add_argument("--peak", choices=["forward", "fit"], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -246,10 +229,6 @@ def main() -> None:
         indexing(arguments.rounds)
     if arguments.part in (None, "memory"):
         memory()
-    if arguments.part == "gpu" or (
-        arguments.part is None and torch.cuda.is_available()
-    ):
-        on_a_gpu()
 
 
 if __name__ == "__main__":

@@ -281,7 +281,7 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         masks, found = [], []
         for bank, tensors in zip(banks, kept, strict=True):
             queries = Queries(
-                bank.as_packed(tensors[0]),
+                bits.padded(tensors[0], bank.layer_shape).to(bank.device),
                 [None] * len(tensors[0]),
                 tensors[1].cpu() if with_features else None,
             )

@@ -95,6 +95,8 @@ class ConfigurationBank:
     tensor([[0, 1]])
     >>> bank.members(torch.tensor([0, 3]), torch.tensor([True, True]))
     tensor([0, 1])
+    >>> bank.agreeing([(torch.tensor([0, 3]), torch.tensor([True, True]), 1)])
+    [tensor([0, 1])]
     >>> bank.disagreements(torch.tensor([0, 3]), torch.tensor([True, True]))
     tensor([0, 0, 2])
     >>> bank.active_counts, bank.rows
@@ -254,7 +256,7 @@ class ConfigurationBank:
         Raises:
             ValueError: a shape is wrong, or only some instances have features.
         """
-        packed = self.as_packed(states)
+        packed = self._padded(states)
         self._check_features(features, len(packed))
         if self._on_disk:
             self._rows = _Grown(self.packed.clone(), len(self))
@@ -286,8 +288,7 @@ class ConfigurationBank:
                 f"{wanted}; give one row an instance"
             )
 
-    def as_packed(self, states: Tensor) -> Tensor:
-        """Instances as they lie in the bank, see `captum_rdr.bank.bits.padded`."""
+    def _padded(self, states: Tensor) -> Tensor:
         return bits.padded(states, self.layer_shape).to(self.device)
 
     def take(self, rows: Tensor) -> "ConfigurationBank":
@@ -334,14 +335,14 @@ class ConfigurationBank:
             int64 tensor ``(Q, N)``, or ``(N,)`` for a single instance: the number of
             neurons whose states differ.
         """
-        found = queries.distances(self.as_packed(query), self.packed)
+        found = queries.distances(self._padded(query), self.packed)
         return found[0] if bits.is_single(query, self.layer_shape) else found
 
     def nearest(self, query: Tensor, k: int) -> Nearest:
         """The k nearest rows of each query, ties by the lower row.
 
         Args:
-            query: states or packed rows as in `append`, or a single instance.
+            query: states or packed rows as in `append` or `packed`, or a single instance.
             k: number of rows, from 1 to N.
 
         Returns:
@@ -350,18 +351,7 @@ class ConfigurationBank:
         Raises:
             ValueError: ``k`` is out of range.
         """
-        return self.nearest_packed(self.as_packed(query), k)
-
-    def nearest_packed(self, packed: Tensor, k: int) -> Nearest:
-        """`nearest` for rows as they lie in the bank.
-
-        Args:
-            packed: as `as_packed` makes them.
-            k: as in `nearest`.
-
-        Returns:
-            as `nearest`.
-        """
+        packed = self._padded(query)
         if not 1 <= operator.index(k) <= len(self):
             raise ValueError(
                 f"k={k} is not between 1 and the bank's {len(self)} instances; change k "
@@ -406,16 +396,16 @@ class ConfigurationBank:
         wanted = self._wanted(neurons, states)._replace(tolerance=tolerance)
         return self.agreeing([wanted])[0]
 
-    def agreeing(self, wanted: Sequence[Wanted]) -> list[Tensor]:
+    def agreeing(self, wanted: Sequence[tuple[Tensor, Tensor, int]]) -> list[Tensor]:
         """`members` for many at once.
 
         Args:
-            wanted: neurons, states and tolerance of each.
+            wanted: neurons, states and tolerance of each, as `members` takes them.
 
         Returns:
             for each an int64 tensor of bank rows, ascending.
         """
-        return queries.agreeing(wanted, self.packed)
+        return queries.agreeing([Wanted(*one) for one in wanted], self.packed)
 
     def _wanted(self, neurons: Tensor, states: Tensor) -> Wanted:
         picked = torch.as_tensor(neurons, dtype=torch.int64).reshape(-1)

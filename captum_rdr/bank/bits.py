@@ -113,7 +113,7 @@ def padded(states: Tensor, layer_shape: torch.Size) -> Tensor:
 
     Args:
         states: bool ``(M, D)`` or ``(M, D1, ..., Dm)``, or packed uint8
-            ``(M, ceil(D / 8))``; the first dimension may be missing.
+            ``(M, ceil(D / 8))`` or padded already; the first dimension may be missing.
         layer_shape: ``(D1, ..., Dm)``.
 
     Returns:
@@ -144,8 +144,12 @@ def padded(states: Tensor, layer_shape: torch.Size) -> Tensor:
         packed = pack(states.reshape(-1, n_neurons))
     else:
         packed = states.reshape(-1, states.shape[-1])
-    spare = 8 * packed.shape[1] - n_neurons
-    if spare and bool((packed[:, -1] >> (8 - spare)).any()):
+    full, spare = divmod(n_neurons, 8)
+    last, behind = (
+        packed[:, full : full + bool(spare)],
+        packed[:, row_bytes(n_neurons) :],
+    )
+    if bool((last >> spare).any() or behind.any()):
         raise ValueError(
             f"states has bits set behind neuron {n_neurons - 1}; pack with "
             'numpy.packbits(..., bitorder="little")'
@@ -171,8 +175,8 @@ def is_single(states: Tensor, layer_shape: torch.Size) -> bool:
 
 def _fits(states: Tensor, layer_shape: torch.Size) -> bool:
     if states.dtype == torch.uint8:
-        flat = row_bytes(layer_shape.numel())
-        return states.dim() in (1, 2) and states.shape[-1] == flat
+        widths = row_bytes(layer_shape.numel()), row_width(layer_shape.numel())
+        return states.dim() in (1, 2) and states.shape[-1] in widths
     n_leading = 0 if is_single(states, layer_shape) else 1
     return states.shape[n_leading:] in (layer_shape, (layer_shape.numel(),))
 

@@ -83,7 +83,7 @@ def _by_configuration(
     bank: ConfigurationBank, queries: Queries, k: int
 ) -> list[Neighborhood]:
     found = []
-    nearest = bank.nearest_packed(queries.packed, k)
+    nearest = bank.nearest(queries.packed, k)
     for own, rows, distances in zip(queries.rows, *nearest, strict=True):
         is_row = own is None and distances[0] == 0
         query = int(rows[0]) if is_row else own

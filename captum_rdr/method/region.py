@@ -105,7 +105,7 @@ class Region:
     >>> region.contains(torch.tensor([[False, False, True], [True, True, True]]))
     tensor([ True, False])
     >>> region.evidence(data > 0).round(decimals=2)
-    tensor([-1.5000, -0.9900,  0.6200,  0.6200], dtype=torch.float64)
+    tensor([-1.5000, -0.9800,  0.6200,  0.6200], dtype=torch.float64)
     >>> list(region.to_concept(torch.utils.data.TensorDataset(data), 0, "c").data_iter)
     [tensor([[-1., -1.,  1.],
             [-1.,  1.,  1.]])]

@@ -123,7 +123,7 @@ def found_by(
         part = list(group)
         rule, some = rules[part[0]], [regions[index] for index in part]
         queries = Queries(
-            searched.as_packed(states[part]),
+            bits.padded(states[part], searched.layer_shape).to(searched.device),
             [None if neurons is None else region.query for region in some],
             _query_features(bank, some)[:, kept] if rule.needs_features else None,
         )
