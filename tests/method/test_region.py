@@ -142,7 +142,7 @@ def test_a_region_keeps_its_rule_and_a_new_query(fitted, images, tmp_path):
         assert loaded.rule.as_fields() == one.rule.as_fields()
         if one.query is None:
             assert loaded.query_states.equal(one.query_states)
-            assert loaded.contains(bits.unpack(one.query_states, 144)).all()
+            assert loaded.contains(bits.unpack(one.query_states[None], 144)).all()
 
 
 def test_concept_score_is_the_mean_signed_margin(fitted, region, net, images):
