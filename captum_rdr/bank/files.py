@@ -32,17 +32,17 @@ from captum_rdr.model.states import feature_dtype
 PathLike = str | os.PathLike[str]
 Array = np.ndarray[Any, np.dtype[Any]]
 Fields = dict[str, Any]
+Tensors = Mapping[str, Tensor]
 
 FORMAT_VERSION = 1
 MANIFEST, DRAFT = "bank.json", "draft.json"
 
-MOST_MANIFEST_BYTES = 1 << 20  # a longer manifest is refused before it is read
-MOST_TENSOR_BYTES = 1 << 30  # and so is a longer file of tensors; a bank may be longer
+# Longer files are refused before they are read; a bank's arrays may be longer.
+MOST_MANIFEST_BYTES, MOST_TENSOR_BYTES = 1 << 20, 1 << 30
 
 _KIND = "configuration bank"
 _ARRAYS = ("rows", "active_counts", "threshold", "features")
 _OWN = re.compile(rf"({'|'.join(_ARRAYS)})-(\d{{6,12}})\.npy|\.captum-rdr-[0-9a-f]+")
-_TRIES = 100  # to open a bank while others replace it
 # What damaged or forged text runs into.
 _UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 
@@ -144,17 +144,18 @@ def read_bank(path: PathLike, *, mmap: bool = True, verify: bool = True) -> Stor
     """
     folder = Path(path)
     fields, arrays = _mapped(folder)
-    tensors = {}
     for name, entry in fields["arrays"].items():
-        stays = mmap and name in ("rows", "features")
-        tensors[name] = as_tensor(arrays[name], folder, entry, stays, verify)
+        if verify:
+            check_sum(folder, entry, arrays[name])
+        if not mmap or name in ("active_counts", "threshold"):
+            arrays[name] = np.array(arrays[name])
     try:
         return Stored(
             torch.Size(fields["layer_shape"]),
             fingerprint=fields["fingerprint"],
             attribute_to_layer_input=fields["attribute_to_layer_input"],
             source=Source(*(fields[name] for name in Source._fields)),
-            **tensors,
+            **{name: torch.from_numpy(array) for name, array in arrays.items()},
         )
     except (TypeError, ValueError, OverflowError) as error:
         raise refused(folder, f"holds no bank ({error})") from error
@@ -162,7 +163,7 @@ def read_bank(path: PathLike, *, mmap: bool = True, verify: bool = True) -> Stor
 
 def _mapped(folder: Path) -> tuple[Fields, dict[str, Array]]:
     """The manifest of a folder's bank, and its arrays."""
-    for _ in range(_TRIES):
+    for _ in range(100):
         fields = read_manifest(folder / MANIFEST)
         if fields is None:
             kind = ValueError if os.path.lexists(folder) else FileNotFoundError
@@ -190,8 +191,8 @@ def map_array(folder: Path, entry: Fields) -> Array:
     path = folder / entry["file"]
     with open_regular(path, follow=False) as file:
         try:
-            if np.lib.format.read_magic(file) != (1, 0):
-                raise ValueError("its header may take gigabytes")
+            np.lib.format.read_magic(file)
+            # Of any version, since later ones allow headers of gigabytes.
             shape, by_column, dtype = np.lib.format.read_array_header_1_0(file)
             start, size = file.tell(), os.fstat(file.fileno()).st_size
             wanted = (entry["shape"], entry["dtype"], False)
@@ -205,17 +206,14 @@ def map_array(folder: Path, entry: Fields) -> Array:
             raise refused(path, f"is not as the manifest says ({error})") from error
 
 
-def as_tensor(
-    array: Array, folder: Path, entry: Fields, mmap: bool = False, verify: bool = True
-) -> Tensor:
-    """A tensor of a mapped array, whose checksum must be that of the manifest.
+def check_sum(folder: Path, entry: Fields, array: Array) -> None:
+    """Refuse a mapped array whose checksum is not that of the manifest.
 
     Raises:
-        ValueError: it is another, or the dtype is none of PyTorch's.
+        ValueError: it is not.
     """
-    if verify and hashlib.sha256(array.data).hexdigest() != entry["sha256"]:
+    if hashlib.sha256(array.data).hexdigest() != entry["sha256"]:
         raise refused(folder / entry["file"], "is damaged: its checksum is another")
-    return torch.from_numpy(array if mmap else np.array(array))
 
 
 def refused(path: PathLike, what: str) -> ValueError:
@@ -259,8 +257,7 @@ def remove_leftovers(folder: Path) -> None:
         fields = read_manifest(folder / MANIFEST)
     except ValueError:  # damaged: its files stay until a new bank is complete
         return
-    entries = fields["arrays"].values() if fields else ()
-    kept = {entry["file"] for entry in entries}
+    kept = {entry["file"] for entry in fields["arrays"].values()} if fields else set()
     for name in os.listdir(folder):
         if (name == DRAFT or _OWN.fullmatch(name)) and name not in kept:
             with suppress(OSError):  # a folder, or mapped by a reader on Windows
@@ -373,12 +370,13 @@ def only_writer(folder: Path) -> Iterator[None]:
     lock = FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=0)
-    except Timeout as error:
-        raise RuntimeError(
-            f"{os.fspath(folder)!r} is being written to already; wait for that "
-            "process to end, or give another folder"
-        ) from error
     except (OSError, NotImplementedError) as error:
+        # Old versions of the library take missing locks for locks that are held.
+        if isinstance(error, Timeout) and _has_locks(folder):
+            raise RuntimeError(
+                f"{os.fspath(folder)!r} is being written to already; wait for that "
+                "process to end, or give another folder"
+            ) from error
         warnings.warn(
             f"the file system of {os.fspath(folder)!r} has no locks ({error}); see to "
             "it that nothing else writes to that folder",
@@ -389,6 +387,17 @@ def only_writer(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _has_locks(folder: Path) -> bool:
+    """Whether a lock that nobody else knows can be taken."""
+    path = folder / f".captum-rdr-{secrets.token_hex(8)}"
+    try:
+        with suppress(Timeout), FileLock(path, timeout=0):
+            return True
+        return False
+    finally:
+        path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -459,9 +468,7 @@ def _read_all(path: PathLike, most_bytes: int, *, follow: bool = True) -> bytes:
         return file.read()
 
 
-def write_tensors(
-    path: PathLike, kind: str, tensors: Mapping[str, Tensor], fields: Fields
-) -> None:
+def write_tensors(path: PathLike, kind: str, tensors: Tensors, fields: Fields) -> None:
     """Write a small file of tensors and JSON fields in the safetensors format.
 
     Args:
@@ -503,7 +510,7 @@ def read_tensors(path: PathLike, kind: str) -> tuple[dict[str, Tensor], Fields]:
     return tensors, fields["fields"]
 
 
-def _tensor_checksum(tensors: Mapping[str, Tensor]) -> str:
+def _tensor_checksum(tensors: Tensors) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())

@@ -15,10 +15,7 @@ from captum_rdr.bank import bits, files
 from captum_rdr.bank.bank import ConfigurationBank
 from captum_rdr.model.fitting import Earlier, LayerIndex
 
-# What was written is forced to the disk after so many instances, or so many bytes.
-BLOCK_ROWS = 4096
-BLOCK_BYTES = 1 << 26
-
+BLOCK_ROWS = 4096  # instances after which what was written is forced to the disk
 FEATURES_WARNED = 1 << 30  # bytes of features in memory that are worth a warning
 _CHUNK_BYTES = 1 << 24
 
@@ -81,8 +78,7 @@ class FolderWriter:
         self._stack = ExitStack()
         self._arrays: dict[str, _GrowingArray] = {}
         self._fields: files.Fields = {}
-        self._is_finished = False
-        self._unsaved_rows = self._unsaved_bytes = 0
+        self._unsaved = 0
 
     def open(self, layer: LayerIndex) -> Earlier:
         """Lock the folder, and go back to what an earlier run has finished.
@@ -102,7 +98,7 @@ class FolderWriter:
         fields = draft or bank
         if fields is None:
             return Earlier()
-        self._fields, self._is_finished = fields, draft is None
+        self._fields = fields
         n_finished = fields["arrays"]["rows"]["shape"][0]
         fields.setdefault("expected", n_finished)
         threshold = self._check_model()
@@ -110,14 +106,15 @@ class FolderWriter:
             for name in draft["arrays"].keys() & {"rows", "features"}:
                 entry = draft["arrays"][name]
                 self._grow(name, entry["shape"][1], entry["dtype"]).recover(entry)
-        return Earlier(n_finished, self._is_finished, threshold)
+        return Earlier(n_finished, draft is None, threshold)
 
     def _check_model(self) -> Tensor:
         """Refuse to go on with another model; gives the earlier run's threshold."""
         layer, arrays = self._layer, self._fields["arrays"]
         entry = arrays["threshold"]
-        mapped = files.map_array(self._folder, entry)
-        threshold = files.as_tensor(mapped, self._folder, entry)
+        values = files.map_array(self._folder, entry)
+        files.check_sum(self._folder, entry, values)
+        threshold = torch.from_numpy(np.array(values))
         self._check_same("fingerprint", self._fields["fingerprint"], layer.fingerprint)
         self._check_same("median", self._fields["is_median"], layer.is_median)
         self._check_same("keep_features", "features" in arrays, layer.keep_features)
@@ -180,9 +177,9 @@ class FolderWriter:
         if features is not None:
             parts["features"] = features
         for name, part in parts.items():
-            self._unsaved_bytes += self._arrays[name].append(files.as_array(part))
-        self._unsaved_rows += len(states)
-        if self._unsaved_rows >= BLOCK_ROWS or self._unsaved_bytes >= BLOCK_BYTES:
+            self._arrays[name].append(files.as_array(part))
+        self._unsaved += len(states)
+        if self._unsaved >= BLOCK_ROWS:
             self._save()
 
     def _save(self) -> None:
@@ -193,11 +190,11 @@ class FolderWriter:
         self._fields["first_rows"] = data.first_rows if data.is_complete else ""
         self._fields["expected"] = data.expected
         files.write_manifest(self._folder / files.DRAFT, self._fields)
-        self._unsaved_rows = self._unsaved_bytes = 0
+        self._unsaved = 0
 
     def finish(self) -> ConfigurationBank:
         """Put the bank in the place of the folder's old one; it is read back."""
-        if self._is_finished:
+        if not self._arrays:  # it was finished already
             files.remove_leftovers(self._folder)
             return ConfigurationBank.load(self._folder)
         fields = self._fields | {"first_rows": self._layer.data.first_rows}
@@ -247,11 +244,11 @@ class _GrowingArray:
             raise files.refused(self._path, "is damaged in rows that were finished")
         self.file.truncate()
 
-    def append(self, values: files.Array) -> int:
-        """Append rows; gives their bytes."""
+    def append(self, values: files.Array) -> None:
+        """Append rows."""
         self._hash.update(values.data)
+        self.file.write(values.data)
         self._length += len(values)
-        return self.file.write(values.data)
 
     def flush(self) -> files.Fields:
         """Force the rows to the disk; gives the file's entry in a manifest."""

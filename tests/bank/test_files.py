@@ -377,7 +377,7 @@ def test_a_file_system_without_locks(tmp_path, images, monkeypatch, number):
         raise OSError(number, "no locks here")
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    with pytest.warns(UserWarning, match="has no locks .*no locks here"):
+    with pytest.warns(UserWarning, match="of .*fitted. has no locks"):
         bank = fit(images, tmp_path / "fitted").bank
     with pytest.warns(UserWarning, match="nothing else writes to that folder"):
         bank.save(tmp_path / "saved")
