@@ -42,7 +42,8 @@ MOST_MANIFEST_BYTES, MOST_TENSOR_BYTES = 1 << 20, 1 << 30
 
 _KIND = "configuration bank"
 _ARRAYS = ("rows", "active_counts", "threshold", "features")
-_OWN = re.compile(rf"({'|'.join(_ARRAYS)})-(\d{{6,12}})\.npy|\.captum-rdr-[0-9a-f]+")
+_OWN = re.compile(rf"({'|'.join(_ARRAYS)})-(\d{{6,12}})\.npy")
+_PASSING = re.compile(r"draft\.json|\.(bank\.json|draft\.json|lock)\.[0-9a-f]{16}")
 # What damaged or forged text runs into.
 _UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 
@@ -121,11 +122,14 @@ def write_bank(path: PathLike, stored: Stored) -> None:
     """
     folder = Path(path)
     with only_writer(folder):
-        fields = new_fields(folder, stored)
-        for name in _ARRAYS:
-            if getattr(stored, name) is not None:
-                write_array(folder, fields, name, getattr(stored, name))
-        publish(folder, fields)
+        try:
+            fields = new_fields(folder, stored)
+            for name in _ARRAYS:
+                if getattr(stored, name) is not None:
+                    write_array(folder, fields, name, getattr(stored, name))
+            write_manifest(folder / MANIFEST, fields)
+        finally:
+            remove_leftovers(folder)
 
 
 def read_bank(path: PathLike, *, mmap: bool = True, verify: bool = True) -> Stored:
@@ -191,8 +195,8 @@ def map_array(folder: Path, entry: Fields) -> Array:
     path = folder / entry["file"]
     with open_regular(path, follow=False) as file:
         try:
+            # As of version 1.0 in any case: later ones allow headers of gigabytes.
             np.lib.format.read_magic(file)
-            # Of any version, since later ones allow headers of gigabytes.
             shape, by_column, dtype = np.lib.format.read_array_header_1_0(file)
             start, size = file.tell(), os.fstat(file.fileno()).st_size
             wanted = (entry["shape"], entry["dtype"], False)
@@ -234,21 +238,13 @@ def new_fields(folder: Path, of: Any) -> Fields:
     own = [_OWN.fullmatch(name) for name in os.listdir(folder)]
     remove_leftovers(folder)
     return {
-        "generation": 1
-        + max((int(one[2]) for one in own if one and one[2]), default=0),
+        "generation": 1 + max((int(one[2]) for one in own if one), default=0),
         "layer_shape": list(of.layer_shape),
         "fingerprint": of.fingerprint,
         "attribute_to_layer_input": of.attribute_to_layer_input,
         **of.source._asdict(),
         "arrays": {},
     }
-
-
-def publish(folder: Path, fields: Fields) -> None:
-    """Put a bank whose files are written in the place of the folder's old one."""
-    flush_folder(folder)
-    write_manifest(folder / MANIFEST, fields)
-    remove_leftovers(folder)
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -259,7 +255,7 @@ def remove_leftovers(folder: Path) -> None:
         return
     kept = {entry["file"] for entry in fields["arrays"].values()} if fields else set()
     for name in os.listdir(folder):
-        if (name == DRAFT or _OWN.fullmatch(name)) and name not in kept:
+        if (_OWN.fullmatch(name) or _PASSING.fullmatch(name)) and name not in kept:
             with suppress(OSError):  # a folder, or mapped by a reader on Windows
                 os.unlink(folder / name)
 
@@ -294,7 +290,8 @@ def array_entry(path: Path, shape: Sequence[int], dtype: str, digest: str) -> Fi
 
 
 def write_manifest(path: Path, fields: Fields) -> None:
-    """Write a manifest in place of the old one."""
+    """Write a manifest in place of the old one, once the files that it names last."""
+    flush_folder(path.parent)
     with replacing(path) as file:
         file.write(_sealed(_KIND, fields).encode())
 
@@ -381,7 +378,7 @@ def only_writer(folder: Path) -> Iterator[None]:
             f"the file system of {os.fspath(folder)!r} has no locks ({error}); see to "
             "it that nothing else writes to that folder",
             UserWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
     try:
         yield
@@ -391,7 +388,7 @@ def only_writer(folder: Path) -> Iterator[None]:
 
 def _has_locks(folder: Path) -> bool:
     """Whether a lock that nobody else knows can be taken."""
-    path = folder / f".captum-rdr-{secrets.token_hex(8)}"
+    path = folder / f".lock.{secrets.token_hex(8)}"
     try:
         with suppress(Timeout), FileLock(path, timeout=0):
             return True
@@ -413,8 +410,8 @@ def replacing(target: Path) -> Iterator[IO[bytes]]:
     ...     Path(folder, "a").read_bytes()
     b'new'
     """
-    # Short, since the target's name may be as long as a name can be.
-    draft = target.with_name(f".captum-rdr-{secrets.token_hex(8)}")
+    # Cut, since the target's name may be as long as a name can be.
+    draft = target.with_name(f".{target.name[:50]}.{secrets.token_hex(8)}")
     try:
         with open(draft, "xb") as file:
             yield file

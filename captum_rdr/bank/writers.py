@@ -194,9 +194,12 @@ class FolderWriter:
 
     def finish(self) -> ConfigurationBank:
         """Put the bank in the place of the folder's old one; it is read back."""
-        if not self._arrays:  # it was finished already
-            files.remove_leftovers(self._folder)
-            return ConfigurationBank.load(self._folder)
+        if self._arrays:  # else an earlier run has finished it
+            self._publish()
+        files.remove_leftovers(self._folder)
+        return ConfigurationBank.load(self._folder)
+
+    def _publish(self) -> None:
         fields = self._fields | {"first_rows": self._layer.data.first_rows}
         del fields["expected"]
         for name, array in self._arrays.items():
@@ -205,8 +208,7 @@ class FolderWriter:
         n_neurons = torch.Size(fields["layer_shape"]).numel()
         counts = bits.count_active(torch.from_numpy(rows), n_neurons)
         files.write_array(self._folder, fields, "active_counts", counts)
-        files.publish(self._folder, fields)
-        return ConfigurationBank.load(self._folder)
+        files.write_manifest(self._folder / files.MANIFEST, fields)
 
     def close(self) -> None:
         """Close the files, and let others write to the folder."""

@@ -249,7 +249,7 @@ def test_a_failed_save_leaves_the_old_bank_alone(saved, monkeypatch, call):
         patch.setattr(files.os, call, fail)
         with pytest.raises(OSError, match="disk full"):
             bank.save(path)
-    assert before.items() <= contents(path).items()
+    assert contents(path) == before
     assert ConfigurationBank.load(path).rows.equal(bank.rows)
     bank.save(path)
     assert len(contents(path)) == len(before)
