@@ -277,6 +277,39 @@ def test_resuming_several_layers(tmp_path, monkeypatch, small_blocks, net, image
     assert [same(*pair) for pair in zip(resumed, expected, strict=True)] == [True, True]
 
 
+def test_resuming_when_only_the_end_is_missing(tmp_path, monkeypatch, images):
+    monkeypatch.setattr(writers, "BLOCK_ROWS", 30)
+    expected = fit(images, keep_features=True).bank
+    loader = DataLoader(TensorDataset(images), batch_size=10, num_workers=2)
+    publish = FolderWriter._publish
+    monkeypatch.setattr(FolderWriter, "_publish", lambda self: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        fit(loader, tmp_path, keep_features=True)
+    monkeypatch.setattr(FolderWriter, "_publish", publish)
+
+    class Unused(nn.Identity):
+        def forward(self, x):
+            raise StopError
+
+    Unused.__name__ = Unused.__qualname__ = "Identity"
+    model = Unused()
+    resumed = fit(loader, tmp_path, model, model, keep_features=True, resume=True)
+    assert same(resumed.bank, expected)
+    assert not (tmp_path / "draft.json").exists()
+
+
+def test_saving_gives_up_an_unfinished_bank(tmp_path, small_blocks, images):
+    with pytest.raises(StopError):
+        fit(stopping(images.split(10), 5), tmp_path)
+    bank = fit(-images).bank
+    bank.save(tmp_path)
+    assert same(ConfigurationBank.load(tmp_path), bank)
+    assert {path.name.split("-")[0] for path in tmp_path.iterdir()} == FOLDER
+    with pytest.raises(ValueError, match="made with first instances"):
+        fit(images, tmp_path, resume=True)
+    assert same(fit(-images, tmp_path, resume=True).bank, bank)
+
+
 def test_what_cannot_be_resumed_is_refused(tmp_path, small_blocks, images, net):
     def interrupt(out, data=images, **kwargs):
         with pytest.raises(StopError):
