@@ -1,9 +1,11 @@
 """Relaxed Decision Regions as a Captum layer attribution."""
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
 
+import numpy as np
 import torch
 from captum.attr import LayerAttribution
 from captum.log import log_usage
@@ -14,7 +16,7 @@ from captum_rdr._arguments import checked_folders, checked_rows, for_each
 from captum_rdr.bank import ConfigurationBank, bits
 from captum_rdr.bank.files import PathLike
 from captum_rdr.bank.writers import FolderWriter, MemoryWriter
-from captum_rdr.method.neighbors import Queries
+from captum_rdr.method.neighbors import Queries, recognized
 from captum_rdr.method.region import Region
 from captum_rdr.method.regions import regions, warn_if_few
 from captum_rdr.method.rule import Metric, Rule, Weighting
@@ -29,8 +31,16 @@ from captum_rdr.model.reader import (
     checked_call_index,
     checked_pools,
 )
-from captum_rdr.model.states import as_threshold, binarize, check_shape, storable
+from captum_rdr.model.states import (
+    as_threshold,
+    binarize,
+    check_shape,
+    sketch,
+    storable,
+)
 from captum_rdr.pooling import Pool
+
+_LEAST_ROWS, _LOOKED_AT = 256, 2048  # of a bank, for a warning of rows that are alike
 
 
 class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
@@ -207,6 +217,8 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         )
         self._fingerprints.accept(versions)
         self._fires_once = True
+        for name, bank in zip(names, self._banks, strict=True):
+            _warn_if_alike(name, bank)
         return self
 
     # NoiseTunnel looks for the function that this wraps.
@@ -214,14 +226,14 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
     def attribute(
         self,
         inputs: Any,
-        n_neighbors: int = 8,
-        n_neurons: int = 10,
+        n_neighbors: int | None = None,
+        n_neurons: int | None = None,
         additional_forward_args: Any = None,
         attribute_to_layer_input: bool = False,
         *,
         tolerance: float = 0,
         weighting: Weighting = "uniform",
-        neighbors: Metric | Tensor = "configuration",
+        neighbors: Metric | Tensor | None = None,
         rounds: int = 1,
         return_regions: bool = True,
     ) -> Any:
@@ -231,23 +243,26 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
             inputs: a tensor, a tuple of tensors or a dict of tensors, the batch
                 dimension first.
             n_neighbors: size k of S: the input and its k - 1 nearest reference
-                instances. An input that looks like a row of the bank (the same
-                configuration; for feature metrics also the same features, but for
-                rounding) is taken to be that row, and counts among the k.
-            n_neurons: number t of principal neurons.
+                instances. An input whose activations are those of a bank row, but for
+                rounding, is taken to be that row, and counts among the k. None for 8,
+                or 16 with ``weighting="evidence"``.
+            n_neurons: number t of principal neurons. None for 10, or with
+                ``weighting="evidence"`` for all.
             additional_forward_args: further arguments of the forward function: one, or
                 a tuple.
             attribute_to_layer_input: as in `fit`; another value is refused.
             tolerance: principal neurons that a member may disagree in; with
-                ``weighting="evidence"``, nats that it may fall behind the least evident
-                instance of S.
+                ``weighting="evidence"``, nats that it may fall behind the cut.
             weighting: ``"uniform"``, the paper's rule: the unanimous neurons of highest
-                score ``|p_S - p|``; or ``"evidence"``: those of largest log-odds weight,
-                unanimous or not, members told by their summed evidence.
+                score ``|p_S - p|``; or ``"evidence"``, which gives the purest regions
+                as it stands: neurons weigh their log-odds, unanimous or not, and
+                members are told by their summed evidence.
             neighbors: what chooses S: ``"configuration"`` distance, ``"cosine"``,
                 ``"centered_cosine"`` (features minus their mean) or ``"euclidean"``
                 distance, or bank rows, int64 ``(m,)`` for all inputs or ``(B, m)``,
-                which make ``n_neighbors`` idle.
+                which make ``n_neighbors`` idle. None for configuration, or with
+                ``weighting="evidence"`` for centered cosine distance where the bank has
+                features.
             rounds: with ``weighting="evidence"``, how often S is chosen; from the second
                 time on it holds the instances of largest evidence.
             return_regions: False for the mask alone, as Captum's tools expect it.
@@ -274,19 +289,20 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         rule = Rule(n_neighbors, n_neurons, tolerance, weighting, neighbors, rounds)
         arguments = input_arguments(inputs, additional_forward_args)
         banks = self._fitted_banks()
-        for bank in banks:
-            rule.check(bank, arguments.batch_size)
-        with_features = rule.needs_features
+        rules = [rule.settled(bank, arguments.batch_size) for bank in banks]
+        with_features = any(one.needs_features for one in rules)
         kept = self._read_states(arguments, attribute_to_layer_input, with_features)
         masks, found = [], []
-        for bank, tensors in zip(banks, kept, strict=True):
-            queries = Queries(
-                bits.padded(tensors[0], bank.layer_shape).to(bank.device),
-                [None] * len(tensors[0]),
-                tensors[1].cpu() if with_features else None,
+        for bank, settled, tensors in zip(banks, rules, kept, strict=True):
+            packed, sketches, *features = tensors
+            queries = recognized(
+                bank,
+                bits.padded(packed, bank.layer_shape).to(bank.device),
+                features[0].cpu() if settled.needs_features else None,
+                sketches,
             )
-            found.append(regions(bank, queries, rule, show_progress=False))
-            warn_if_few(found[-1], rule, stacklevel=3)  # Captum's wrapper is one
+            found.append(regions(bank, queries, settled, show_progress=False))
+            warn_if_few(found[-1], settled, stacklevel=3)  # Captum's wrapper is one
             stacked = [region.mask() for region in found[-1]]
             mask = (
                 torch.stack(stacked) if stacked else torch.zeros(0, *bank.layer_shape)
@@ -298,12 +314,12 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
     def attribute_members(
         self,
         indices: Sequence[int] | Tensor,
-        n_neighbors: int = 8,
-        n_neurons: int = 10,
+        n_neighbors: int | None = None,
+        n_neurons: int | None = None,
         *,
         tolerance: float = 0,
         weighting: Weighting = "uniform",
-        neighbors: Metric | Tensor = "configuration",
+        neighbors: Metric | Tensor | None = None,
         rounds: int = 1,
         show_progress: bool = True,
     ) -> Any:
@@ -338,14 +354,14 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         banks = self._fitted_banks()
         rows = checked_rows(indices, min(len(bank) for bank in banks))
         for bank in banks:
-            rule.check(bank, len(rows))
+            settled = rule.settled(bank, len(rows))
             queries = Queries(
                 bank.packed[rows.to(bank.device)],
                 list(rows.tolist()),
-                bank.features_of(rows) if rule.needs_features else None,
+                bank.features_of(rows) if settled.needs_features else None,
             )
-            found.append(regions(bank, queries, rule, show_progress=show_progress))
-            warn_if_few(found[-1], rule, stacklevel=2)
+            found.append(regions(bank, queries, settled, show_progress=show_progress))
+            warn_if_few(found[-1], settled, stacklevel=2)
         return self._as_given(found)
 
     def contains(
@@ -412,7 +428,7 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         return self._as_given(
             [
                 bits.unpack(packed, bank.n_neurons).reshape(-1, *bank.layer_shape)
-                for bank, (packed,) in zip(banks, kept, strict=True)
+                for bank, (packed, *_) in zip(banks, kept, strict=True)
             ]
         )
 
@@ -518,9 +534,10 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
             name = self._reader.names[index]
             check_shape(activations, bank.layer_shape, name)
             packed = bits.pack(binarize(activations, bank.threshold))
+            kept = packed, sketch(activations.flatten(1))
             if not with_features:
-                return (packed,)
-            return packed, storable(activations, f"layer {name!r}")
+                return kept
+            return *kept, storable(activations, f"layer {name!r}")
 
         with self._reader.reading(
             keep, attribute_to_layer_input=attribute_to_layer_input
@@ -620,3 +637,21 @@ def _check_thresholds(
                 f"threshold={threshold} is not that of {bank!r}; leave threshold out to "
                 "use the bank's, or fit again"
             )
+
+
+def _warn_if_alike(name: str, bank: ConfigurationBank) -> None:
+    """Warn of a bank in which different instances look the same."""
+    rows = slice(0, _LOOKED_AT)
+    if bank.sketches is None or len(bank) < _LEAST_ROWS:
+        return
+    instances = len(np.unique(bank.sketches[rows].cpu(), axis=0))
+    configurations = len(np.unique(bank.packed[rows].cpu(), axis=0))
+    if configurations < instances / 10:
+        warnings.warn(
+            f"{instances} different instances have only {configurations} different "
+            f"configurations in layer {name!r}, so regions cannot tell them apart; use "
+            'threshold="median", another pool (the maximum over many places makes '
+            "nearly all neurons active), or a layer of more neurons",
+            UserWarning,
+            stacklevel=3,
+        )

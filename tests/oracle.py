@@ -75,16 +75,7 @@ def paper(
 
 def weights(inside: np.ndarray, bank: np.ndarray) -> list[tuple[float, float]]:
     """Give log-odds weight (in 64ths) and offset of each neuron, as the design has them."""
-    k, n = len(inside), len(bank)
-    result = []
-    for p_s, p in frequencies(inside, bank):
-        smoothed = (k * float(p_s) + 0.5) / (k + 1)
-        clamped = min(max(float(p), 0.5 / n), 1 - 0.5 / n)
-        offset = math.log((1 - smoothed) / (1 - clamped))
-        weight = math.log(smoothed / clamped) - offset
-        agrees = (weight > 0 and p_s > p) or (weight < 0 and p_s < p)
-        result.append((round(64 * weight) / 64, offset) if agrees else (0.0, 0.0))
-    return result
+    return [(round(64 * w) / 64, offset) for w, offset in raw_weights(inside, bank)]
 
 
 def evidence(
@@ -97,10 +88,40 @@ def evidence(
         (i for i, (w, _) in enumerate(weighed) if w != 0),
         key=lambda i: (-abs(weighed[i][0]), i),
     )
-    chosen = sorted(order[:t])
+    chosen = order[:t]
     constant = round(64 * math.fsum(weighed[i][1] for i in chosen)) / 64
 
     def total(states: np.ndarray) -> float:
         return constant + math.fsum(weighed[i][0] for i in chosen if states[i])
 
     return chosen, [total(row) for row in bank], total(query)
+
+
+def evidence_cut(
+    bank: np.ndarray, inside: np.ndarray, chosen: list[int], by_own: list[float]
+) -> float:
+    """Give the least evidence of a member: the lower quartile of S, left out in turn."""
+    if len(inside) == 1:
+        return min(by_own)
+    left_out = []
+    for j, states in enumerate(inside):
+        others, rest = np.delete(inside, j, 0), 0.0
+        for i, (weight, offset) in enumerate(raw_weights(others, bank)):
+            if i in chosen:
+                rest += offset + (weight if states[i] else 0.0)
+        left_out.append(rest)
+    return min(*by_own, sorted(left_out)[(len(inside) - 1) // 4])
+
+
+def raw_weights(inside: np.ndarray, bank: np.ndarray) -> list[tuple[float, float]]:
+    """Give weights and offsets before they are rounded."""
+    k, n = len(inside), len(bank)
+    result = []
+    for p_s, p in frequencies(inside, bank):
+        smoothed = (k * float(p_s) + 0.5) / (k + 1)
+        clamped = min(max(float(p), 0.5 / n), 1 - 0.5 / n)
+        offset = math.log((1 - smoothed) / (1 - clamped))
+        weight = math.log(smoothed / clamped) - offset
+        agrees = (weight > 0 and p_s > p) or (weight < 0 and p_s < p)
+        result.append((weight, offset) if agrees else (0.0, 0.0))
+    return result

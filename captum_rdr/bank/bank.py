@@ -6,62 +6,14 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from captum_rdr._arguments import check_whole
 from captum_rdr.bank import bits, files, queries
 from captum_rdr.bank.queries import Nearest, Wanted
+from captum_rdr.bank.rows import GrowingRows
 from captum_rdr.model.states import as_threshold
-
-_FIRST_ROWS = 256
-
-
-def _room(height: int, width: int, like: Tensor) -> Tensor:
-    """Room for rows, on the device and of the dtype of ``like``."""
-    if like.device.type != "cpu" or like.dtype == torch.bfloat16:
-        return like.new_empty(height, width)
-    # NumPy asks the system for large pages, PyTorch does not.
-    return torch.from_numpy(np.empty((height, width), like.numpy().dtype))
-
-
-class _Grown:
-    """A two-dimensional tensor to which rows are appended.
-
-    Its room grows by half when it is used up, so that N appends copy O(N) rows. Room that
-    is not used takes no memory on systems that hand out pages when they are written.
-    """
-
-    def __init__(self, room: Tensor, length: int) -> None:
-        self._room, self._length = room, length
-
-    @property
-    def filled(self) -> Tensor:
-        """The rows, a view."""
-        return self._room[: self._length]
-
-    @property
-    def capacity(self) -> int:
-        """Number of rows for which there is room."""
-        return len(self._room)
-
-    def __getstate__(self) -> tuple[Tensor, int]:
-        """Leave the room that is not used out of copies and pickles."""
-        return self.filled.clone(), self._length
-
-    def __setstate__(self, state: tuple[Tensor, int]) -> None:
-        self._room, self._length = state
-
-    def append(self, block: Tensor) -> None:
-        start, stop = self._length, self._length + len(block)
-        if stop > len(self._room):
-            capacity = max(stop, start + start // 2, _FIRST_ROWS)
-            larger = _room(capacity, self._room.shape[1], self._room)
-            larger[:start] = self.filled
-            self._room = larger
-        self._room[start:stop] = block
-        self._length = stop
 
 
 class ConfigurationBank:
@@ -144,9 +96,8 @@ class ConfigurationBank:
         self.fingerprint = fingerprint
         self.attribute_to_layer_input = attribute_to_layer_input
         self.source = files.Source()
-        packed = torch.empty(0, dtype=torch.uint8)
-        self._rows = _Grown(_room(reserve, bits.row_width(shape.numel()), packed), 0)
-        self._features: _Grown | None = None
+        packed = torch.empty(0, bits.row_width(shape.numel()), dtype=torch.uint8)
+        self._held = {"rows": GrowingRows.like(packed, reserve)}
         self._counts = torch.zeros(shape.numel(), dtype=torch.int64)
         self._on_disk = False
         self._ready: Any = None  # see `bits.prepared`
@@ -168,7 +119,7 @@ class ConfigurationBank:
         Those of a bank on disk are mapped: what is read of them stays in memory for as
         long as the system has room.
         """
-        return self._rows.filled
+        return self._held["rows"].filled
 
     @property
     def active_counts(self) -> Tensor:
@@ -178,7 +129,15 @@ class ConfigurationBank:
     @property
     def features(self) -> Tensor | None:
         """Float activations ``(N, D)`` where they were kept, else None."""
-        return None if self._features is None else self._features.filled
+        return self._filled("features")
+
+    @property
+    def sketches(self) -> Tensor | None:
+        """What instances are recognized by, float32 ``(N, 5)``, where `fit` kept it."""
+        return self._filled("sketches")
+
+    def _filled(self, name: str) -> Tensor | None:
+        return self._held[name].filled if name in self._held else None
 
     @property
     def device(self) -> torch.device:
@@ -218,9 +177,8 @@ class ConfigurationBank:
         copied = self.emptied()
         copied._counts, copied._on_disk = self._counts.clone(), self._on_disk
         copied.source = self.source
-        for name in ("_rows", "_features"):
-            held = getattr(self, name)
-            setattr(copied, name, held if self._on_disk else copy.deepcopy(held, memo))
+        on_disk = self._on_disk
+        copied._held = dict(self._held) if on_disk else copy.deepcopy(self._held, memo)
         return copied
 
     def to(self, device: torch.device | str) -> "ConfigurationBank":
@@ -236,13 +194,19 @@ class ConfigurationBank:
         if device == self.device:
             return self
         moved = self.emptied()
-        moved._rows = _Grown(self.packed.to(device), len(self))
         moved._counts, moved.source = self._counts.clone(), self.source
-        if self.features is not None:
-            moved._features = _Grown(self.features.to(device), len(self))
+        moved._held = {
+            name: GrowingRows(rows.filled.to(device), len(self))
+            for name, rows in self._held.items()
+        }
         return moved
 
-    def append(self, states: Tensor, features: Tensor | None = None) -> None:
+    def append(
+        self,
+        states: Tensor,
+        features: Tensor | None = None,
+        sketches: Tensor | None = None,
+    ) -> None:
         """Append instances; the room grows in steps, so that N appends cost O(N).
 
         A bank on disk is copied into memory first.
@@ -252,6 +216,9 @@ class ConfigurationBank:
                 ``(M, ceil(D / 8))``.
             features: float activations ``(M, D)`` of the same instances, for cosine and
                 Euclidean neighbors; all instances of a bank have them or none.
+            sketches: float32 ``(M, 5)``, as `fit` makes them: what an input is
+                recognized by that the bank holds. A bank in which an instance has none
+                takes an input of the same configuration for its row.
 
         Raises:
             ValueError: a shape is wrong, or only some instances have features.
@@ -259,17 +226,19 @@ class ConfigurationBank:
         packed = self._padded(states)
         self._check_features(features, len(packed))
         if self._on_disk:
-            self._rows = _Grown(self.packed.clone(), len(self))
-            if self.features is not None:
-                self._features = _Grown(self.features.clone(), len(self))
+            for name, rows in self._held.items():
+                self._held[name] = GrowingRows(rows.filled.clone(), len(self))
             self._on_disk = False
-        if features is not None:
-            if self._features is None:
-                reserve = max(self._rows.capacity, len(packed))
-                like = features[:0].to(self.device)
-                self._features = _Grown(_room(reserve, self.n_neurons, like), 0)
-            self._features.append(features)
-        self._rows.append(packed)
+        had, reserve = len(self), self._held["rows"].capacity
+        if had and sketches is None:
+            self._held.pop("sketches", None)
+        parts = {"rows": packed, "features": features, "sketches": sketches}
+        for name, part in parts.items():
+            if part is not None and (name in self._held or not had):
+                block = part.to(self.device)
+                if name not in self._held:
+                    self._held[name] = GrowingRows.like(block, reserve)
+                self._held[name].append(block)
         self._ready = None
         self._counts = self._counts + bits.count_active(packed, self.n_neurons)
 
@@ -302,7 +271,9 @@ class ConfigurationBank:
         """
         picked = self.emptied(reserve=len(rows))
         features = None if self.features is None else self.features_of(rows)
-        picked.append(self.rows[rows.to(self.device)], features)
+        at = rows.to(self.device)
+        sketches = None if self.sketches is None else self.sketches[at]
+        picked.append(self.rows[at], features, sketches)
         return picked
 
     def features_of(self, rows: Tensor) -> Tensor:
@@ -544,7 +515,7 @@ class ConfigurationBank:
                     f"({bank.fingerprint!r}, {first.fingerprint!r}); merge banks of one "
                     "model, layer and threshold"
                 )
-            merged.append(bank.rows, bank.features)
+            merged.append(bank.rows, bank.features, bank.sketches)
         return merged
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -565,6 +536,7 @@ class ConfigurationBank:
                 self._counts,
                 None if self.features is None else self.features.cpu(),
                 self.source,
+                None if self.sketches is None else self.sketches.cpu(),
             ),
         )
 
@@ -595,9 +567,10 @@ class ConfigurationBank:
             stored.fingerprint,
             stored.attribute_to_layer_input,
         )
-        bank._rows = _Grown(stored.rows, len(stored.rows))
         bank._counts, bank._on_disk = stored.active_counts, mmap
         bank.source = stored.source
-        if stored.features is not None:
-            bank._features = _Grown(stored.features, len(stored.rows))
+        for name in ("rows", "features", "sketches"):
+            held = getattr(stored, name)
+            if held is not None:
+                bank._held[name] = GrowingRows(held, len(held))
         return bank

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from captum_rdr.bank.bits import row_width
 from captum_rdr.model.hooks import raw_bytes
-from captum_rdr.model.states import feature_dtype
+from captum_rdr.model.states import SKETCHED, feature_dtype
 
 PathLike = str | os.PathLike[str]
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -41,7 +41,7 @@ MANIFEST, DRAFT = "bank.json", "draft.json"
 MOST_MANIFEST_BYTES, MOST_TENSOR_BYTES = 1 << 20, 1 << 30
 
 _KIND = "configuration bank"
-_ARRAYS = ("rows", "active_counts", "threshold", "features")
+_ARRAYS = ("rows", "active_counts", "threshold", "features", "sketches")
 _OWN = re.compile(rf"({'|'.join(_ARRAYS)})-(\d{{6,12}})\.npy")
 _PASSING = re.compile(r"draft\.json|\.(bank\.json|draft\.json|lock)\.[0-9a-f]{16}")
 # What damaged or forged text runs into.
@@ -78,6 +78,7 @@ class Stored:
         active_counts: in how many instances each neuron is active, int64 ``(D,)``.
         features: float activations ``(N, D)`` where they were kept, else None.
         source: where the states come from.
+        sketches: float32 ``(N, 5)`` by which instances are recognized, else None.
 
     Raises:
         ValueError: a tensor has another shape or dtype.
@@ -91,6 +92,7 @@ class Stored:
     active_counts: Tensor
     features: Tensor | None = None
     source: Source = field(default_factory=Source)
+    sketches: Tensor | None = None
 
     def __post_init__(self) -> None:
         n_rows, n_neurons = len(self.rows), math.prod(self.layer_shape)
@@ -105,6 +107,7 @@ class Stored:
             and bool(self.threshold.isfinite().all())
             and (features is None or features.shape == (n_rows, n_neurons))
             and (features is None or features.is_floating_point())
+            and (self.sketches is None or self.sketches.shape == (n_rows, SKETCHED))
         ):
             raise ValueError(f"its tensors do not fit {n_neurons} neurons")
 

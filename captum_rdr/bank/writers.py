@@ -14,6 +14,7 @@ from torch import Tensor
 from captum_rdr.bank import bits, files
 from captum_rdr.bank.bank import ConfigurationBank
 from captum_rdr.model.fitting import Earlier, LayerIndex
+from captum_rdr.model.states import SKETCHED
 
 BLOCK_ROWS = 4096  # instances after which what was written is forced to the disk
 FEATURES_WARNED = 1 << 30  # bytes of features in memory that are worth a warning
@@ -48,9 +49,9 @@ class MemoryWriter:
                 stacklevel=2,
             )
 
-    def append(self, states: Tensor, features: Tensor | None) -> None:
+    def append(self, states: Tensor, features: Tensor | None, sketches: Tensor) -> None:
         """Append instances."""
-        self._bank.append(bits.pack(states), features)
+        self._bank.append(bits.pack(states), features, sketches)
 
     def finish(self) -> ConfigurationBank:
         """The bank."""
@@ -103,7 +104,7 @@ class FolderWriter:
         fields.setdefault("expected", n_finished)
         threshold = self._check_model()
         if draft:
-            for name in draft["arrays"].keys() & {"rows", "features"}:
+            for name in draft["arrays"].keys() - {"threshold"}:
                 entry = draft["arrays"][name]
                 self._grow(name, entry["shape"][1], entry["dtype"]).recover(entry)
         return Earlier(n_finished, draft is None, threshold)
@@ -159,6 +160,7 @@ class FolderWriter:
         self._fields = files.new_fields(self._folder, bank)
         files.write_array(self._folder, self._fields, "threshold", bank.threshold)
         self._grow("rows", bits.row_width(bank.n_neurons), "|u1")
+        self._grow("sketches", SKETCHED, "<f4")
         if self._layer.keep_features:
             held = files.as_array(torch.empty(0, dtype=feature_dtype))
             self._grow("features", bank.n_neurons, held.dtype.str)
@@ -170,10 +172,13 @@ class FolderWriter:
         self._stack.callback(self._arrays[name].file.close)
         return self._arrays[name]
 
-    def append(self, states: Tensor, features: Tensor | None) -> None:
+    def append(self, states: Tensor, features: Tensor | None, sketches: Tensor) -> None:
         """Append instances."""
         shape = torch.Size(self._fields["layer_shape"])
-        parts = {"rows": bits.padded(bits.pack(states), shape)}
+        parts = {
+            "rows": bits.padded(bits.pack(states), shape),
+            "sketches": sketches.float(),
+        }
         if features is not None:
             parts["features"] = features
         for name, part in parts.items():

@@ -24,6 +24,7 @@ from captum_rdr.discovery._recipe import (
 from captum_rdr.discovery._walks import cover, links, reach
 from captum_rdr.method.neighbors import nearest_features
 from captum_rdr.method.region import Region
+from captum_rdr.method.rule import Rule
 from captum_rdr.metrics._explainers import fitted_banks, predicted_classes
 from captum_rdr.model.inputs import BATCH_SIZE
 
@@ -283,7 +284,7 @@ class _Reference(NamedTuple):
             targets: int64 ``(M,)``, their classes.
             choices: how regions are made.
         """
-        count = recipe(self.bank, choices)["n_neighbors"]
+        count = Rule(**recipe(choices)).settled(self.bank, len(states)).size
         is_right = self.targets == (
             self.targets if self.predictions is None else self.predictions
         )

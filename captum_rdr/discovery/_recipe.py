@@ -14,28 +14,13 @@ Rows = Sequence[int] | Tensor
 Choices = dict[str, Any]
 
 
-def recipe(bank: ConfigurationBank, choices: Choices) -> Choices:
-    """The choices that make regions, and the defaults of those left out.
+def recipe(choices: Choices) -> Choices:
+    """The choices that make regions: evidence, if nothing else is asked for.
 
-    The default is a rule that is pure on any bank, see the benchmarks: evidence over all
-    neurons, S of 16 by cosine distance where the bank has features.
-
-    Args:
-        bank: the bank of the regions.
-        choices: as in `captum_rdr.RelaxedDecisionRegion.attribute_members`.
-
-    >>> recipe(ConfigurationBank((64,)), {"n_neighbors": 8})
-    {'n_neighbors': 8, 'n_neurons': 64, 'weighting': 'evidence',
-     'neighbors': 'configuration'}
+    >>> recipe({"n_neighbors": 8})
+    {'weighting': 'evidence', 'n_neighbors': 8}
     """
-    uniform = choices.get("weighting", "evidence") != "evidence"
-    return {
-        "n_neighbors": min(16, len(bank)),
-        "n_neurons": min(10, bank.n_neurons) if uniform else bank.n_neurons,
-        "weighting": "evidence",
-        "neighbors": "configuration" if bank.features is None else "cosine",
-        **choices,
-    }
+    return {"weighting": "evidence", **choices}
 
 
 def bank_regions(
@@ -54,12 +39,10 @@ def bank_regions(
         show_progress: draw a progress bar when it takes more than a second.
     """
     model = Identity()  # never run: the bank holds all that regions of its rows need
-    explainer, made = (
-        RelaxedDecisionRegion(model, model, bank=bank),
-        recipe(bank, choices),
+    explainer = RelaxedDecisionRegion(model, model, bank=bank)
+    found: list[Region] = explainer.attribute_members(
+        rows, show_progress=show_progress, **recipe(choices)
     )
-    found: list[Region]
-    found = explainer.attribute_members(rows, show_progress=show_progress, **made)
     return found
 
 
@@ -68,9 +51,10 @@ def input_regions(
 ) -> list[Region]:
     """The regions of inputs by the `recipe`, in the one layer that ``rdr`` explains."""
     to_input = rdr.bank.attribute_to_layer_input
-    made = recipe(rdr.bank, choices)
     found: list[Region]
-    _, found = rdr.attribute(inputs, attribute_to_layer_input=to_input, **made)
+    _, found = rdr.attribute(
+        inputs, attribute_to_layer_input=to_input, **recipe(choices)
+    )
     return found
 
 

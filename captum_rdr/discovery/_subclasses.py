@@ -126,9 +126,8 @@ def subclasses(
             number.
         show_progress: draw progress bars when it takes more than a second.
         **choices: how regions are made, as in
-            `captum_rdr.RelaxedDecisionRegion.attribute_members`. Those left out are
-            ``n_neighbors=16`` (or as many as the class has), ``weighting="evidence"``
-            over all neurons, and ``neighbors="cosine"`` if the bank has features.
+            `captum_rdr.RelaxedDecisionRegion.attribute_members`, by evidence if
+            ``weighting`` is left out.
 
     Raises:
         TypeError: an argument is of the wrong type.
@@ -150,8 +149,8 @@ def subclasses(
     >>> found
     Subclasses: 2 of 60 instances, coverage 1.000, 0 in none
       subclass  size   gain  region  significance  exemplars
-             0    30  0.500      24  not tested    22 20 0
-             1    30  0.500      24  not tested    30 53 48
+             0    30  0.500      23  not tested    22 0 20
+             1    30  0.500      25  not tested    30 53 48
     """
     (bank,) = fitted_banks(rdr)
     rows = distinct_rows(class_indices, len(bank), "class_indices")
@@ -159,8 +158,7 @@ def subclasses(
     check_whole("n_exemplars", n_exemplars)
     if n_subclasses is not None:
         check_whole("n_subclasses", n_subclasses)
-    rule = recipe(bank, {"n_neighbors": min(16, len(rows)), **choices})
-    made = rdr.attribute_members(rows, show_progress=show_progress, **rule)
+    made = rdr.attribute_members(rows, show_progress=show_progress, **recipe(choices))
     parts = reach(links(made, rows, bank, LINKED), walk_length)
     if n_subclasses is None:
         covered = cover(parts, AT_MOST, LEAST_GAIN)

@@ -1,6 +1,7 @@
 """S: a query and the instances nearest to it."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -10,10 +11,12 @@ from torch import Tensor
 from captum_rdr.bank import ConfigurationBank, bits
 from captum_rdr.bank.queries import equal_rows
 from captum_rdr.method.rule import Rule
+from captum_rdr.model.states import same_instance, sketch
 
 Floats = npt.NDArray[np.float64]
 
-_BLOCK_VALUES = 1 << 22
+_BLOCK_VALUES = 1 << 22  # features looked at at a time
+_STRETCH = 1024  # terms of a product that are summed up in the features' dtype
 
 
 @dataclass(frozen=True)
@@ -58,14 +61,50 @@ class Neighborhood:
         return len(self.rows) + (self.query is None)
 
 
+def recognized(
+    bank: ConfigurationBank,
+    packed: Tensor,
+    features: Tensor | None,
+    sketches: Sequence[Tensor | None] | Tensor,
+) -> Queries:
+    """Inputs as queries, those that the bank holds as their rows.
+
+    An input is the lowest row whose activations are its own but for rounding; what only
+    looks the same, of equal configuration, is another instance. In a bank without
+    sketches, which was not made by `fit`, it is the lowest row of its configuration.
+
+    Args:
+        bank: the reference bank.
+        packed: configurations of the inputs, as they lie in the bank.
+        features: their float activations ``(Q, D)``, where the metric needs them.
+        sketches: one an input, see `captum_rdr.model.states.sketch`; None if unknown.
+    """
+    packed, rows = packed.clone(), []
+    features = None if features is None else features.clone()
+    for index, own in enumerate(sketches):
+        if bank.sketches is None or own is None:
+            same = equal_rows(packed[index], bank.packed)
+            if features is not None and len(same):
+                held = sketch(bank.features_of(same)).float()
+                own = sketch(features[index : index + 1])[0]
+                same = same[same_instance(held, own).cpu()]
+        else:
+            same = same_instance(bank.sketches, own).nonzero().flatten().cpu()
+        row = int(same[0]) if len(same) else None
+        rows.append(row)
+        if row is not None:  # as the bank has it: a state may be rounded otherwise
+            packed[index] = bank.packed[row]
+            if features is not None:
+                features[index] = bank.features_of(same[:1])[0].to(features)
+    return Queries(packed, rows, features)
+
+
 def neighborhoods(
     bank: ConfigurationBank, queries: Queries, rule: Rule
 ) -> list[Neighborhood]:
     """S of each query: the query itself and its nearest others.
 
-    A query that the bank holds is one of the k, at distance 0. An input is taken to be
-    the lowest row (of those given, if rows are given) that has its configuration; for
-    cosine and Euclidean neighbors also its features, but for rounding.
+    A query that the bank holds is one of the k, at distance 0.
 
     Args:
         bank: the reference bank.
@@ -74,46 +113,17 @@ def neighborhoods(
     """
     if isinstance(rule.neighbors, Tensor):
         return _given(bank, queries, rule.neighbors)
-    if rule.neighbors == "configuration":
-        return _by_configuration(bank, queries, rule.n_neighbors)
-    return _by_features(bank, queries, rule.n_neighbors, rule.neighbors)
-
-
-def _by_configuration(
-    bank: ConfigurationBank, queries: Queries, k: int
-) -> list[Neighborhood]:
-    found = []
-    nearest = bank.nearest(queries.packed, k)
-    for own, rows, distances in zip(queries.rows, *nearest, strict=True):
-        is_row = own is None and distances[0] == 0
-        query = int(rows[0]) if is_row else own
-        found.append(_with_own(rows, distances, query, k))
-    return found
-
-
-def _by_features(
-    bank: ConfigurationBank, queries: Queries, k: int, metric: str
-) -> list[Neighborhood]:
-    if bank.features is None or queries.features is None:
-        raise ValueError("neighbors by features need features; keep them when fitting")
-    found = []
-    nearest = nearest_features(bank.features, queries.features, k, metric)
-    for index, (rows, distances) in enumerate(nearest):
-        own = queries.rows[index]
-        if own is None:
-            own = _same_row(bank, queries, index)
-        found.append(_with_own(rows, distances, own, k))
-    return found
-
-
-def _same_row(bank: ConfigurationBank, queries: Queries, index: int) -> int | None:
-    """The lowest bank row with an input's configuration and features, if any."""
-    rows = equal_rows(queries.packed[index], bank.packed)
-    if queries.features is None or not len(rows):
-        return None
-    same = same_features(bank.features_of(rows), queries.features[index])
-    rows = rows[same.cpu()]
-    return int(rows[0]) if len(rows) else None
+    if rule.needs_features:
+        if bank.features is None or queries.features is None:
+            raise ValueError("neighbors by features need features; keep them in fit")
+        metric = str(rule.neighbors)
+        nearest = nearest_features(bank.features, queries.features, rule.size, metric)
+    else:
+        nearest = list(zip(*bank.nearest(queries.packed, rule.size), strict=True))
+    return [
+        _with_own(rows, distances, own, rule.size)
+        for own, (rows, distances) in zip(queries.rows, nearest, strict=True)
+    ]
 
 
 def _given(
@@ -125,10 +135,7 @@ def _given(
         own = queries.rows[index]
         if own is not None and own not in rows:
             rows = torch.cat([torch.tensor([own]), rows])
-        inside = at_rows(bank, queries.packed[index], own, rows)
-        if own is None and len(rows) and inside.distances[0] == 0:
-            inside = replace(inside, query=int(inside.rows[0]))
-        found.append(inside)
+        found.append(at_rows(bank, queries.packed[index], own, rows))
     return found
 
 
@@ -144,18 +151,13 @@ def at_rows(
 
 
 def _with_own(rows: Tensor, distances: Tensor, own: int | None, k: int) -> Neighborhood:
-    """The k rows of S that the bank holds, or k - 1 if it does not hold the query."""
-    if own is None:
-        return Neighborhood(None, rows[: k - 1].clone(), distances[: k - 1].clone())
-    if own in rows:
-        return Neighborhood(own, rows, distances)
-    # Only k rows at the same distance, zero, can have pushed it out.
-    nearest = distances.new_zeros(1)
-    return Neighborhood(
-        own,
-        torch.cat([torch.tensor([own]), rows[: k - 1]]),
-        torch.cat([nearest, distances[: k - 1]]),
-    )
+    """The query and its k - 1 nearest others; the query has a row if the bank holds it."""
+    others = rows != own if own is not None else torch.ones_like(rows, dtype=torch.bool)
+    rows, distances = rows[others][: k - 1], distances[others][: k - 1]
+    if own is not None:
+        rows = torch.cat([torch.tensor([own]), rows])
+        distances = torch.cat([distances.new_zeros(1), distances])
+    return Neighborhood(own, rows, distances)
 
 
 def nearest_features(
@@ -163,9 +165,10 @@ def nearest_features(
 ) -> list[tuple[Tensor, Tensor]]:
     """Nearest rows of ``features`` for each query, ties to the lower row.
 
-    A matrix product, where the features lie, finds the candidates; their distances are
-    then computed row by row in double precision on the CPU, so that neither the number
-    of queries nor device or threads change a result.
+    Matrix products, in the features' own dtype and where they lie, bound each distance;
+    those of the rows that can be among the nearest are then computed row by row in
+    double precision on the CPU, so that neither the number of queries nor device or
+    threads change a result.
 
     Args:
         features: shape ``(N, D)``, floating point.
@@ -183,83 +186,106 @@ def nearest_features(
     tensor([1, 2])
     """
     mean = _mean(features) if metric == "centered_cosine" else None
-    targets = _prepared(queries.to(features.device), mean, metric)
-    approximate = torch.empty(len(queries), len(features), dtype=torch.float64)
-    for start, stop in _blocks(features):
-        block = _prepared(features[start:stop], mean, metric)
-        approximate[:, start:stop] = _approximate(targets, block, metric).cpu()
+    targets = queries.detach().to(features.device).double()
+    if mean is not None:
+        targets = targets - mean
+    products, lengths = _products(features, targets)
+    of_mean = 0.0 if mean is None else (targets @ mean)[:, None]
+    square = lengths.square()
+    if mean is not None:
+        square = square - 2 * _products(features, mean[None])[0][0] + mean @ mean
+    target_lengths = targets.norm(dim=1)[:, None]
+    # What rounding can change in a product of a stretch of so many terms, at most.
+    error = 4 * _STRETCH * torch.finfo(_exactly(features.dtype)).eps
+    error = error * (lengths + (0 if mean is None else mean.norm())) * target_lengths
+    if metric == "euclidean":
+        distances = square + target_lengths.square() - 2 * (products - of_mean)
+        error = 2 * error + 4 * _STRETCH * torch.finfo(torch.float64).eps * square
+    else:
+        scale = square.clamp(min=0).sqrt() * target_lengths
+        distances, error = 1 - (products - of_mean) / scale, error / scale
     found = []
-    for index, distances in enumerate(approximate.numpy()):
-        target = targets[index].cpu().numpy()
-        kth = np.partition(distances, count - 1)[count - 1]
-        near = np.flatnonzero(distances <= kth + _slack(target, distances, metric))
-        held = features[torch.from_numpy(near).to(features.device)]
-        exact = _exact(target, _prepared(held, mean, metric).cpu().numpy(), metric)
-        order = np.lexsort((near, exact))[:count]
-        found.append((torch.from_numpy(near[order]), torch.from_numpy(exact[order])))
+    for target, away, bound in zip(targets, distances, error, strict=True):
+        near = _candidates(away, bound, count)
+        found.append(_nearest_of(features, near, target, mean, count, metric))
     return found
 
 
-def same_features(features: Tensor, query: Tensor) -> Tensor:
-    """Which rows have a query's features, but for rounding; bool ``(N,)``.
-
-    A forward pass in another batch size rounds differently, so half of the dtype's
-    digits must agree.
-
-    >>> same_features(torch.tensor([[1.0, 2.0], [1.0, 2.1]]), torch.tensor([1.0, 2.0]))
-    tensor([ True, False])
-    """
-    bound = float(torch.finfo(features.dtype).eps ** 0.5) * float(query.abs().max())
-    away = features.double() - query.to(features.device).double()
-    return away.abs().amax(1) <= bound
+def _exactly(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which features are multiplied: their own, or float32 for half."""
+    return dtype if dtype in (torch.float32, torch.float64) else torch.float32
 
 
-def _blocks(features: Tensor) -> list[tuple[int, int]]:
+def _products(features: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Inner products ``(Q, N)`` of targets and rows, and the rows' lengths ``(N,)``."""
+    dtype = _exactly(features.dtype)
+    narrow = targets.to(dtype)
+    products = targets.new_zeros(len(targets), len(features))
+    squares = targets.new_zeros(len(features))
+    for rows in _blocks(features):
+        for start in range(0, features.shape[1], _STRETCH):
+            part = slice(start, start + _STRETCH)
+            block = features[rows, part].to(dtype)
+            products[:, rows] += (narrow[:, part] @ block.T).double()
+            squares[rows] += torch.linalg.vecdot(block, block).double()
+    return products, squares.sqrt()
+
+
+def _candidates(away: Tensor, bound: Tensor, count: int) -> Tensor:
+    """Rows whose distance, but for so much, is among the ``count`` smallest."""
+    lowest, highest = away - bound, away + bound
+    kth = highest.nan_to_num(nan=torch.inf, posinf=torch.inf).kthvalue(count).values
+    # A row of which nothing is known, as of length zero or infinite, is looked at.
+    return (~(lowest > kth)).nonzero().flatten()
+
+
+def _nearest_of(
+    features: Tensor,
+    near: Tensor,
+    target: Tensor,
+    mean: Tensor | None,
+    count: int,
+    metric: str,
+) -> tuple[Tensor, Tensor]:
+    """The nearest of some rows, by distances in double precision."""
+    origin = None if mean is None else mean.cpu().numpy()
+    query = target.cpu().numpy()
+    exact = [np.empty(0)]
+    for rows in torch.split(near, max(1, _BLOCK_VALUES // features.shape[1])):
+        held = features[rows].cpu().double().numpy()
+        exact.append(_exact(query, held if origin is None else held - origin, metric))
+    distances, places = np.concatenate(exact), near.cpu().numpy()
+    order = np.lexsort((places, distances))[:count]
+    return torch.from_numpy(places[order]), torch.from_numpy(distances[order])
+
+
+def _exact(query: Floats, rows: Floats, metric: str) -> Floats:
+    if metric == "euclidean":
+        lengths, _ = _scaled(rows - query)
+        return lengths
+    # To twelve decimals, so that equal directions tie whatever their lengths.
+    cosines = (_scaled(rows)[1] * _scaled(query[None])[1]).sum(1)
+    distances: Floats = np.round(np.maximum(1.0 - cosines, 0.0), 12)
+    return distances
+
+
+def _scaled(rows: Floats) -> tuple[Floats, Floats]:
+    """Lengths of rows and rows of unit length, where squares alone would overflow."""
+    largest = np.abs(rows).max(1, keepdims=True)
+    parts = np.divide(rows, largest, out=np.zeros_like(rows), where=largest > 0)
+    lengths = np.sqrt(np.square(parts).sum(1, keepdims=True))
+    unit = np.divide(parts, lengths, out=np.zeros_like(parts), where=lengths > 0)
+    return (largest * lengths)[:, 0], unit
+
+
+def _blocks(features: Tensor) -> list[slice]:
     step = max(1, _BLOCK_VALUES // max(1, features.shape[1]))
     starts = range(0, len(features), step)
-    return [(start, min(start + step, len(features))) for start in starts]
+    return [slice(start, min(start + step, len(features))) for start in starts]
 
 
 def _mean(features: Tensor) -> Tensor:
     total = torch.zeros(features.shape[1], dtype=torch.float64, device=features.device)
-    for start, stop in _blocks(features):
-        total += features[start:stop].double().sum(0)
+    for rows in _blocks(features):
+        total += features[rows].double().sum(0)
     return total / len(features)
-
-
-def _prepared(features: Tensor, mean: Tensor | None, metric: str) -> Tensor:
-    """Double-precision rows, centered and of unit length where the metric asks."""
-    rows = features.detach().double()
-    if metric == "euclidean":
-        return rows
-    if mean is not None:
-        rows = rows - mean
-    lengths = rows.square().sum(1, keepdim=True).sqrt()
-    return torch.where(lengths > 0, rows / lengths, 0.0)
-
-
-def _approximate(queries: Tensor, rows: Tensor, metric: str) -> Tensor:
-    if metric == "euclidean":
-        lengths = queries.square().sum(1)[:, None] + rows.square().sum(1)
-        return lengths - 2 * (queries @ rows.T)
-    return 1 - queries @ rows.T
-
-
-def _slack(query: Floats, distances: Floats, metric: str) -> float:
-    """How far rounding can put two approximate distances out of order, at most."""
-    rounding = 8.0 * len(query) * float(np.finfo(np.float64).eps)
-    if metric != "euclidean":
-        return rounding
-    # A row is at most as long as the query plus its distance.
-    scale = np.square(query).sum() + np.abs(distances).max()
-    return rounding * 4.0 * float(scale)
-
-
-def _exact(query: Floats, rows: Floats, metric: str) -> Floats:
-    distances: Floats
-    if metric == "euclidean":
-        distances = np.sqrt(np.square(rows - query).sum(1))
-    else:
-        # To twelve decimals, so that equal directions tie whatever their lengths.
-        distances = np.round(np.maximum(1.0 - (rows * query).sum(1), 0.0), 12)
-    return distances

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
 
 UNITS = 64
 """Evidence is counted in whole units of ``1 / UNITS`` nat.
@@ -127,15 +128,48 @@ def evidence_weights(
 
 
 def heaviest_neurons(weights: Ints, count: int) -> Ints:
-    """The ``count`` neurons of largest ``|w_i|``, ties to the lower index, ascending.
+    """The ``count`` neurons of largest ``|w_i|``, heaviest first, ties to the lower index.
 
     Neurons without weight are left out, so there may be fewer.
 
-    >>> heaviest_neurons(np.array([0, -2, 1]), 3)
-    array([1, 2])
+    >>> heaviest_neurons(np.array([0, 1, -2]), 3)
+    array([2, 1])
     """
     weighty = np.flatnonzero(weights)
-    return weighty[largest(np.abs(weights[weighty]), count)]
+    chosen = weighty[largest(np.abs(weights[weighty]), count)]
+    return chosen[np.argsort(-np.abs(weights[chosen]), kind="stable")]
+
+
+def left_out_evidence(
+    states: Bools, active_inside: Ints, active_bank: Ints, n_bank: int
+) -> Floats:
+    """Evidence of each instance of S by the weights that the others of S give.
+
+    A further instance of what S holds would reach as much as these, one and all: none of
+    them made the weights by which it is judged.
+
+    Args:
+        states: those of S, bool ``(k, D)``, k at least 2.
+        active_inside: in how many instances of S each neuron is active, ``(D,)``.
+        active_bank: in how many instances of the bank each neuron is active, ``(D,)``.
+        n_bank: number of instances in the bank.
+
+    Returns:
+        float64 ``(k,)``, in nats, whole multiples of ``1 / UNITS``.
+
+    >>> states = np.array([[1, 0], [1, 0], [0, 1]]) > 0
+    >>> left_out_evidence(states, states.sum(0), np.array([5, 5]), 10)
+    array([ 0.    ,  0.    , -2.1875])
+    """
+    others = len(states) - 1
+    without_it = np.maximum(active_inside - 1, 0)  # what is left of an active one
+    weights, rest = evidence_weights(without_it, others, active_bank, n_bank)
+    when_active = weights / UNITS + rest
+    inside = np.minimum(active_inside, others)
+    _, when_inactive = evidence_weights(inside, others, active_bank, n_bank)
+    gains = np.rint(UNITS * (when_active - when_inactive))
+    found: Floats = states @ gains + np.rint(UNITS * when_inactive.sum())
+    return found / UNITS
 
 
 def largest(values: npt.NDArray[np.number], count: int) -> Ints:

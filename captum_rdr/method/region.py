@@ -82,6 +82,10 @@ _TENSORS = (
 _OF_THE_QUERY = ("query_states", "query_features")
 
 
+NAMED = 10
+"""Neurons that name a region whose members are told by all neurons of the layer."""
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Region:
     """What a layer sees in a query: every instance that shares the principal states.
@@ -99,6 +103,12 @@ class Region:
      tolerance=0)
     >>> region.mask()
     tensor([-0.5000,  0.0000,  0.2500])
+    >>> (wide,) = rdr.attribute_members([2], n_neighbors=2, weighting="evidence")
+    >>> wide
+    Region(bank row 2 by evidence: all 3 weighty neurons of 3 (1 active, 2 inactive),
+     2 members, 2 neighbors, evidence of at least -0.7031 nats)
+    >>> round(wide.share(1), 3), wide.mask(1)
+    (0.5, tensor([-1.6094,  0.0000,  0.0000]))
     >>> region.check_layer(rdr.bank.layer_shape, rdr.bank.fingerprint)
     >>> region.unravel()
     [(0,), (2,)]
@@ -116,7 +126,8 @@ class Region:
     tensor([2, 3])
 
     Attributes:
-        neurons: int64 ``(t,)``, flat indices of the principal neurons, ascending.
+        neurons: int64 ``(t,)``, flat indices of the principal neurons: ascending, or
+            heaviest first in a region made with ``weighting="evidence"``.
         states: bool ``(t,)``, the state that each of them has in the region.
         scores: float64 ``(t,)``, what ranked them: ``|p_S - p|``, or the absolute
             weight in a region made with ``weighting="evidence"``.
@@ -124,10 +135,12 @@ class Region:
             nats: the log-odds of being in S, in whole multiples of 1/64, so that sums
             are exact.
         offset: evidence of an instance in which none of them is active, in nats.
-        tolerance: neurons that may disagree; with an evidence cut, nats that an
-            instance may fall behind the weakest instance of S.
+        tolerance: neurons that may disagree; with an evidence cut, nats that were taken
+            off the cut.
         evidence_cut: smallest evidence of a member in nats, or None where members are
-            told by ``tolerance``.
+            told by ``tolerance``. Three quarters of what is like S reach it: the lower
+            quartile of the evidence of S, each instance judged by the weights that the
+            others give.
         members: int64 ``(M,)``, rows of the bank in the region, ascending.
         neighbors: int64, rows of the bank in S, nearest first. A query that the bank
             does not hold belongs to S too, but has no row.
@@ -135,8 +148,7 @@ class Region:
             float64 for cosine and Euclidean distance (neurons where the rows were given,
             or chosen by evidence in a later round).
         layer_shape: shape ``(D1, ..., Dm)`` of the layer's output, per instance.
-        query: the bank row that the query is, or None if the bank does not hold it. An
-            input is taken to be a row that looks the same, see `attribute`.
+        query: the bank row that the query is, or None if the bank does not hold it.
         fingerprint: that of the bank, empty when unknown.
         significance: what a test of the region found, or None if it was not tested.
         rule: the choices that made the region; None when unknown.
@@ -163,24 +175,39 @@ class Region:
     query_states: Tensor | None = None
     query_features: Tensor | None = None
 
+    @property
+    def n_layer(self) -> int:
+        """Number of neurons D of the layer."""
+        return self.layer_shape.numel()
+
     def __repr__(self) -> str:
-        active = int(self.states.sum())
-        rule = (
-            f"tolerance={self.tolerance}"
-            if self.evidence_cut is None
-            else f"evidence of at least {self.evidence_cut:.4g} nats"
-        )
+        active, count = int(self.states.sum()), len(self.neurons)
+        by_all = self.rule is not None and self.rule.n_neurons is None
         query = "new input" if self.query is None else f"bank row {self.query}"
+        if self.evidence_cut is None:
+            neurons, told = (
+                f": {count} of {self.n_layer} neurons",
+                f"tolerance={self.tolerance}",
+            )
+        else:
+            told = f"evidence of at least {self.evidence_cut:.4g} nats"
+            neurons = f" by evidence: {'all ' * by_all}{count} weighty neurons of {self.n_layer}"
+            if count > NAMED:
+                told += f", {NAMED} neurons carry {self.share():.0%} of the weight"
         tested = "" if self.significance is None else f", {self.significance!s}"
         return (
-            f"Region({query}: {len(self.neurons)} of {self.layer_shape.numel()} neurons"
-            f" ({active} active, {len(self.neurons) - active} inactive), "
-            f"{len(self.members)} members, {len(self.neighbors)} neighbors, {rule}"
+            f"Region({query}{neurons} ({active} active, {count - active} inactive), "
+            f"{len(self.members)} members, {len(self.neighbors)} neighbors, {told}"
             f"{tested})"
         )
 
-    def mask(self) -> Tensor:
+    def mask(self, n_neurons: int | None = None) -> Tensor:
         """The region as a layer attribution.
+
+        Args:
+            n_neurons: how many of the principal neurons to show, those of highest
+                score; None for all, but for the ten heaviest where membership rests on
+                all neurons of the layer.
 
         Returns:
             float32 tensor of ``layer_shape``: +score where a principal neuron must be
@@ -188,11 +215,47 @@ class Region:
             of score 0 gets the smallest normal number, so that ``mask != 0`` is the
             boolean mask.
         """
-        flat = torch.zeros(self.layer_shape.numel())
+        shown = self.named(n_neurons)
+        flat = torch.zeros(self.n_layer)
         tiny = torch.finfo(torch.float32).tiny
-        size = self.scores.to(torch.float32).clamp(min=tiny)
-        flat[self.neurons] = torch.where(self.states, size, -size)
+        size = self.scores[shown].to(torch.float32).clamp(min=tiny)
+        flat[self.neurons[shown]] = torch.where(self.states[shown], size, -size)
         return flat.reshape(self.layer_shape)
+
+    def named(self, n_neurons: int | None = None) -> Tensor:
+        """Positions, among the principal neurons, of those that name the region.
+
+        Args:
+            n_neurons: as in `mask`.
+
+        Returns:
+            int64, those of highest score first, ties to the lower position.
+
+        >>> from captum_rdr import RelaxedDecisionRegion
+        >>> model, data = torch.nn.Identity(), torch.eye(4)
+        >>> rdr = RelaxedDecisionRegion(model, model).fit(data, show_progress=False)
+        >>> (region,) = rdr.attribute_members([2], n_neighbors=1, n_neurons=3)
+        >>> region.named(1), region.neurons[region.named(1)]
+        (tensor([2]), tensor([2]))
+        """
+        rule = self.rule
+        by_all = rule is not None and rule.is_evidence and rule.n_neurons is None
+        if n_neurons is None and by_all:
+            n_neurons = NAMED
+        order = self.scores.argsort(descending=True, stable=True)
+        return order if n_neurons is None else order[:n_neurons]
+
+    def share(self, n_neurons: int = 10) -> float:
+        """Share of the evidence's weight that the heaviest neurons carry.
+
+        Args:
+            n_neurons: how many of them.
+
+        Returns:
+            sum of their absolute weights over that of all principal neurons.
+        """
+        sizes = self.weights.abs().sort(descending=True).values
+        return float(sizes[:n_neurons].sum() / sizes.sum().clamp(min=1e-300))
 
     def evidence(self, states: Tensor) -> Tensor:
         """Log-likelihood ratio of S against the bank on the principal neurons.

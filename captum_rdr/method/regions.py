@@ -18,6 +18,7 @@ from captum_rdr.method.neurons import (
     evidence_weights,
     heaviest_neurons,
     largest,
+    left_out_evidence,
     principal_neurons,
     scores,
 )
@@ -60,8 +61,11 @@ def regions(
 def _block(bank: ConfigurationBank, queries: Queries, rule: Rule) -> list[Region]:
     found = neighborhoods(bank, queries, rule)
     drafts = _drafts(bank, queries, found, rule)
-    if rule.weighting == "uniform":
-        inside = members(drafts, bank)
+    if not rule.is_evidence:
+        return [
+            replace(draft, members=rows)
+            for draft, rows in zip(drafts, members(drafts, bank), strict=True)
+        ]
     for _ in range(rule.rounds - 1):
         found = [
             _strongest(bank, packed, old, row)
@@ -70,17 +74,14 @@ def _block(bank: ConfigurationBank, queries: Queries, rule: Rule) -> list[Region
             )
         ]
         drafts = _drafts(bank, queries, found, rule)
-    if rule.weighting == "evidence":
-        of_rows = evidence(drafts, bank)
-        drafts = [
-            replace(draft, evidence_cut=_cut(bank, packed, draft, row))
-            for packed, draft, row in zip(queries.packed, drafts, of_rows, strict=True)
-        ]
-        cuts = torch.tensor([draft.evidence_cut for draft in drafts]).double()
-        inside = [row.nonzero().flatten() for row in of_rows >= cuts[:, None]]
-    return [
-        replace(draft, members=rows) for draft, rows in zip(drafts, inside, strict=True)
-    ]
+    finished = []
+    for packed, draft, row in zip(
+        queries.packed, drafts, evidence(drafts, bank), strict=True
+    ):
+        cut = _cut(bank, packed, draft)
+        rows = (row >= cut).nonzero().flatten()
+        finished.append(replace(draft, evidence_cut=cut, members=rows))
+    return finished
 
 
 def _drafts(
@@ -124,10 +125,9 @@ def _draft(
 ) -> Region:
     packed, is_row = queries.packed[index], inside.query is not None
     counts = bank.active_counts.numpy()
-    if rule.weighting == "uniform":
-        neurons = principal_neurons(
-            active, inside.size, counts, len(bank), rule.n_neurons
-        )
+    count = rule.count(bank.n_neurons)
+    if not rule.is_evidence:
+        neurons = principal_neurons(active, inside.size, counts, len(bank), count)
         of_neurons = active[neurons], inside.size, counts[neurons], len(bank)
         weights, when_inactive = evidence_weights(*of_neurons)
         states, ranked_by = active[neurons] > 0, scores(*of_neurons)
@@ -135,7 +135,7 @@ def _draft(
         weights, when_inactive = evidence_weights(
             active, inside.size, counts, len(bank)
         )
-        neurons = heaviest_neurons(weights, rule.n_neurons)
+        neurons = heaviest_neurons(weights, count)
         weights, when_inactive = weights[neurons], when_inactive[neurons]
         states, ranked_by = weights > 0, np.abs(weights) / UNITS
     kept = queries.features if queries.features is None else queries.features[index]
@@ -145,7 +145,7 @@ def _draft(
         scores=torch.from_numpy(ranked_by),
         weights=torch.from_numpy(weights / UNITS),
         offset=round(UNITS * float(when_inactive.sum())) / UNITS,
-        tolerance=(int if rule.weighting == "uniform" else float)(rule.tolerance),
+        tolerance=(float if rule.is_evidence else int)(rule.tolerance),
         evidence_cut=None,
         members=torch.empty(0, dtype=torch.int64),
         neighbors=inside.rows,
@@ -231,12 +231,25 @@ def _strongest(
     return at_rows(bank, packed, inside.query, rows)
 
 
-def _cut(
-    bank: ConfigurationBank, packed: Tensor, draft: Region, evidence: Tensor
-) -> float:
-    """Evidence of the weakest of S, less the tolerance: what a member must reach."""
-    own = draft.evidence(bits.unpack(packed[None], bank.n_neurons))
-    return float(torch.cat([own, evidence[draft.neighbors]]).min()) - draft.tolerance
+def _cut(bank: ConfigurationBank, packed: Tensor, draft: Region) -> float:
+    """What a member must reach, in nats.
+
+    Three quarters of S reach it when they are judged by the weights of the others (the
+    lower quartile of `left_out_evidence`), and so do three quarters of what else is like
+    S; all of S reaches it by its own weights. The tolerance is taken off.
+    """
+    rows = bank.packed[draft.neighbors.to(bank.device)]
+    if draft.query is None:
+        rows = torch.cat([rows, packed[None]])
+    inside = bits.unpack(rows, bank.n_neurons)[:, draft.neurons]
+    by_own = draft.weights @ inside.double().T + draft.offset
+    cut = float(by_own.min())
+    if len(inside) > 1:
+        counts = bank.active_counts[draft.neurons].numpy()
+        states = inside.numpy()
+        judged = left_out_evidence(states, states.sum(0), counts, len(bank))
+        cut = min(cut, float(np.sort(judged)[(len(judged) - 1) // 4]))
+    return cut - draft.tolerance
 
 
 def warn_if_few(found: Sequence[Region], rule: Rule, stacklevel: int) -> None:
@@ -244,13 +257,13 @@ def warn_if_few(found: Sequence[Region], rule: Rule, stacklevel: int) -> None:
 
     With evidence only of those that no neuron describes.
     """
-    enough = rule.n_neurons if rule.weighting == "uniform" else 1
+    enough = 1 if rule.is_evidence or not found else rule.count(found[0].n_layer)
     short = [len(region.neurons) for region in found if len(region.neurons) < enough]
     if short:
-        kind = "unanimous neurons" if rule.weighting == "uniform" else "weighty neurons"
+        kind = "weighty neurons" if rule.is_evidence else "unanimous neurons"
         warnings.warn(
             f"{len(short)} of {len(found)} regions have fewer {kind} than "
-            f"n_neurons={rule.n_neurons} (the fewest: {min(short)}), and are described "
+            f"n_neurons={enough} (the fewest: {min(short)}), and are described "
             "by those; lower n_neurons or n_neighbors",
             UserWarning,
             stacklevel=stacklevel + 1,

@@ -23,20 +23,73 @@ class Rule:
     See `captum_rdr.RelaxedDecisionRegion.attribute` for what the choices mean.
 
     Attributes:
-        n_neighbors: size k of S, the query included.
-        n_neurons: number t of principal neurons.
+        n_neighbors: size k of S, the query included; None for what suits the weighting:
+            8 by the paper's rule, 16 by evidence, or as many as there are.
+        n_neurons: number t of principal neurons; None for 10 by the paper's rule, and
+            for all by evidence.
         tolerance: neurons that may disagree, or nats of evidence.
         weighting: ``"uniform"`` (the paper's rule) or ``"evidence"``.
-        neighbors: the metric that chooses S, or int64 bank rows ``(m,)`` or ``(Q, m)``.
+        neighbors: the metric that chooses S, or int64 bank rows ``(m,)`` or ``(Q, m)``;
+            None for centered cosine distance by evidence where the bank has features,
+            else configuration distance.
         rounds: how often S is chosen; from the second time on by evidence.
     """
 
-    n_neighbors: int = 8
-    n_neurons: int = 10
+    n_neighbors: int | None = None
+    n_neurons: int | None = None
     tolerance: float = 0
     weighting: Weighting = "uniform"
-    neighbors: Metric | Tensor = "configuration"
+    neighbors: Metric | Tensor | None = None
     rounds: int = 1
+
+    @property
+    def is_evidence(self) -> bool:
+        """Whether members are told by their evidence."""
+        return self.weighting == "evidence"
+
+    @property
+    def size(self) -> int:
+        """Size of S that was asked for, of a rule that `settled` gave."""
+        return self.n_neighbors or 0
+
+    def count(self, n_neurons: int) -> int:
+        """Number of principal neurons that were asked for, of so many.
+
+        >>> Rule().count(4), Rule(weighting="evidence").count(64)
+        (4, 64)
+        """
+        if self.n_neurons is None:
+            return n_neurons if self.is_evidence else min(10, n_neurons)
+        return self.n_neurons
+
+    def settled(self, bank: ConfigurationBank, n_queries: int) -> "Rule":
+        """The rule for a bank: size and metric of S that were not given are chosen.
+
+        Args:
+            bank: the bank.
+            n_queries: number of queries.
+
+        Raises:
+            TypeError: a choice is of the wrong type.
+            ValueError: a choice is out of range.
+
+        >>> bank = ConfigurationBank((2,))
+        >>> bank.append(torch.zeros(20, 2) > 0)
+        >>> Rule(weighting="evidence").settled(bank, 1)
+        Rule(n_neighbors=16, n_neurons=None, tolerance=0, weighting='evidence',
+             neighbors='configuration', rounds=1)
+        """
+        by_features = self.is_evidence and bank.features is not None
+        metric: Metric = "centered_cosine" if by_features else "configuration"
+        settled = replace(
+            self,
+            n_neighbors=min(16 if self.is_evidence else 8, len(bank))
+            if self.n_neighbors is None
+            else self.n_neighbors,
+            neighbors=metric if self.neighbors is None else self.neighbors,
+        )
+        settled._check(bank, n_queries)
+        return settled
 
     @property
     def needs_features(self) -> bool:
@@ -67,48 +120,44 @@ class Rule:
     def from_fields(cls, fields: dict[str, Any]) -> Self:
         """The rule of which `as_fields` made ``fields``."""
         neighbors = fields["neighbors"]
-        if not isinstance(neighbors, str):
+        if isinstance(neighbors, list):
             neighbors = torch.tensor(neighbors, dtype=torch.int64)
         return cls(**{**fields, "neighbors": neighbors})
 
-    def check(self, bank: ConfigurationBank, n_queries: int) -> None:
-        """Refuse choices that do not fit each other, the bank or the queries.
-
-        Raises:
-            TypeError: a choice is of the wrong type.
-            ValueError: a choice is out of range.
-        """
+    def _check(self, bank: ConfigurationBank, n_queries: int) -> None:
+        """Refuse choices that do not fit each other, the bank or the queries."""
         check_whole("n_neighbors", self.n_neighbors)
-        check_whole("n_neurons", self.n_neurons)
+        n_neurons = self.count(bank.n_neurons)
+        check_whole("n_neurons", n_neurons)
         check_whole("rounds", self.rounds)
         given = isinstance(self.neighbors, Tensor)
-        if self.n_neighbors > len(bank) and not given:
+        if self.size > len(bank) and not given:
             raise ValueError(
                 f"n_neighbors={self.n_neighbors} is more than the bank's {len(bank)} "
                 "instances; lower it or fit more data"
             )
-        if self.n_neurons > bank.n_neurons:
+        if n_neurons > bank.n_neurons:
             raise ValueError(
-                f"n_neurons={self.n_neurons} is more than the layer's "
+                f"n_neurons={n_neurons} is more than the layer's "
                 f"{bank.n_neurons} neurons; lower it"
             )
         if self.weighting not in ("uniform", "evidence"):
             raise ValueError(
                 f'weighting={self.weighting!r} is unknown; use "uniform" or "evidence"'
             )
-        if self.rounds > 1 and self.weighting != "evidence":
+        if self.rounds > 1 and not self.is_evidence:
             raise ValueError(
                 f"rounds={self.rounds} chooses S anew by evidence; use "
                 'weighting="evidence" or rounds=1'
             )
-        self._check_tolerance()
+        self._check_tolerance(n_neurons)
         if isinstance(self.neighbors, Tensor):
             _check_rows(self.neighbors, bank, n_queries)
         else:
             _check_metric(self.neighbors, bank)
 
-    def _check_tolerance(self) -> None:
-        if self.weighting == "evidence":
+    def _check_tolerance(self, n_neurons: int) -> None:
+        if self.is_evidence:
             if not isinstance(self.tolerance, (Real, np.number)):
                 raise TypeError(
                     f"tolerance={self.tolerance!r} is a "
@@ -121,9 +170,9 @@ class Rule:
                 )
             return
         check_whole("tolerance", self.tolerance, least=0)
-        if self.tolerance >= self.n_neurons:
+        if self.tolerance >= n_neurons:
             raise ValueError(
-                f"tolerance={self.tolerance} lets all of n_neurons={self.n_neurons} "
+                f"tolerance={self.tolerance} lets all of n_neurons={n_neurons} "
                 "disagree, so every instance would be a member; lower it"
             )
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from captum_rdr.bank import ConfigurationBank, bits
-from captum_rdr.method.neighbors import Queries
+from captum_rdr.method.neighbors import Queries, recognized
 from captum_rdr.method.region import Region
 from captum_rdr.method.regions import regions as construct
 from captum_rdr.method.rule import Rule
@@ -122,13 +122,21 @@ def found_by(
     for _, group in groupby(range(len(rules)), key):
         part = list(group)
         rule, some = rules[part[0]], [regions[index] for index in part]
-        queries = Queries(
-            bits.padded(states[part], searched.layer_shape).to(searched.device),
-            [None if neurons is None else region.query for region in some],
-            _query_features(bank, some)[:, kept] if rule.needs_features else None,
-        )
+        packed = bits.padded(states[part], searched.layer_shape).to(searched.device)
+        features = _query_features(bank, some)[:, kept] if rule.needs_features else None
+        if neurons is None:
+            sketches = [_sketch(bank, region) for region in some]
+            queries = recognized(searched, packed, features, sketches)
+        else:
+            queries = Queries(packed, [region.query for region in some], features)
         found += construct(searched, queries, rule, show_progress=show_progress)
     return found
+
+
+def _sketch(bank: ConfigurationBank, region: Region) -> Tensor | None:
+    if bank.sketches is None or region.query is None:
+        return None
+    return bank.sketches[region.query]
 
 
 def found_in(
@@ -159,7 +167,7 @@ def found_in(
                 f"{region!r} has neighbors that were given by rows, which another bank "
                 'does not have; choose them by distance, e.g. neighbors="configuration"'
             )
-        rule.check(searched, 1)
+        rule.settled(searched, 1)
     if not regions:
         return []
     return found_by(searched, regions, rules, bank, show_progress=show_progress)

@@ -209,9 +209,11 @@ def _part(
 
 def _for_fewer_neurons(rule: Rule, n_neurons: int) -> Rule:
     """The rule, with no more principal neurons than there are."""
+    if rule.n_neurons is None:
+        return rule
     n_neurons = min(rule.n_neurons, n_neurons)
     tolerance = rule.tolerance
-    if rule.weighting == "uniform":
+    if not rule.is_evidence:
         tolerance = min(int(tolerance), n_neurons - 1)
     return replace(rule, n_neurons=n_neurons, tolerance=tolerance)
 

@@ -18,6 +18,7 @@ from captum_rdr.model.states import (
     binarize,
     feature_dtype,
     sampled_median_error,
+    sketch,
     storable,
 )
 
@@ -52,7 +53,7 @@ class Writer(Protocol):
     ) -> None:
         """Begin the bank; called once, before the first instance."""
 
-    def append(self, states: Tensor, features: Tensor | None) -> None:
+    def append(self, states: Tensor, features: Tensor | None, sketches: Tensor) -> None:
         """Append instances, bool ``(M, D)`` on any device."""
 
     def finish(self) -> Any:
@@ -131,10 +132,10 @@ class LayerIndex:
             self._has_begun = True
             if self.threshold.dim():
                 self.threshold = self.threshold.flatten()
-        states = binarize(rows, self.threshold)
+        states, sketches = binarize(rows, self.threshold), sketch(rows)
         if not self.keep_features:
-            return (states,)
-        return states, storable(rows, f"layer {self.name!r}")
+            return states, sketches
+        return states, sketches, storable(rows, f"layer {self.name!r}")
 
     def add(self, kept: tuple[Tensor, ...], first: int = 0) -> None:
         """Take in what `keep` made of a batch, but for instances that are finished.
@@ -147,7 +148,7 @@ class LayerIndex:
         if self.threshold is None:
             self._sample.add(new[0])
         elif len(new[0]) and not self._earlier.is_finished:
-            self.writer.append(new[0], new[1] if self.keep_features else None)
+            self.writer.append(new[0], new[2] if self.keep_features else None, new[1])
 
     def settle_median(self) -> bool:
         """Read the median off the activations seen; True if the bank is complete."""

@@ -1,5 +1,6 @@
 """From a layer's output to the states of its neurons."""
 
+import functools
 import hashlib
 import heapq
 from collections.abc import Mapping
@@ -153,6 +154,58 @@ def storable(activations: Tensor, where: str) -> Tensor:
     return activations.flatten(1).to(feature_dtype(activations.dtype), copy=True)
 
 
+SKETCHED = 5
+"""Numbers in a sketch of an instance."""
+
+
+def sketch(activations: Tensor) -> Tensor:
+    """Five numbers that tell an instance from all others, whatever rounding does.
+
+    Args:
+        activations: shape ``(B, D)``.
+
+    Returns:
+        shape ``(B, 5)`` on the same device: four random projections and the length, in
+        float32, or in the dtype of half-precision activations.
+
+    >>> sketch(torch.tensor([[3.0, 4.0]]))[:, -1]
+    tensor([5.])
+    """
+    # In double precision, so that no batch size shows in what is left of it.
+    wide = activations.double()
+    directions = _directions(activations.shape[1], activations.device)
+    numbers = torch.cat([wide @ directions, wide.norm(dim=1, keepdim=True)], 1)
+    return numbers.to(activations.dtype if _is_half(activations) else torch.float32)
+
+
+def same_instance(sketches: Tensor, own: Tensor) -> Tensor:
+    """Which sketches, float32 ``(N, 5)``, are of the instance of one, ``(5,)``; bool.
+
+    Another batch size rounds activations differently, by less than a thousandth of
+    their length, or a thirtieth in half precision.
+
+    >>> own = torch.tensor([1.0, 2, 3, 4, 9])
+    >>> same_instance(torch.stack([own + 1e-4, own + 1]), own)
+    tensor([ True, False])
+    """
+    bound = (0.03 if _is_half(own) else 1e-3) * own[-1].float().abs()
+    away = (sketches - own.to(sketches.device).float()).abs()
+    return (away <= bound.to(sketches.device)).all(1)
+
+
+def _is_half(tensor: Tensor) -> bool:
+    return tensor.dtype in (torch.float16, torch.bfloat16)
+
+
+@functools.lru_cache(maxsize=8)
+def _directions(n_neurons: int, device: torch.device) -> Tensor:
+    """Four directions, always the same, of unit variance a neuron."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.inference_mode(False):
+        directions = torch.randn(n_neurons, SKETCHED - 1, generator=generator)
+        return directions.to(device, torch.float64)
+
+
 def as_threshold(threshold: float | Tensor) -> Tensor:
     """A threshold as a finite floating-point tensor on the CPU.
 
@@ -193,7 +246,7 @@ class MedianSample:
     >>> sample = MedianSample(1 << 20)
     >>> sample.add(torch.tensor([[1.0, 5.0], [2.0, 4.0], [3.0, 0.0]]))
     >>> sample.median(), sample.is_complete
-    (tensor([2., 4.]), True)
+    (tensor([2.5000, 4.5000], dtype=torch.float64), True)
     """
 
     def __init__(self, capacity_bytes: int) -> None:
@@ -224,14 +277,23 @@ class MedianSample:
             self.rows[slot].copy_(row)
 
     def median(self) -> Tensor:
-        """The lower median of each neuron, shape ``(D,)``."""
+        """Thresholds at the lower median of each neuron, float64 ``(D,)``.
+
+        Each lies midway between the median and the next larger value, so that none sits
+        on an instance's own activation, whose state rounding would then decide. A neuron
+        of which no value is larger has its median.
+        """
         n_neurons = self.rows[0].numel()
         step = max(1, _MEDIAN_BLOCK // len(self.rows))
-        medians = [
-            torch.stack([row[start : start + step] for row in self.rows], 1).median(1)
-            for start in range(0, n_neurons, step)
-        ]
-        return torch.cat([median.values for median in medians])
+        thresholds = []
+        for start in range(0, n_neurons, step):
+            values = torch.stack([row[start : start + step] for row in self.rows], 1)
+            values = values.double()
+            middle = values.median(1, keepdim=True).values
+            above = values.where(values > middle, torch.inf).amin(1, keepdim=True)
+            between = middle + (above - middle) / 2
+            thresholds.append(torch.where(above.isinf(), middle, between)[:, 0])
+        return torch.cat(thresholds)
 
 
 def _hash(position: int) -> int:

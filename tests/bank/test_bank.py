@@ -62,7 +62,7 @@ def test_appending_does_not_copy_quadratically():
     capacities = set()
     for _ in range(3000):
         bank.append(torch.ones(1, 64, dtype=torch.bool))
-        capacities.add(bank._rows.capacity)
+        capacities.add(bank._held["rows"].capacity)
     assert len(capacities) < 12
 
 
@@ -322,7 +322,7 @@ def test_room_is_made_for_what_is_read():
     loader = DataLoader(data, batch_size=10, sampler=range(50))
     layer = nn.Identity()
     rdr = RelaxedDecisionRegion(layer, layer).fit(loader, show_progress=False)
-    assert rdr.bank._rows.capacity == 50
+    assert rdr.bank._held["rows"].capacity == 50
     roomy = ConfigurationBank((8,), reserve=100_000)
     roomy.append(random_states(5, 8))
     again = pickle.loads(pickle.dumps(roomy))

@@ -52,7 +52,7 @@ def same(one: ConfigurationBank, other: ConfigurationBank) -> bool:
     )
 
 
-FOLDER = {".lock", "bank.json", "rows", "active_counts", "threshold"}
+FOLDER = {".lock", "bank.json", "rows", "active_counts", "threshold", "sketches"}
 """What lies in a bank's folder, without numbers."""
 
 
@@ -528,7 +528,7 @@ def test_a_new_bank_takes_the_place_of_the_old_at_the_end(
     assert old.nearest(expected.rows[4], 3).rows.equal(
         expected.nearest(expected.rows[4], 3).rows
     )
-    numbered = {f"{name}-000002.npy" for name in ("rows", "active_counts", "threshold")}
+    numbered = {f"{name}-000002.npy" for name in FOLDER - {".lock", "bank.json"}}
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"notes.txt", ".lock", "bank.json"} | numbered
 

@@ -54,7 +54,7 @@ def test_errors_are_explained():
     wrong = (predicted != targets).nonzero().flatten().tolist()
     assert wrong == [*range(8), *range(30, 34)]
     assert [error.index for error in found.errors] == wrong
-    made = recipe(rdr.bank, {})
+    made = recipe({})
     _, regions = rdr.attribute(inputs[wrong], **made)
     for error, region in zip(found.errors, regions, strict=True):
         assert error.target == int(targets[error.index])

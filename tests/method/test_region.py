@@ -43,7 +43,7 @@ def test_repr(region):
 
 def test_evidence_repr(fitted, images):
     _, (region,) = fitted.attribute(images[:1] + 3, weighting="evidence", tolerance=0.5)
-    assert repr(region).startswith("Region(new input: 10 of 144 neurons (")
+    assert repr(region).startswith("Region(new input by evidence: ")
     assert "evidence of at least" in repr(region)
 
 
@@ -170,7 +170,7 @@ def test_concept_score_with_thresholds(net, images):
     with torch.no_grad():
         margins = (
             net[:7](images)[:, region.neurons] - rdr.bank.threshold[region.neurons]
-        )
+        ).float()
     expected = torch.where(region.states, margins, -margins).mean(1)
     assert rdr.concept_score(region)(images).allclose(expected, atol=1e-6)
     other = RelaxedDecisionRegion(net, net[2]).fit(images, show_progress=False)

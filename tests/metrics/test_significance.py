@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import bank_of, random_states
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -54,6 +54,8 @@ def test_judgments_by_hand(seed, n, d):
     split = split_and_find(regions, bank)
     half = split_neurons(torch.Size([d]), torch.Generator().manual_seed(0))
     assert int(half.sum()) == d // 2
+    # A new input is none, though a half of it looks like a row.
+    assume(not bool((states[:, half] == new[:, half]).all(1).any()))
     small = explainer(bank_of(states[:, half]))
     again = small.attribute_members([0, n - 1], k, min(t, d // 2), show_progress=False)
     own = regions[2].query

@@ -275,15 +275,19 @@ def test_thresholds(images):
 @pytest.mark.parametrize("n", [1, 2, 31, 90])
 def test_exact_median(images, n):
     x = images[:n].flatten(1)
-    expected = np.sort(x.numpy(), axis=0)[(n - 1) // 2]
+    ordered = np.sort(x.double().numpy(), axis=0)
+    middle = (n - 1) // 2
+    above = ordered[middle + 1] if n > 1 else ordered[middle]
+    expected = ordered[middle] + (above - ordered[middle]) / 2
     for keep_features in (False, True):
         bank = fit(x.split(7), threshold="median", keep_features=keep_features)
         assert bank.threshold.tolist() == expected.tolist()
-        assert bank.states().equal(x > torch.from_numpy(expected))
+        assert bank.states().equal(x > torch.from_numpy(ordered[middle]))
         assert (bank.features is not None) == keep_features
     assert bank.features.equal(x)
 
 
+@pytest.mark.filterwarnings("ignore:.*different configurations")
 def test_sampled_median(monkeypatch):
     x = torch.randn(900, 5, generator=torch.Generator().manual_seed(0))
     monkeypatch.setattr(neurons, "MEDIAN_BYTES", 200 * 5 * 4)
@@ -478,3 +482,12 @@ def test_late_disorder_and_generators_of_samplers():
     with pytest.raises(ValueError, match="RandomSampler"):
         rdr.fit(DataLoader(data, sampler=sampler), show_progress=False)
     assert generator.get_state().equal(before)
+
+
+def test_instances_that_look_alike_are_warned_of():
+    x = torch.rand(400, 3) + 1
+    with pytest.warns(UserWarning, match="400 different instances have only 1 .*median"):
+        fit(x)
+    fit(x[:200])
+    fit(x[:1].expand(400, 3).clone())
+    fit(torch.randn(400, 12))
