@@ -13,7 +13,7 @@ from captum_rdr._arguments import check_whole
 from captum_rdr.bank import bits, files, queries
 from captum_rdr.bank.queries import Nearest, Wanted
 from captum_rdr.bank.rows import GrowingRows
-from captum_rdr.model.states import as_threshold
+from captum_rdr.model.states import as_threshold, binarize
 
 
 class ConfigurationBank:
@@ -452,11 +452,20 @@ class ConfigurationBank:
         having = (bit & 1).bool() == states
         count = having.sum(0)
         means = features.where(having, 0).sum(0) / count.clamp(min=1)
-        threshold = self.threshold.expand(self.n_neurons)[neurons]
         dtype = torch.float32 if self.features is None else self.features.dtype
-        lowest = threshold.to(dtype)
-        above = torch.nextafter(lowest, torch.tensor(torch.inf, dtype=dtype))
-        return means.where(count > 0, torch.where(states, above, lowest).double())
+        if bool((features.bfloat16() == features).all()):
+            dtype = torch.bfloat16  # such a layer's activations are kept as float32
+        each = self.threshold.dim() > 0
+        threshold = self.threshold[neurons] if each else self.threshold
+
+        def misses(values: Tensor) -> Tensor:
+            """Where the layer, which rounds to its own dtype, has another state."""
+            return binarize(values.to(dtype)[None], threshold)[0] != states
+
+        edge = self.threshold.expand(self.n_neurons)[neurons].to(dtype)
+        beyond = torch.where(states, torch.inf, -torch.inf).to(dtype)
+        edge = torch.where(misses(edge), torch.nextafter(edge, beyond), edge).double()
+        return means.where((count > 0) & ~misses(means), edge)
 
     def _wide_features(self, neurons: Tensor) -> Tensor:
         if self.features is None:

@@ -56,7 +56,8 @@ class Misclassified:
             right prediction, of 1, 2, 4, ... and all; None if none of these numbers
             does, or if that was not tried.
         by_chance: share of random sets of as many other neurons whose flip makes the
-            prediction right too; None without a repair.
+            prediction right too (where there are fewer others, some of those that
+            depart make up the number); None without a repair.
         cause: number of its cause; -1 for an error that shares no region with others
             that make up a cause.
     """
@@ -406,11 +407,12 @@ def repaired(
         return error
     is_other = torch.ones(rdr.bank.n_neurons, dtype=torch.bool)
     is_other[error.neurons] = False
-    others = is_other.nonzero().flatten()
     by_chance = 0
     for _ in range(_CONTROLS):
-        order = torch.randperm(len(others), generator=generator)
-        drawn = others[order[:count]].sort().values
+        # Where fewer others are left, some that depart make up the number.
+        order = torch.randperm(len(is_other), generator=generator)
+        others_first = is_other[order].int().argsort(descending=True, stable=True)
+        drawn = order[others_first[:count]].sort().values
         by_chance += is_right(drawn, ~states[drawn])
     return replace(error, n_repairing=count, by_chance=by_chance / _CONTROLS)
 

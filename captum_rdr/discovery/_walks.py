@@ -18,7 +18,8 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 _DENSE = 300  # a component up to this size is decomposed whole
-_MODES = 96  # of a larger one the slowest modes are enough: the others die out
+_MODES = 96  # of a larger one the slowest modes may be enough: the others die out
+_UNSEEN = 1e-4  # of the squared length of a vector, at most, is left out
 _TIE = 1e-9  # likeness, and gains per instance, that differ by less tie
 _BLOCK = 1024  # instances whose likeness to all of a component is held at a time
 
@@ -114,14 +115,26 @@ def reach(linked: Any, length: int) -> list[Reach]:
 
 
 def _vectors(weights: Any, length: int) -> Floats:
-    """Unit vectors of one component's instances."""
+    """Unit vectors of one component's instances.
+
+    Likeness is exact in a small component and within 0.0002 in a large one: as many modes
+    are taken as that needs, and where many are (short walks, many weak groups), all.
+    """
     scale = diags_array(1 / np.sqrt(weights.sum(1)))
     steps = scale @ weights @ scale
-    if weights.shape[0] <= _DENSE:
-        values, modes = np.linalg.eigh(steps.toarray())
-    else:
+    size, count, is_enough = weights.shape[0], _MODES, False
+    while size > _DENSE and 4 * count <= size and not is_enough:
         # A fixed start, so that the result is the same in every run.
-        values, modes = eigsh(steps, _MODES, v0=np.ones(weights.shape[0]))
+        values, modes = eigsh(steps, count, v0=np.ones(size))
+        # The modes of an instance have length 1 together, and none of those left out is
+        # slower than these: that bounds what is left out.
+        unseen = (1 - (modes**2).sum(1)) * np.abs(values).min() ** (2 * length)
+        seen = ((modes * values**length) ** 2).sum(1)
+        is_enough, count = bool((unseen <= _UNSEEN * seen).all()), 2 * count
+    if not is_enough:
+        values, modes = np.linalg.eigh(steps.toarray())
+        kept = np.abs(values) ** (2 * length) > _UNSEEN**3
+        values, modes = values[kept], modes[:, kept]
     vectors = modes * values**length
     unit: Floats = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     return unit

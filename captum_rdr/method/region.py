@@ -14,6 +14,9 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from captum_rdr.bank import files
 from captum_rdr.method.rule import Rule
 
+COHERENT = 0.55
+"""Share of what alike instances have in common that members of a concept share with S."""
+
 
 @dataclass(frozen=True)
 class Significance:
@@ -21,7 +24,7 @@ class Significance:
 
     Attributes:
         p_value: chance of a find at least as coherent where there is no concept; 1 for
-            a region without a member outside S.
+            a region that cannot be tested.
         effect: how far the region lies above chance, in standard deviations.
         n_outside: members outside S, on which the test rests.
         adjusted_p_value: the p-value after correction for the number of regions that
@@ -30,12 +33,22 @@ class Significance:
         agreement: mean share of the judging neurons in which members outside S agree
             with S; None without such a member.
         expected: the same share for all rows outside S.
+        coherence: agreement of members outside S with S, beyond chance, over that of
+            S with itself, or of the members with the rows most like them, whichever is
+            more; None where it was not measured. Below 0.55 the region is a mixture.
+        untestable: why the region cannot be tested; empty where it can.
+        assumed: how neurons were split, in words.
 
     >>> Significance(p_value=0.004, effect=5.1, n_outside=42)
     Significance(p=0.004, effect=5.1, 42 members outside S)
     >>> Significance(0.03, 1.9, 4, adjusted_p_value=0.2, agreement=0.7, expected=0.6)
     Significance(not significant: adjusted p=0.2, effect=1.9, agreement 0.7 against 0.6,
      4 members outside S)
+    >>> print(Significance(0.004, 5.1, 42, coherence=0.31))
+    a mixture: coherence 0.31, p=0.004
+    >>> none = Significance(1.0, 0.0, 0, untestable="no member outside S")
+    >>> print(none, none.passed, none.testable)
+    not testable: no member outside S False False
     """
 
     p_value: float
@@ -45,28 +58,60 @@ class Significance:
     level: float = 0.05
     agreement: float | None = None
     expected: float | None = None
+    coherence: float | None = None
+    untestable: str = ""
+    assumed: str = ""
+
+    @property
+    def testable(self) -> bool:
+        """Whether there was anything to test."""
+        return not self.untestable
+
+    @property
+    def verdict(self) -> str:
+        """``"significant"``, ``"not significant"``, ``"a mixture"``, ``"not testable"``."""
+        if self.untestable:
+            return "not testable"
+        if self._decisive > self.level:
+            return "not significant"
+        is_mixture = self.coherence is not None and self.coherence < COHERENT
+        return "a mixture" if is_mixture else "significant"
 
     @property
     def passed(self) -> bool:
-        """Whether the p-value, the adjusted one where there is one, is low enough."""
-        return self._decisive <= self.level
+        """Whether the p-value, the adjusted one where there is one, is low enough, and
+        the members are no mixture.
+        """
+        return self.verdict == "significant"
+
+    @property
+    def found(self) -> str:
+        """What stands behind the verdict."""
+        if self.untestable:
+            return self.untestable
+        adjusted = "" if self.adjusted_p_value is None else "adjusted "
+        found = f"{adjusted}p={self._decisive:.2g}"
+        if self.verdict == "a mixture":
+            found = f"coherence {self.coherence:.2g}, {found}"
+        return found
 
     @property
     def _decisive(self) -> float:
         return self.p_value if self.adjusted_p_value is None else self.adjusted_p_value
 
     def __str__(self) -> str:
-        verdict = "" if self.passed else "not significant: "
-        adjusted = "" if self.adjusted_p_value is None else "adjusted "
-        return f"{verdict}{adjusted}p={self._decisive:.2g}"
+        return self.found if self.passed else f"{self.verdict}: {self.found}"
 
     def __repr__(self) -> str:
         agreement = ""
         if self.agreement is not None:
             agreement = f"agreement {self.agreement:.3g} against {self.expected:.3g}, "
+        if self.coherence is not None and self._decisive <= self.level:
+            agreement += f"coherence {self.coherence:.2g}, "
+        assumed = f", {self.assumed}" if self.assumed else ""
         return (
             f"Significance({self}, effect={self.effect:.3g}, {agreement}"
-            f"{self.n_outside} members outside S)"
+            f"{self.n_outside} members outside S{assumed})"
         )
 
 

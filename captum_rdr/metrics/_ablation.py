@@ -23,6 +23,7 @@ Among = Literal["unanimous", "all"]
 Later = Sequence[tuple[RelaxedDecisionRegion, Region]]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float64]
 
 _CONFIDENCE = 0.95
 _SPREAD = 2  # places to choose among, per neuron to match
@@ -36,14 +37,17 @@ class PairedEffect:
         n: number of instances.
         effect: mean effect of the treatment; NaN without an instance.
         control: mean effect of the control.
-        interval: 95 % confidence interval of their mean difference; NaN below two
-            instances.
+        interval: 95 % confidence interval of their mean difference, for other instances
+            and other controls of the same kind; NaN below two of either.
+        p_value: chance that a control drawn at random does as much as the treatment, from
+            those drawn; None where there is one control.
     """
 
     n: int
     effect: float
     control: float
     interval: tuple[float, float]
+    p_value: float | None = None
 
     @staticmethod
     def of(effects: Tensor, controls: Tensor) -> "PairedEffect":
@@ -51,24 +55,39 @@ class PairedEffect:
 
         Args:
             effects: float ``(n,)``, what the treatment did to each instance.
-            controls: float ``(n,)``, what the control did to it.
+            controls: float ``(n,)``, what a control of its own did to each; or
+                ``(R, n)``, what each of R controls, drawn at random, did to all.
 
         Returns:
-            their means, and Student's paired t interval.
+            their means and an interval. With a control for each instance it is
+            Student's paired t interval; with R for all, instances and controls are both
+            drawn at random, and their variances add up (a crossed two-way layout, degrees
+            of freedom by Satterthwaite).
+
+        Source: Satterthwaite, *An approximate distribution of estimates of variance
+        components*, Biometrics Bulletin 1946.
 
         >>> PairedEffect.of(torch.tensor([2.0, 3.0, 4.0]), torch.tensor([1.0, 1.0, 1.0]))
         PairedEffect(3 against 1 at random, difference 2 [-0.484, 4.48], n=3)
         """
-        from scipy.stats import sem, t
-
-        n = len(effects)
-        treated, untreated = effects.double().numpy(), controls.double().numpy()
+        treated, several = effects.double().numpy(), controls.double().numpy()
+        n = len(treated)
         if n == 0:
             return PairedEffect(0, np.nan, np.nan, (np.nan, np.nan))
-        away = treated - untreated
-        reach = np.nan if n == 1 else t.ppf((1 + _CONFIDENCE) / 2, n - 1) * sem(away)
-        interval = float(away.mean() - reach), float(away.mean() + reach)
-        return PairedEffect(n, float(treated.mean()), float(untreated.mean()), interval)
+        away = treated - np.atleast_2d(several)
+        reach = _reach(away) if several.ndim == 2 else _paired_reach(away[0])
+        middle = float(away.mean())
+        p_value = None
+        if several.ndim == 2:
+            as_much = int((several.mean(1) >= treated.mean()).sum())
+            p_value = (1 + as_much) / (1 + len(several))
+        return PairedEffect(
+            n,
+            float(treated.mean()),
+            float(several.mean()),
+            (middle - reach, middle + reach),
+            p_value,
+        )
 
     @property
     def difference(self) -> float:
@@ -82,10 +101,42 @@ class PairedEffect:
 
     def __repr__(self) -> str:
         low, high = self.interval
+        chance = "" if self.p_value is None else f"p={self.p_value:.2g}, "
         return (
             f"PairedEffect({self.effect:.3g} against {self.control:.3g} at random, "
-            f"difference {self.difference:.3g} [{low:.3g}, {high:.3g}], n={self.n})"
+            f"difference {self.difference:.3g} [{low:.3g}, {high:.3g}], "
+            f"{chance}n={self.n})"
         )
+
+
+def _paired_reach(away: Floats) -> float:
+    """Half of Student's interval of the mean of differences ``(n,)``."""
+    from scipy.stats import sem, t
+
+    if len(away) < 2:
+        return float("nan")
+    return float(t.ppf((1 + _CONFIDENCE) / 2, len(away) - 1) * sem(away))
+
+
+def _reach(away: Floats) -> float:
+    """Half of the interval of the mean of differences ``(R, n)``, both drawn at random."""
+    from scipy.stats import t
+
+    n_sets, n = away.shape
+    if min(n_sets, n) < 2:
+        return float("nan")
+    by_set, by_input = away.mean(1), away.mean(0)
+    left = away - by_set[:, None] - by_input + away.mean()
+    degrees = np.array([n - 1, n_sets - 1, (n - 1) * (n_sets - 1)])
+    squares = np.array([n_sets * by_input.var(ddof=1), n * by_set.var(ddof=1), 0.0])
+    squares[2] = (left**2).sum() / degrees[2]
+    # What is left over is in both of the others; it is taken off once.
+    variance = squares[0] + max(squares[1] - squares[2], 0.0)
+    if not variance:
+        return 0.0
+    freedom = variance**2 / float((squares**2 / degrees).sum())
+    reach = t.ppf((1 + _CONFIDENCE) / 2, max(freedom, 1.0))
+    return float(reach * (variance / away.size) ** 0.5)
 
 
 @dataclass(frozen=True)
@@ -128,7 +179,7 @@ def ablation(
     *,
     to: To = "opposite",
     among: Among = "unanimous",
-    n_random: int = 5,
+    n_random: int = 39,
     later: Later = (),
     batch_size: int = BATCH_SIZE,
     generator: torch.Generator | None = None,
@@ -151,7 +202,8 @@ def ablation(
             have the other state; ``"mean"``, that over the bank; or ``"zero"``.
         among: what random neurons are drawn from: those ``"unanimous"`` in S, or ``"all"``
             that are not principal; then a neuron's state is that of most of S.
-        n_random: number of random sets.
+        n_random: number of random sets, of which the interval takes account, too; 39
+            allow a p-value of 1/40.
         later: explainers of later layers of the same model, each with a region of its.
         batch_size: inputs that go through the model at once.
         generator: draws the random neurons; None for one seeded with 0.
@@ -175,7 +227,8 @@ def ablation(
     >>> (region,) = rdr.attribute_members([0], n_neurons=5)
     >>> found = ablation(rdr, region, data[:50], among="all")
     >>> found.members["logit"]
-    PairedEffect(0.132 against 0.0528 at random, difference 0.0792 [0.0308, 0.128], n=8)
+    PairedEffect(0.132 against 0.0796 at random, difference 0.0524 [0.00134, 0.103],
+     p=0.17, n=8)
     """
     (bank,) = fitted_banks(rdr)
     region.check_layer(bank.layer_shape, bank.fingerprint)
@@ -349,11 +402,11 @@ def _values(bank: ConfigurationBank, neurons: Tensor, states: Tensor, to: To) ->
 def _effects(
     changes: Sequence[dict[str, Tensor]], kept: Tensor
 ) -> dict[str, PairedEffect]:
-    """Changes by the principal neurons beside the mean of those by random ones."""
+    """Changes by the principal neurons beside those by random ones."""
     principal, *random = changes
     return {
         what: PairedEffect.of(
-            value[kept], torch.stack([one[what] for one in random]).mean(0)[kept]
+            value[kept], torch.stack([one[what][kept] for one in random])
         )
         for what, value in principal.items()
     }

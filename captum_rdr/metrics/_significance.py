@@ -16,18 +16,23 @@ from captum_rdr._arguments import check_level, check_whole
 from captum_rdr.bank import ConfigurationBank
 from captum_rdr.method.region import Region, Significance
 from captum_rdr.method.rule import Rule
+from captum_rdr.metrics._coherence import Activity, coherences
 from captum_rdr.metrics._regions import found_by, query_states, rules_of
+from captum_rdr.metrics._units import split_neurons, units_of
 
 Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 
 _BLOCK_BYTES = 1 << 26  # of states, distances or random orders held at a time
 _SMALLEST_LOG = -700.0  # of a p-value, which is never quite 0
+_FINE = 1 << 10  # parts of an agreement, as whole numbers, so that sums are exact
 
 
 def significance(
     regions: Sequence[Region],
     bank: ConfigurationBank,
     *,
+    channel_axis: int | None = None,
     level: float = 0.05,
     n_permutations: int = 999,
     generator: torch.Generator | None = None,
@@ -35,18 +40,30 @@ def significance(
 ) -> list[Region]:
     """Test whether regions are more than chance finds, corrected for their number.
 
-    The layer's neurons are split in two halves at random: whole units of the first
-    dimension that has two or more (channels, tokens), since neighboring positions of one
-    feature map are alike in any image. Each region is found anew from its query, by its
-    own rule, on the first half: neighbors S, principal neurons and members. In the other
-    half, S's consensus is the state of most of S (ties go to the query), and each member
-    outside S agrees with it in some share of the neurons. The test compares their mean
-    with that of random sets of as many rows outside S. If neurons are independent, the
-    members are such a random set, and the p-value is exact.
+    The layer's neurons are split in two halves at random: whole channels, since
+    neighboring positions of one feature map are alike in any image. Each region is found
+    anew from its query, by its own rule, on the first half: neighbors S, principal neurons
+    and members. In the other half, S's consensus is the state of most of S (ties go to the
+    query), and each member outside S agrees with it in some share of the neurons. What
+    an instance's overall activity explains of that is taken off: instances in which
+    hardly a neuron is active agree with each other, whatever they show. The test compares
+    the members' mean with that of random sets of as many rows outside S. If channels are
+    independent, the members are such a random set, and the p-value is exact.
 
-    ``p = (1 + as good or better) / (1 + n_permutations)``. Where no random set is as
-    good, that is all that sampling can say, and Hoeffding's bound may put p lower: still
-    a valid p-value at every level, and fine enough to correct for thousands of regions.
+    ``p = (1 + better + some of those as good) / (1 + n_permutations)``: how many of those
+    as good count is drawn at random, so that p is uniform where there is no concept, also
+    with many ties. Where no random set is as good, that is all that sampling can say, and
+    Hoeffding's bound may put p lower: still a valid p-value at every level, and fine
+    enough to correct for thousands of regions.
+
+    Many members make a small p of a small effect, so a second number says how much the
+    members have in common: ``coherence``, see `captum_rdr.metrics.Significance`. A
+    significant region whose coherence is below 0.55 is *a mixture* and does not pass.
+
+    *Not testable* is a region without a member outside S, in the whole bank or on the
+    first half, and one whose neurons cannot be split: there is a single channel, or
+    nobody says which axis holds channels, and the axis that was assumed (the first)
+    holds units that are alike because of their place.
 
     The p-values are adjusted for the number of regions by the method of Benjamini and
     Hochberg: of the regions that pass, at most a share of ``level`` are chance finds, on
@@ -55,6 +72,9 @@ def significance(
     Args:
         regions: regions of ``bank``, of its rows or of inputs.
         bank: the bank they were found in.
+        channel_axis: axis of ``bank.layer_shape`` that holds channels, or 0 for a layer
+            of one dimension whose neurons are units of their own; None for what the bank
+            knows, or else the first axis that has two entries or more.
         level: adjusted p-values up to this pass.
         n_permutations: number of random sets.
         generator: splits the neurons and draws the sets; None for one seeded with 0.
@@ -62,12 +82,13 @@ def significance(
 
     Returns:
         the regions with ``region.significance`` set. Only the adjusted p-value depends
-        on what other regions are tested; that of a region without a member outside S is 1.
+        on what other regions are tested; a region that is not testable has p = 1 and does
+        not count among those that are corrected for.
 
     Raises:
         TypeError: something is no region.
-        ValueError: a region is that of another bank or lacks its rule; ``level`` or
-            ``n_permutations`` is out of range; the layer has a single neuron.
+        ValueError: a region is that of another bank or lacks its rule; ``channel_axis``,
+            ``level`` or ``n_permutations`` is out of range; the layer has a single neuron.
 
     Source: sample splitting, Cox, *A note on data-splitting for the evaluation of
     significance levels*, Biometrika 1975; Hoeffding, *Probability inequalities for sums
@@ -84,32 +105,59 @@ def significance(
     >>> regions = rdr.attribute_members([0, 179], n_neurons=5)
     >>> for region in significance(regions, rdr.bank, show_progress=False):
     ...     print(region.significance)
-    adjusted p=...
-    not significant: adjusted p=0.23
+    adjusted p=8.5e-07
+    a mixture: coherence 0.25, adjusted p=0.03
     """
-    from scipy.stats import false_discovery_control
-
     check_level(level)
     check_whole("n_permutations", n_permutations)
     if not regions:
         return []
-    split = split_and_find(regions, bank, generator, show_progress=show_progress)
+    units = units_of(bank, channel_axis)
+    if units.untestable:
+        rules_of(regions, bank)
+        reason = units.untestable
+        none = Significance(1.0, 0.0, 0, level=level, untestable=reason)
+        return [replace(region, significance=none) for region in regions]
+    split = split_and_find(
+        regions, bank, generator, axis=units.axis, show_progress=show_progress
+    )
     reached = as_good_by_chance(split, n_permutations, show_progress=show_progress)
-    tests = [
-        Significance(
-            p_value=_p_value(region, judgment, count, n_permutations),
-            effect=judgment.effect,
-            n_outside=len(judgment.picked),
-            level=level,
-            agreement=judgment.agreement,
-            expected=judgment.expected,
+    coherent = coherences(split.found, split.own, split.finding, split.judging)
+    each = zip(regions, split.found, judge(split), reached, coherent, strict=True)
+    tests = []
+    for region, found, judgment, counts, coherence in each:
+        reason = "" if _n_outside(region) else "no member outside S"
+        if not reason and not _n_outside(found):
+            reason = "no member outside S on the half that finds"
+        p_value = _p_value(judgment, counts, n_permutations, split.seed)
+        tests.append(
+            Significance(
+                p_value=1.0 if reason else p_value,
+                effect=judgment.effect,
+                n_outside=len(judgment.picked),
+                level=level,
+                agreement=judgment.agreement,
+                expected=judgment.expected,
+                coherence=coherence,
+                untestable=reason,
+                assumed=units.assumed,
+            )
         )
-        for region, judgment, count in zip(regions, judge(split), reached, strict=True)
-    ]
-    adjusted = false_discovery_control([test.p_value for test in tests])
     return [
-        replace(region, significance=replace(test, adjusted_p_value=float(value)))
-        for region, test, value in zip(regions, tests, adjusted, strict=True)
+        replace(region, significance=test)
+        for region, test in zip(regions, _adjusted(tests), strict=True)
+    ]
+
+
+def _adjusted(tests: Sequence[Significance]) -> list[Significance]:
+    """The tests with p-values corrected for the number of those that are testable."""
+    from scipy.stats import false_discovery_control
+
+    p_values = [test.p_value for test in tests if test.testable]
+    adjusted = iter(false_discovery_control(p_values) if p_values else [])
+    return [
+        replace(test, adjusted_p_value=float(next(adjusted))) if test.testable else test
+        for test in tests
     ]
 
 
@@ -119,12 +167,14 @@ class Split:
 
     Attributes:
         found: the regions.
+        finding: bank of the neurons that found them.
         judging: bank of the neurons that judge.
         own: bool ``(Q, D')``, states of the queries in these.
         seed: of what is drawn at random.
     """
 
     found: list[Region]
+    finding: ConfigurationBank
     judging: ConfigurationBank
     own: Tensor
     seed: int
@@ -135,6 +185,7 @@ def split_and_find(
     bank: ConfigurationBank,
     generator: torch.Generator | None = None,
     *,
+    axis: int = 0,
     show_progress: bool = False,
 ) -> Split:
     """Split the neurons and find each region anew from its query on one half.
@@ -143,11 +194,12 @@ def split_and_find(
         regions: regions of ``bank``, one or more.
         bank: the whole bank.
         generator: splits the neurons; None for one seeded with 0.
+        axis: axis of the layer's shape whose entries are kept whole.
         show_progress: draw a progress bar when it takes more than a second.
     """
     rules = rules_of(regions, bank)
     generator = generator or torch.Generator().manual_seed(0)
-    finding = split_neurons(bank.layer_shape, generator)
+    finding = split_neurons(bank.layer_shape, generator, axis)
     with_features = any(rule.needs_features for rule in rules)
     searched = _part(bank, finding, with_features=with_features)
     found = found_by(
@@ -160,39 +212,7 @@ def split_and_find(
     )
     own = query_states(bank, regions)[:, ~finding]
     seed = int(torch.randint(1 << 62, (), generator=generator))
-    return Split(found, _part(bank, ~finding), own, seed)
-
-
-def split_neurons(layer_shape: torch.Size, generator: torch.Generator) -> Tensor:
-    """Choose the half of the neurons that finds regions, in whole units.
-
-    Args:
-        layer_shape: shape of the layer's output per instance.
-        generator: draws the units.
-
-    Returns:
-        bool tensor ``(D,)``: true for the neurons of the drawn half of the units, the
-        smaller one if their number is odd.
-
-    Raises:
-        ValueError: the layer has a single neuron.
-
-    >>> split_neurons(torch.Size([3, 2]), torch.Generator().manual_seed(0)).reshape(3, 2)
-    tensor([[False, False],
-            [False, False],
-            [ True,  True]])
-    """
-    axis = next((axis for axis, size in enumerate(layer_shape) if size > 1), None)
-    if axis is None:
-        raise ValueError(
-            f"the layer has shape {tuple(layer_shape)}; a single neuron cannot be split "
-            "into a half that finds regions and a half that judges them"
-        )
-    size = layer_shape[axis]
-    chosen = torch.zeros(size, dtype=torch.bool)
-    chosen[torch.randperm(size, generator=generator)[: size // 2]] = True
-    shape = [size if i == axis else 1 for i in range(len(layer_shape))]
-    return chosen.reshape(shape).expand(layer_shape).flatten()
+    return Split(found, searched, _part(bank, ~finding), own, seed)
 
 
 def _part(
@@ -227,22 +247,36 @@ class Judgment:
             neurons in which it agrees with S's consensus.
         picked: int64, positions in it of the region's members.
         n_judging: number of judging neurons.
+        explained: float64 ``(N',)``, what each row's overall activity explains of its
+            agreements; None for nothing.
     """
 
     agreements: Ints
     picked: Ints
     n_judging: int
+    explained: Floats | None = None
+
+    @property
+    def compared(self) -> Ints:
+        """Agreements beyond what activity explains, in whole parts, to be compared."""
+        if self.explained is None:
+            return self.agreements
+        left: Ints = np.rint(_FINE * (self.agreements - self.explained)).astype(
+            np.int64
+        )
+        return left
 
     @property
     def total(self) -> int:
-        """Agreements of all members outside S together."""
-        return int(self.agreements[self.picked].sum())
+        """What is compared of all members outside S together."""
+        return int(self.compared[self.picked].sum())
 
     @property
     def agreement(self) -> float | None:
         """Mean share of judging neurons in which members outside S agree with S."""
         size = len(self.picked)
-        return self.total / (size * self.n_judging) if size else None
+        agreed = int(self.agreements[self.picked].sum())
+        return agreed / (size * self.n_judging) if size else None
 
     @property
     def expected(self) -> float | None:
@@ -257,39 +291,43 @@ class Judgment:
         The deviation is that of the mean of a set of the same size, drawn without
         replacement from the rows outside S; 0 where nothing can vary.
         """
-        size, everyone = len(self.picked), len(self.agreements)
+        compared, size = self.compared, len(self.picked)
+        everyone = len(compared)
         if not 0 < size < everyone:
             return 0.0
-        variance = float(self.agreements.var()) / size * (everyone - size)
+        variance = float(compared.var()) / size * (everyone - size)
         deviation = (variance / (everyone - 1)) ** 0.5
-        away = self.total / size - float(self.agreements.mean())
+        away = self.total / size - float(compared.mean())
         return away / deviation if deviation > 0 else 0.0
 
-    def as_good(self, orders: npt.NDArray[np.int32]) -> int:
-        """How many random sets of as many rows agree at least as much as the members.
+    def as_good(self, orders: npt.NDArray[np.int32]) -> Ints:
+        """How many random sets of as many rows agree more than the members, and as much.
 
         Args:
             orders: random orders of the rows outside S, each at least as long as the set,
                 or as the rows that it leaves out, if these are fewer.
         """
-        size, everyone = len(self.picked), len(self.agreements)
-        drawn = min(size, everyone - size)
-        sums = self.agreements[orders[:, :drawn]].sum(1)
+        compared, size = self.compared, len(self.picked)
+        drawn = min(size, len(compared) - size)
+        sums = compared[orders[:, :drawn]].sum(1)
         if drawn < size:
-            sums = self.agreements.sum() - sums
-        return int((sums >= self.total).sum())
+            sums = compared.sum() - sums
+        return np.array([(sums > self.total).sum(), (sums == self.total).sum()])
 
 
 def judge(split: Split) -> Iterator[Judgment]:
     """Judge each region, some at a time."""
-    bank = split.judging
+    bank, activity = split.judging, Activity.of(split.judging)
     step = max(1, _BLOCK_BYTES // (8 * len(bank)))
     for start in range(0, len(split.found), step):
         some = split.found[start : start + step]
         owns = split.own[start : start + step]
         wanted = [_consensus(bank, *pair) for pair in zip(some, owns, strict=True)]
         distances = bank.distances(torch.stack(wanted))
-        for region, away in zip(some, distances, strict=True):
+        for region, away, states in zip(some, distances, wanted, strict=True):
+            steep = float(
+                np.where(states.numpy(), activity.slope, -activity.slope).sum()
+            )
             outside = torch.ones(len(bank), dtype=torch.bool)
             outside[region.neighbors] = False
             is_member = torch.zeros(len(bank), dtype=torch.bool)
@@ -298,6 +336,7 @@ def judge(split: Split) -> Iterator[Judgment]:
                 (bank.n_neurons - away[outside]).numpy(),
                 is_member[outside].nonzero().flatten().numpy(),
                 bank.n_neurons,
+                steep * activity.above[outside.numpy()],
             )
 
 
@@ -313,7 +352,7 @@ def _consensus(bank: ConfigurationBank, region: Region, own: Tensor) -> Tensor:
 def as_good_by_chance(
     split: Split, n_permutations: int, *, show_progress: bool = False
 ) -> Ints:
-    """How many random sets agree with each region's S at least as much as its members.
+    """How many random sets agree with each region's S more than its members, and as much.
 
     The regions are judged anew for every block of permutations, so that few orders are
     held. Order i is the same whatever else is tested.
@@ -324,7 +363,7 @@ def as_good_by_chance(
         size = _n_outside(region)
         longest = max(longest, min(size, everyone - size))
     block = max(1, _BLOCK_BYTES // (4 * longest))
-    reached = np.zeros(len(split.found), np.int64)
+    reached = np.zeros((len(split.found), 2), np.int64)
     for start in range(0, n_permutations, block):
         numbers = range(start, min(start + block, n_permutations))
         orders = cache(partial(_orders, longest, split.seed, numbers))
@@ -352,14 +391,16 @@ def _n_outside(region: Region) -> int:
     return int((~torch.isin(region.members, region.neighbors)).sum())
 
 
-def _p_value(
-    region: Region, judgment: Judgment, as_good: int, n_permutations: int
-) -> float:
-    """The p-value; 1 without a member outside S, in the whole bank or on one half."""
-    if not len(judgment.picked) or not _n_outside(region):
+def _p_value(judgment: Judgment, counts: Ints, n_permutations: int, seed: int) -> float:
+    """The p-value, from how many random sets agree more and as much."""
+    if not len(judgment.picked):
         return 1.0
-    sampled = float(1 + as_good) / (1 + n_permutations)
-    return sampled if as_good else min(sampled, hoeffding_bound(judgment))
+    better, as_good = counts.tolist()
+    # Which of those as good count as better is drawn for this region alone.
+    drawing = np.random.default_rng([seed, *judgment.picked.tolist()])
+    sampled = float(1 + better + drawing.integers(as_good + 1)) / (1 + n_permutations)
+    unmatched = better + as_good == 0
+    return min(sampled, hoeffding_bound(judgment)) if unmatched else sampled
 
 
 def hoeffding_bound(judgment: Judgment) -> float:
@@ -375,10 +416,9 @@ def hoeffding_bound(judgment: Judgment) -> float:
     """
     from scipy.optimize import minimize_scalar
 
-    counts = np.bincount(judgment.agreements)
-    values = np.flatnonzero(counts)
+    values, counts = np.unique(judgment.compared, return_counts=True)
     size, target = len(judgment.picked), judgment.total / len(judgment.picked)
-    away, shares = values - target, counts[values] / counts.sum()
+    away, shares = values - target, counts / counts.sum()
     lowest, highest = float(away[0]), float(away[-1])
     if highest <= 0:  # every member has the largest agreement of all
         return float(shares[-1] ** size)

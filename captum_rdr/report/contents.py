@@ -22,6 +22,12 @@ from captum_rdr.visualization.region import region_rows
 Method = Callable[[Callable[..., Tensor]], Callable[[Tensor], Tensor]]
 """Makes of a concept score what attributes it to inputs."""
 
+_OUTCOMES = {
+    "not significant": "failed",
+    "a mixture": "mixture",
+    "not testable": "untestable",
+    "significant": "passed",
+}
 _OUTLINED = 6  # regions on the map of a bank, at most
 
 
@@ -45,7 +51,8 @@ class LayerPart(NamedTuple):
     Attributes:
         name: the layer's name; empty where there is one layer.
         region: the region.
-        significance: ``"passed"``, ``"failed"`` or ``"untested"``.
+        significance: ``"passed"``, ``"failed"``, ``"mixture"``, ``"untestable"`` or
+            ``"untested"``.
         rows: summary, significance, neighbors and members.
         drawings: the figures.
     """
@@ -67,7 +74,7 @@ class QueryPart(NamedTuple):
         layers: its region in each layer.
         overlaps: Jaccard indices of the layers' members, row by row.
         neighbors: nearest by several distances, where the bank has features.
-        significance: ``"passed"``, ``"failed"`` (in any layer) or ``"untested"``.
+        significance: as that of a layer; the worst of all layers.
     """
 
     number: int
@@ -136,9 +143,9 @@ def query_part(
 
 def _outcome(regions: Sequence[Region]) -> str:
     tested = [one.significance for one in regions if one.significance is not None]
-    if not tested:
-        return "untested"
-    return "passed" if all(one.passed for one in tested) else "failed"
+    verdicts = {one.verdict for one in tested}
+    worst = (name for verdict, name in _OUTCOMES.items() if verdict in verdicts)
+    return next(worst, "untested")
 
 
 def _neurons(region: Region, tile: tiles.Tile) -> Drawing:

@@ -94,8 +94,10 @@ def visualize_bank(
 
 def _caption(region: Region) -> str:
     query = "new input" if region.query is None else f"row {region.query}"
-    failed = region.significance is not None and not region.significance.passed
-    return f"{query}{' (n.s.)' * failed}"
+    tested = region.significance
+    if tested is None or tested.passed:
+        return query
+    return f"{query} ({'n.s.' if tested.testable else 'not testable'})"
 
 
 def _placed(

@@ -268,9 +268,12 @@ def significance_rows(region: Region) -> list[Row]:
         return []
     if tested.passed:
         return [Row(f"Significant: {tested}, effect {tested.effect:.2g}")]
-    found = str(tested).removeprefix("not significant: ")
-    doubt = f"Not significant: {found} (level {tested.level:g})"
-    return [Row(f"{doubt}, so this may be a chance find", is_warning=True)]
+    doubt = f"{tested.verdict.capitalize()}: {tested.found}"
+    if tested.verdict == "not significant":
+        doubt += f" (level {tested.level:g}), so this may be a chance find"
+    elif tested.verdict == "a mixture":
+        doubt += ", so members need not show one thing"
+    return [Row(doubt, is_warning=True)]
 
 
 def headed(region: Region, text: str, width: float) -> list[sheet.Block]:

@@ -98,7 +98,7 @@ def test_the_smallest_repair():
         assert (error.by_chance is None) == (error.n_repairing is None)
 
 
-def test_a_repair_is_held_against_flips_of_other_neurons():
+def test_a_repair_is_held_against_flips_of_other_neurons(monkeypatch):
     """Class is the sign of one neuron, so only that one repairs."""
     drawing = torch.Generator().manual_seed(0)
     first, last = torch.nn.Identity(), torch.nn.Linear(8, 2, bias=False)
@@ -126,6 +126,21 @@ def test_a_repair_is_held_against_flips_of_other_neurons():
     low = torch.full((1, 8), 0.05)
     everything = torch.arange(4), torch.zeros(4, dtype=torch.bool)
     assert repair(low, *everything) == (1, 1.0)
+    # A repair by four or more of which beside only three are left.
+    flipped = []
+    clamping = RelaxedDecisionRegion.clamping
+
+    def record(self, neurons, values):
+        flipped.append(neurons)
+        return clamping(self, neurons, values)
+
+    monkeypatch.setattr(RelaxedDecisionRegion, "clamping", record)
+    even = torch.full((1, 8), 0.8)
+    n_repairing, _ = repair(even, torch.arange(5), torch.zeros(5).bool())
+    assert n_repairing > 3
+    for drawn in flipped[-10:]:
+        assert len(drawn.unique()) == n_repairing
+        assert {5, 6, 7} <= set(drawn.tolist())
 
 
 def test_nearest_region_and_where_the_error_departs():

@@ -127,6 +127,24 @@ def test_slowest_modes_are_enough_for_large_components(monkeypatch):
     np.testing.assert_allclose(sparse, likeness_of(reach(linked, 16)), atol=1e-9)
 
 
+@pytest.mark.parametrize("kind", ["one step", "three steps", "weak groups"])
+def test_short_walks_and_many_weak_groups_are_bounded(kind, monkeypatch):
+    """96 modes leave out what short walks and 150 weakly linked groups consist of."""
+    rng = np.random.default_rng(0)
+    linked = csr_array((rng.random((400, 400)) < 0.02).astype(float))
+    length = {"one step": 1, "three steps": 3, "weak groups": 16}[kind]
+    if kind == "weak groups":
+        groups = np.kron(np.eye(150), np.ones((4, 4)))
+        groups[np.arange(599), np.arange(599) + 1] = 1
+        linked = csr_array(groups)
+    found = reach(linked, length)
+    monkeypatch.setattr("captum_rdr.discovery._walks._DENSE", 1000)
+    whole = reach(linked, length)
+    np.testing.assert_allclose(likeness_of(found), likeness_of(whole), atol=2e-4)
+    expected = cover(whole, 20, 0.0).coverage
+    assert cover(found, 20, 0.0).coverage == pytest.approx(expected, abs=1e-3)
+
+
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 12))
 def test_links_are_the_most_evident_members(seed, at_most):

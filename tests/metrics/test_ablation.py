@@ -181,6 +181,44 @@ def test_paired_effects():
     assert np.isnan(single.ratio)
 
 
+def test_effects_beside_several_random_controls():
+    """The interval is that of a crossed layout; here with sums that are known."""
+    effects = torch.tensor([3.0, 5.0, 4.0])
+    controls = torch.tensor([[1.0, 2.0, 3.0], [2.0, 4.0, 2.0]])
+    found = PairedEffect.of(effects, controls)
+    away = effects - controls
+    by_input, by_set = away.mean(0), away.mean(1)
+    left = (away - by_input - by_set[:, None] + away.mean()).square().sum()
+    parts = [2 * float(by_input.var()), 3 * float(by_set.var()), float(left) / 2]
+    variance = parts[0] + max(parts[1] - parts[2], 0)
+    freedom = variance**2 / (parts[0] ** 2 / 2 + parts[1] ** 2 + parts[2] ** 2 / 2)
+    reach = stats.t.ppf(0.975, max(freedom, 1)) * (variance / 6) ** 0.5
+    middle = float(away.mean())
+    assert found.interval == pytest.approx((middle - reach, middle + reach))
+    assert (found.effect, found.control) == pytest.approx((4, 14 / 6))
+    assert found.p_value == pytest.approx(1 / 3)
+    same = PairedEffect.of(effects, effects.expand(4, 3))
+    assert same.interval == (0.0, 0.0)
+    assert same.p_value == 1.0
+    assert np.isnan(PairedEffect.of(effects, controls[:1]).interval).all()
+
+
+def test_the_interval_covers_with_few_random_sets():
+    """Where sets vary as inputs do, an interval over inputs alone covers too seldom."""
+    generator, covered, alone = np.random.default_rng(0), [], []
+    for _ in range(400):
+        inputs = generator.normal(0, 1, 20)
+        sets = generator.normal(0, 1, (8, 1))
+        controls = sets + generator.normal(0, 1, (8, 20)) / 2
+        effects = torch.tensor(inputs + 1)
+        low, high = PairedEffect.of(effects, torch.tensor(controls)).interval
+        covered.append(low <= 1 <= high)
+        low, high = PairedEffect.of(effects, torch.tensor(controls).mean(0)).interval
+        alone.append(low <= 1 <= high)
+    assert 0.92 <= np.mean(covered) <= 0.98
+    assert np.mean(alone) < 0.85
+
+
 @settings(deadline=None, max_examples=60)
 @given(st.integers(0, 1000), st.integers(1, 12))
 def test_matched_neurons(seed, count):

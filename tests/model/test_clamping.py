@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from captum_rdr import ConfigurationBank, RelaxedDecisionRegion
+from captum_rdr.model.states import binarize
 from captum_rdr.pooling import spatial_mean
 
 
@@ -245,6 +246,27 @@ def test_values_bring_about_their_states(seed, dtype, data):
             assert float(found[i]) == pytest.approx(sum(having) / len(having))
         mean = sum(column) / len(column)
         assert float(bank.neuron_means(neurons)[i]) == pytest.approx(mean)
+
+
+@pytest.mark.parametrize("kind", ["zero", "one", "each"])
+def test_values_bring_about_their_states_in_bfloat16(kind):
+    """Such a layer's features are kept as float32, and its values rounded."""
+    for seed in range(40):
+        generator = torch.Generator().manual_seed(seed)
+        layer = (torch.randn(6, 40, generator=generator) / 64 + 1).bfloat16()
+        layer = layer - 1 if kind == "zero" else layer
+        ordered = layer.float().sort(0).values
+        theta = {
+            "zero": torch.tensor(0.0),
+            "one": torch.tensor(1.003, dtype=torch.float64),
+            "each": (ordered[2] + ordered[3]) / 2,
+        }[kind]
+        bank = ConfigurationBank((40,), theta)
+        bank.append(binarize(layer, bank.threshold), layer.float())
+        for states in (torch.ones(40).bool(), torch.zeros(40).bool()):
+            found = bank.state_means(torch.arange(40), states)
+            clamped = binarize(found.bfloat16()[None], bank.threshold)[0]
+            assert clamped.equal(states)
 
 
 def test_means_need_features():

@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -14,6 +15,7 @@ from matplotlib import pyplot
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
+from captum_rdr.method.region import Significance
 from captum_rdr.report import write_report
 from captum_rdr.report.images import figure_uri, thumbnail_uri
 from captum_rdr.visualization import Reference
@@ -98,7 +100,8 @@ def test_everything_is_in_the_page(data, tmp_path):
     ):
         assert re.sub(r"\W", "", wanted) in re.sub(r"\W", "", page.text), wanted
     options = [one["value"] for one in page.all("option")]
-    assert options == ["", "0", "1", "", "0", "", "passed", "failed", "untested"]
+    outcomes = ["passed", "failed", "mixture", "untestable", "untested"]
+    assert options == ["", "0", "1", "", "0", "", *outcomes]
     images = page.all("img")
     assert len(images) == 1 + 2 * 3  # a map; neurons and concept of each
     assert all(one["alt"] and one["loading"] == "lazy" for one in images)
@@ -186,6 +189,18 @@ def test_a_failed_layer_makes_a_failed_query(data, tmp_path):
     page = written(tmp_path / "report.html", both, [4, 5], data, regions=found)
     outcomes = [one["data-significance"] for one in page.all("article")]
     assert outcomes == ["passed", "failed"]
+
+
+def test_mixtures_and_what_cannot_be_tested_are_told_apart(data, tmp_path):
+    rdr = hidden(data)
+    found = rdr.attribute_members([4, 5], 5, 4)
+    found[0] = outcome(found[0], replace(PASSED, coherence=0.2))
+    found[1] = outcome(found[1], Significance(1.0, 0.0, 0, untestable="no member"))
+    page = written(tmp_path / "report.html", rdr, [4, 5], data, regions=found)
+    outcomes = [one["data-significance"] for one in page.all("article")]
+    assert outcomes == ["mixture", "untestable"]
+    assert "A mixture: coherence 0.2, adjusted p=0.008, so members need" in page.text
+    assert "Not testable: no member" in page.text
 
 
 def test_a_report_replaces_the_old_one_whole_or_not_at_all(data, tmp_path):

@@ -1,0 +1,147 @@
+"""Which neurons are kept together when a layer is split in two halves."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from captum_rdr._arguments import check_whole
+from captum_rdr.bank import ConfigurationBank
+
+_LOOKED_AT = 256  # rows that tell whether the order of neurons means something
+_SHUFFLES = 20  # random orders that theirs is compared with
+_ROUNDING = 1e-6  # of likeness
+_ALIKE = 5.0  # standard deviations above these, beyond any accident
+
+
+class Units(NamedTuple):
+    """What is split in two halves.
+
+    Attributes:
+        axis: axis of the layer's shape whose entries are kept whole.
+        assumed: which it is and who says so, in words.
+        untestable: why nothing can be split; empty where it can.
+    """
+
+    axis: int
+    assumed: str
+    untestable: str = ""
+
+
+def units_of(bank: ConfigurationBank, channel_axis: int | None = None) -> Units:
+    """Which neurons are split, by the caller's word, the bank's, or an assumption.
+
+    An assumption is checked, and so is a layer of one dimension, which may be a flattened
+    one: neurons must not be alike because of their place.
+
+    Raises:
+        TypeError: ``channel_axis`` is no whole number.
+        ValueError: it is out of range, or the layer has a single neuron.
+
+    >>> units_of(ConfigurationBank((4, 1, 7)), 2)
+    Units(axis=2, assumed='split by axis 2, as given', untestable='')
+    """
+    shape = bank.layer_shape
+    wide = [axis for axis, size in enumerate(shape) if size > 1]
+    if not wide:
+        raise ValueError(
+            f"the layer has shape {tuple(shape)}; a single neuron cannot be split "
+            "into a half that finds regions and a half that judges them"
+        )
+    known = getattr(getattr(bank, "axes", None), "channel_axis", None)
+    if channel_axis is not None:
+        axis = check_whole("channel_axis", channel_axis, least=0)
+        if axis >= len(shape):
+            raise ValueError(
+                f"channel_axis={axis} is no axis of a layer of shape {tuple(shape)}; use "
+                f"0 to {len(shape) - 1}"
+            )
+        units = Units(axis, f"split by axis {axis}, as given")
+    elif known is not None:
+        units = Units(known, f"split by axis {known}, where the layer has channels")
+    else:
+        units = Units(wide[0], f"split by axis {wide[0]}, taken for channels")
+    if shape[units.axis] < 2:
+        return units._replace(untestable=f"axis {units.axis} has a single channel")
+    is_unsure = channel_axis is None and (known is None or len(wide) == 1)
+    if is_unsure and _places_matter(bank, units.axis):
+        return units._replace(
+            untestable=f"neurons along axis {units.axis} are alike by place; say "
+            "channel_axis"
+        )
+    return units
+
+
+def _places_matter(bank: ConfigurationBank, axis: int) -> bool:
+    """Whether units along an axis are alike because of where their neurons lie.
+
+    In a layer of one dimension: whether neurons some steps apart are more alike than in
+    any other order of them. Else: whether neurons of different units in the same place are
+    more alike than if the places of each unit were shuffled, and not much less than those
+    of one unit in different places, as they are in different channels.
+    """
+    n_units = bank.layer_shape[axis]
+    rows = torch.linspace(0, len(bank) - 1, min(len(bank), _LOOKED_AT)).long()
+    states = bank.states(rows).reshape(-1, *bank.layer_shape).float()
+    units = states.movedim(axis + 1, 1).reshape(len(rows), n_units, -1)
+    units = (units - units.mean(0)) / units.std(0, correction=0).clamp(min=1e-6)
+    n_places, noise = units.shape[2], 0.0
+    if n_places == 1:
+        likeness, start = _of_steps, torch.arange(n_units)[:, None]
+    else:
+        across, within = _in_place(units), _in_place(units.mT)
+        if across.mean() < within.mean() / 2:
+            return False
+        likeness, start = _in_place, torch.arange(n_places).expand(n_units, -1)
+        noise = float(across.std()) / len(rows) ** 0.5
+    drawing = torch.Generator().manual_seed(0)
+    dim = 1 if n_places == 1 else 2
+    chance = torch.stack(
+        [
+            likeness(units.take_along_dim(order.argsort(dim - 1)[None], dim)).mean()
+            for order in torch.rand(_SHUFFLES, *start.shape, generator=drawing)
+        ]
+    )
+    spread = max(float(chance.std()), noise, _ROUNDING)
+    return float(likeness(units).mean() - chance.mean()) > _ALIKE * spread
+
+
+def _of_steps(units: Tensor) -> Tensor:
+    """Largest mean likeness of single neurons some steps apart, by the power spectrum."""
+    power = torch.fft.rfft(units[:, :, 0]).abs().square().mean(0)
+    likeness: Tensor = torch.fft.irfft(power, units.shape[1]) / units.shape[1]
+    return likeness[1 : units.shape[1] // 2 + 1].max()
+
+
+def _in_place(units: Tensor) -> Tensor:
+    """By row, how much more alike two units are in one place than in different ones."""
+    n_units = units.shape[1]
+    pairs = n_units * (n_units - 1)
+    return (units.sum(1).var(1) - units.var(2).sum(1)) / pairs
+
+
+def split_neurons(
+    layer_shape: torch.Size, generator: torch.Generator, axis: int
+) -> Tensor:
+    """Choose the half of the neurons that finds regions, in whole units.
+
+    Args:
+        layer_shape: shape of the layer's output per instance.
+        generator: draws the units.
+        axis: the axis that holds the units, two or more.
+
+    Returns:
+        bool tensor ``(D,)``: true for the neurons of the drawn half of the units, the
+        smaller one if their number is odd.
+
+    >>> drawing = torch.Generator().manual_seed(0)
+    >>> split_neurons(torch.Size([3, 2]), drawing, 0).reshape(3, 2)
+    tensor([[False, False],
+            [False, False],
+            [ True,  True]])
+    """
+    size = layer_shape[axis]
+    chosen = torch.zeros(size, dtype=torch.bool)
+    chosen[torch.randperm(size, generator=generator)[: size // 2]] = True
+    shape = [size if i == axis else 1 for i in range(len(layer_shape))]
+    return chosen.reshape(shape).expand(layer_shape).flatten()
