@@ -14,7 +14,6 @@ from captum_rdr.method.region import Region
 Floats = npt.NDArray[np.float64]
 
 _BLOCK_BYTES = 1 << 26  # of states held at a time
-_QUERIES = 256  # whose nearest rows are looked for at a time
 _JUDGED = 32  # members of a region whose own neighbors are looked at, at most
 
 
@@ -127,8 +126,9 @@ def _alike(
 ) -> Floats:
     """Agreement of rows with as many others next to them, by row; NaN where not asked."""
     agreement = np.full(len(judging), np.nan)
+    step = max(1, _BLOCK_BYTES // (8 * judging.n_neurons))
     distinct = torch.from_numpy(np.unique(torch.cat(list(sampled)).numpy()))
-    for rows in torch.split(distinct, _QUERIES) if len(distinct) else ():
+    for rows in torch.split(distinct, step) if len(distinct) else ():
         near = finding.nearest(finding.rows[rows.to(finding.device)], size + 1).rows
         votes = []
         for row, beside in zip(rows, near, strict=True):

@@ -115,8 +115,7 @@ def significance(
     units = units_of(bank, channel_axis)
     if units.untestable:
         rules_of(regions, bank)
-        reason = units.untestable
-        none = Significance(1.0, 0.0, 0, level=level, untestable=reason)
+        none = Significance(1.0, 0.0, 0, None, level, untestable=units.untestable)
         return [replace(region, significance=none) for region in regions]
     split = split_and_find(
         regions, bank, generator, axis=units.axis, show_progress=show_progress
@@ -126,9 +125,7 @@ def significance(
     each = zip(regions, split.found, judge(split), reached, coherent, strict=True)
     tests = []
     for region, found, judgment, counts, coherence in each:
-        reason = "" if _n_outside(region) else "no member outside S"
-        if not reason and not _n_outside(found):
-            reason = "no member outside S on the half that finds"
+        reason = _untestable(region, found)
         p_value = _p_value(judgment, counts, n_permutations, split.seed)
         tests.append(
             Significance(
@@ -143,21 +140,29 @@ def significance(
                 assumed=units.assumed,
             )
         )
-    return [
-        replace(region, significance=test)
-        for region, test in zip(regions, _adjusted(tests), strict=True)
-    ]
+    return _adjusted(regions, tests)
 
 
-def _adjusted(tests: Sequence[Significance]) -> list[Significance]:
-    """The tests with p-values corrected for the number of those that are testable."""
+def _untestable(region: Region, found: Region) -> str:
+    """Why a region cannot be tested, given what half of the neurons found for it."""
+    if not _n_outside(region):
+        return "no member outside S"
+    return "" if _n_outside(found) else "no member outside S on the half that finds"
+
+
+def _adjusted(regions: Sequence[Region], tests: Sequence[Significance]) -> list[Region]:
+    """Regions with tests that are corrected for the number of those testable."""
     from scipy.stats import false_discovery_control
 
     p_values = [test.p_value for test in tests if test.testable]
     adjusted = iter(false_discovery_control(p_values) if p_values else [])
-    return [
+    corrected = [
         replace(test, adjusted_p_value=float(next(adjusted))) if test.testable else test
         for test in tests
+    ]
+    return [
+        replace(region, significance=test)
+        for region, test in zip(regions, corrected, strict=True)
     ]
 
 
@@ -169,6 +174,7 @@ class Split:
         found: the regions.
         finding: bank of the neurons that found them.
         judging: bank of the neurons that judge.
+        activity: how its states go with overall activity.
         own: bool ``(Q, D')``, states of the queries in these.
         seed: of what is drawn at random.
     """
@@ -176,6 +182,7 @@ class Split:
     found: list[Region]
     finding: ConfigurationBank
     judging: ConfigurationBank
+    activity: Activity
     own: Tensor
     seed: int
 
@@ -212,7 +219,8 @@ def split_and_find(
     )
     own = query_states(bank, regions)[:, ~finding]
     seed = int(torch.randint(1 << 62, (), generator=generator))
-    return Split(found, searched, _part(bank, ~finding), own, seed)
+    judging = _part(bank, ~finding)
+    return Split(found, searched, judging, Activity.of(judging), own, seed)
 
 
 def _part(
@@ -317,7 +325,7 @@ class Judgment:
 
 def judge(split: Split) -> Iterator[Judgment]:
     """Judge each region, some at a time."""
-    bank, activity = split.judging, Activity.of(split.judging)
+    bank, activity = split.judging, split.activity
     step = max(1, _BLOCK_BYTES // (8 * len(bank)))
     for start in range(0, len(split.found), step):
         some = split.found[start : start + step]

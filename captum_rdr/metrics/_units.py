@@ -9,6 +9,7 @@ from captum_rdr._arguments import check_whole
 from captum_rdr.bank import ConfigurationBank
 
 _LOOKED_AT = 256  # rows that tell whether the order of neurons means something
+_STATES = 1 << 24  # of these rows, at most
 _SHUFFLES = 20  # random orders that theirs is compared with
 _ROUNDING = 1e-6  # of likeness
 _ALIKE = 5.0  # standard deviations above these, beyond any accident
@@ -81,7 +82,8 @@ def _places_matter(bank: ConfigurationBank, axis: int) -> bool:
     of one unit in different places, as they are in different channels.
     """
     n_units = bank.layer_shape[axis]
-    rows = torch.linspace(0, len(bank) - 1, min(len(bank), _LOOKED_AT)).long()
+    count = min(len(bank), _LOOKED_AT, max(32, _STATES // bank.n_neurons))
+    rows = torch.linspace(0, len(bank) - 1, count).long()
     states = bank.states(rows).reshape(-1, *bank.layer_shape).float()
     units = states.movedim(axis + 1, 1).reshape(len(rows), n_units, -1)
     units = (units - units.mean(0)) / units.std(0, correction=0).clamp(min=1e-6)
