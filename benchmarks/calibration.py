@@ -192,8 +192,8 @@ MIXTURES = {  # clusters of S, and of members outside S, in turn; -1 for any row
     "S of three clusters, members of six": ([0, 1, 2], [0, 1, 2, 3, 4, 5]),
 }
 SETTINGS = {  # share that flips, neurons, size of S, members outside S
-    "chosen on": [(0.1, 512, 8, 30), (0.2, 512, 8, 30)],
-    "reported on": [(0.3, 512, 8, 30), (0.2, 256, 16, 60), (0.05, 1000, 8, 20)],
+    "10 or 20 % flipped": [(0.1, 512, 8, 30), (0.2, 512, 8, 30)],
+    "others": [(0.3, 512, 8, 30), (0.2, 256, 16, 60), (0.05, 1000, 8, 20)],
 }
 
 
