@@ -151,18 +151,19 @@ class LayerAxes:
 
 
 def _grid(count: int, aspect: float) -> tuple[int, int]:
-    """Height and width whose product is ``count``, of an aspect; one row where none is.
+    """Height and width whose product is ``count``: of the aspect, or square, or one row.
 
-    >>> _grid(12, 0.75), _grid(12, 1.33), _grid(7, 1.0)
-    ((3, 4), (4, 3), (1, 7))
+    >>> _grid(12, 0.75), _grid(12, 1.33), _grid(9, 2.0), _grid(7, 1.0)
+    ((3, 4), (4, 3), (3, 3), (1, 7))
     """
     heights = [height for height in range(1, count + 1) if count % height == 0]
 
-    def error(height: int) -> float:
-        return abs(math.log(height * height / count / aspect))
-
-    best = min(heights, key=error, default=1)
-    return (best, count // best) if heights and error(best) < _SIMILAR else (1, count)
+    for wanted in (aspect, 1.0):
+        errors = {h: abs(math.log(h * h / count / wanted)) for h in heights}
+        best = min(errors, key=errors.__getitem__, default=1)
+        if errors.get(best, math.inf) < _SIMILAR:
+            return best, count // best
+    return 1, count
 
 
 def axes_of(

@@ -91,7 +91,8 @@ def neighbor_rows(
         else:
             shared = len(first.keys() & found.keys())
             heading += f": {shared} of {len(found)} as in the first row"
-        near = tiles.of_rows(list(found), list(found.values()), reference)
+        notes = [(note,) for note in found.values()]
+        near = tiles.of_rows(list(found), notes, reference)
         rows.append(tiles.Row(heading, [tile, *near]))
     return rows
 
