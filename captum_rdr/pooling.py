@@ -162,7 +162,17 @@ def apply_pool(output: Any, pool: Pool | None, arguments: Mapping[str, Any]) -> 
 
 
 def extra_parameters(pool: Pool | None) -> dict[str, Any]:
-    """A pool's parameters after the first, with their defaults; empty for None."""
+    """What a pool asks for beside the layer's output.
+
+    Args:
+        pool: callable, or None.
+
+    Returns:
+        its parameters after the first, by name, with their defaults; empty for None.
+
+    >>> extra_parameters(last_token)
+    {'attention_mask': None}
+    """
     if pool is None:
         return {}
     try:

@@ -111,6 +111,6 @@ def _nearest(
         else:
             inputs = as_batch([input_of(query)])
             _, (region,) = rdr.attribute(inputs, count + 1, 1, neighbors=metric)
-    form = "{:.0f} away" if metric == "configuration" else "{:.3g} away"
+    form = "{:.0f} away" if metric == "configuration" else "at {:.3g}"
     pairs = zip(region.neighbors.tolist(), region.distances.tolist(), strict=True)
     return {row: form.format(away) for row, away in pairs if row != region.query}

@@ -82,7 +82,7 @@ def region_rows(
     """What `visualize_region` shows, row by row."""
     near = without_query(region.neighbors, region)
     is_other = region.neighbors != (-1 if region.query is None else region.query)
-    form = "{:.3g} away" if region.distances.is_floating_point() else "{} away"
+    form = "at {:.3g}" if region.distances.is_floating_point() else "{} away"
     notes = [form.format(far) for far in region.distances[is_other].tolist()]
     others = without_query(region.members, region)
     far = tiles.ranked(region, bank, others[~torch.isin(others, near)], generator)
