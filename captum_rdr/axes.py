@@ -14,8 +14,6 @@ KINDS = ("channel", "time", "other", "window", "token", "height", "width")
 """What an axis may be; the order in which `LayerAxes.arranged` puts them."""
 
 _LAST = {
-    0: "",
-    1: "channel",
     2: "token channel",
     3: "height width channel",
     4: "time height width channel",
@@ -49,6 +47,9 @@ class LayerAxes:
     2
     >>> axes.named((3, 2, 5))
     {'height': 3, 'width': 2, 'channel': 5}
+    >>> axes.check((7, 7, 96))  # it may be of such a layer
+    >>> axes.as_fields()
+    {'kinds': 'height width channel', 'n_prefix': 0, 'grid': None}
     >>> LayerAxes("token channel", n_prefix=1)
     LayerAxes(kinds=('token', 'channel'), n_prefix=1, grid=None)
     """
@@ -173,13 +174,13 @@ def axes_of(
     *,
     of_input: bool = False,
     leaf: Module | None = None,
-) -> LayerAxes:
+) -> LayerAxes | None:
     """What a layer's axes mean, told by its shape, type and place in the model.
 
     The channels stand where the last layer with weights in it, or before it, puts them,
     first in convolutions and batch norms, last in linear layers and layer norms, unless
     their number shows that they were moved. Class and register tokens are told by the
-    names of the model's parameters, or where it is unknown, by a square behind one token.
+    names of the model's parameters.
 
     Args:
         layer: the layer; None where it is unknown.
@@ -188,6 +189,9 @@ def axes_of(
         of_input: whether the shape is that of what the layer takes in.
         leaf: the last layer with weights that ran in it, where a trace has shown it.
 
+    Returns:
+        the axes; None where no layer tells them.
+
     >>> from torch import nn
     >>> axes_of(nn.Conv1d(3, 8, 5), (8, 60)).kinds
     ('channel', 'time')
@@ -195,23 +199,50 @@ def axes_of(
     ('height', 'width', 'channel')
     """
     shape = tuple(shape)
-    around = _around(layer, model)
+    if len(shape) < 2:
+        return LayerAxes(("channel",) * len(shape))
     if leaf is None and layer is not None:
-        leaf = _leaf(layer, model, of_input)
+        leaf = _leaf(layer, shape, model, of_input)
     if leaf is None:
-        is_first = len(shape) > 2
-    else:
-        is_first = len(shape) > 1 and channel_axis(leaf, shape, of_input) == 0
-    kinds = (_FIRST if is_first else _LAST).get(len(shape))
-    if kinds is None:
-        others = " other" * (len(shape) - 1)
-        kinds = f"channel{others}" if is_first else f"{others} channel"
+        return None
+    axis, (width, end) = (
+        channel_axis(leaf, shape, of_input),
+        channels_of(leaf, of_input),
+    )
+    # Several convolutions may be joined, but what a linear layer gave may be anything.
+    if end == -1 and shape[axis] != width:
+        return None
+    around = _around(layer, model)
+    kinds = (_LAST if axis else _FIRST).get(len(shape))
     if kinds == "height width channel":
         kinds = _windowed(around) or kinds
-    n_prefix = 0
-    if kinds == "token channel" and shape[0] > 1:
-        n_prefix = _n_prefix(around, shape[0])
+    if kinds is None:
+        return None
+    n_prefix = _n_prefix(around, shape[0]) if kinds == "token channel" else 0
     return LayerAxes(cast("tuple[str, ...]", kinds), n_prefix)
+
+
+def guessed_axes(shape: Sequence[int]) -> LayerAxes:
+    """What a layer's axes mean by all likelihood, where its shape alone is known.
+
+    Args:
+        shape: its output's shape without the batch.
+
+    Returns:
+        channels first, but last behind tokens ``(T, E)``, of which the first is a class
+        token where the others make a square.
+
+    >>> guessed_axes((10, 64))
+    LayerAxes(kinds=('token', 'channel'), n_prefix=1, grid=None)
+    """
+    rank = len(shape)
+    if rank == 2:
+        squares = [math.isqrt(n) ** 2 == n for n in (shape[0], shape[0] - 1)]
+        has_class = shape[0] > 2 and squares == [False, True]
+        return LayerAxes(("token", "channel"), int(has_class))
+    known = {0: "", 1: "channel", **_FIRST}
+    kinds = known.get(rank, "channel" + " other" * (rank - 1)).split()
+    return LayerAxes(tuple(kinds))
 
 
 def _around(layer: Module | None, model: Module | None) -> list[Module]:
@@ -224,13 +255,24 @@ def _around(layer: Module | None, model: Module | None) -> list[Module]:
     return [model.get_submodule(".".join(parts[:count])) for count in counts]
 
 
-def _leaf(layer: Module, model: Module | None, of_input: bool) -> Module | None:
+def _leaf(
+    layer: Module, shape: Sequence[int], model: Module | None, of_input: bool
+) -> Module | None:
     """The layer with weights whose channels are those of a layer's output or input."""
     inside = [one for one in layer.modules() if channels_of(one)[0]]
-    if inside:
-        return inside[0 if of_input else -1]
-    before = takewhile(lambda one: one is not layer, model.modules() if model else ())
-    return next(reversed([one for one in before if channels_of(one)[0]]), None)
+    if not inside:
+        before = takewhile(
+            lambda one: one is not layer, model.modules() if model else ()
+        )
+        inside = [one for one in before if channels_of(one)[0]][-1:]
+    nearest = inside if of_input else inside[::-1]
+
+    def fits(one: Module) -> bool:
+        width, _ = channels_of(one, of_input)
+        return shape[channel_axis(one, shape, of_input)] == width
+
+    # Modules need not run in the order in which they are registered.
+    return next(filter(fits, nearest), next(iter(nearest), None))
 
 
 def _windowed(around: Sequence[Module]) -> str | None:
@@ -251,9 +293,7 @@ def _n_prefix(around: Sequence[Module], n_tokens: int) -> int:
         found = count if isinstance(count, int) else sum(_prefix_sizes(module))
         if found or count == 0:
             return min(found, n_tokens - 1)
-    is_square = math.isqrt(n_tokens) ** 2 == n_tokens
-    is_behind = n_tokens > 2 and math.isqrt(n_tokens - 1) ** 2 == n_tokens - 1
-    return int(is_behind and not is_square and not around)
+    return 0
 
 
 def _prefix_sizes(module: Module) -> Iterator[int]:
@@ -264,6 +304,14 @@ def _prefix_sizes(module: Module) -> Iterator[int]:
 
 def channel_axis(module: Module, shape: Sequence[int], of_input: bool = False) -> int:
     """Which end of a shape counts the channels of a layer with weights.
+
+    Args:
+        module: the layer.
+        shape: its output's shape without the batch; it may be that of a module around.
+        of_input: whether the shape is that of what it takes in.
+
+    Returns:
+        the first or the last axis.
 
     >>> from torch.nn import Linear
     >>> channel_axis(Linear(3, 8), (7, 7, 8)), channel_axis(Linear(3, 8), (8, 7, 7))
@@ -276,7 +324,14 @@ def channel_axis(module: Module, shape: Sequence[int], of_input: bool = False) -
 
 
 def channels_of(module: Module, of_input: bool = False) -> tuple[int, int]:
-    """Number of channels of a layer with weights (0 where unknown), and their end.
+    """Number of channels of a layer with weights, and where they stand.
+
+    Args:
+        module: any module.
+        of_input: ask for what it takes in, not for what it puts out.
+
+    Returns:
+        the number, 0 for a module without channels of its own; and their axis, 0 or -1.
 
     >>> from torch.nn import Linear
     >>> channels_of(Linear(3, 8)), channels_of(Linear(3, 8), of_input=True)

@@ -8,7 +8,7 @@ import transformers
 from torch import nn
 
 from captum_rdr import ConfigurationBank, RelaxedDecisionRegion, zoo
-from captum_rdr.axes import LayerAxes, axes_of
+from captum_rdr.axes import LayerAxes, axes_of, guessed_axes
 from captum_rdr.pooling import spatial_max, spatial_mean
 
 FIRST, LAST, TOKENS = "channel height width", "height width channel", "token channel"
@@ -90,7 +90,8 @@ def test_the_bank_keeps_them(tmp_path):
     loaded = ConfigurationBank.load(tmp_path / "bank").axes
     assert loaded.named((1, 2, 0)) == {"channel": 1, "width": 2, "height": 0}
     assert loaded == bank.axes
-    assert ConfigurationBank((4, 3, 3)).axes.kinds == ("channel", "height", "width")
+    bank.axes = None
+    assert bank.axes is None
 
 
 def test_several_layers_have_axes_of_their_own():
@@ -192,12 +193,19 @@ def test_windows_come_back_to_their_places():
 
 
 def test_layers_that_name_nothing():
-    assert axes_of(None, ()).kinds == ()
-    assert axes_of(None, (9, 4)) == LayerAxes(TOKENS)
-    assert axes_of(None, (10, 4)) == LayerAxes(TOKENS, n_prefix=1)
-    kinds = axes_of(None, (4, 2, 2, 2, 2)).kinds
-    assert kinds == ("channel", *["other"] * 4)
-    assert axes_of(nn.LayerNorm((4, 5, 5)), (4, 5, 5)).kinds == tuple(FIRST.split())
+    """Nothing is claimed to be known; figures go by the likeliest."""
+    net = nn.Sequential(nn.Linear(4, 6), nn.Unflatten(2, (2, 3)))
+    data = torch.randn(5, 3, 4)
+    assert fitted(net, net[1], data).bank.axes is None  # no axis has six channels
+    assert ConfigurationBank((9, 4)).axes is None
+    assert axes_of(None, (9, 4)) is None
+    assert axes_of(nn.LayerNorm((4, 5, 5)), (4, 5, 5)) is None
+    assert axes_of(None, ()) == guessed_axes(()) == LayerAxes("")
+    assert axes_of(None, (4,)) == LayerAxes("channel")
+    assert guessed_axes((9, 4)) == LayerAxes(TOKENS)
+    assert guessed_axes((10, 4)) == LayerAxes(TOKENS, n_prefix=1)
+    assert guessed_axes((4, 3, 3)) == LayerAxes(FIRST)
+    assert guessed_axes((4, 2, 2, 2, 2)).kinds == ("channel", *["other"] * 4)
 
 
 def test_what_is_refused():

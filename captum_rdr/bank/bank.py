@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from captum_rdr._arguments import check_whole
-from captum_rdr.axes import LayerAxes, axes_of
+from captum_rdr.axes import LayerAxes
 from captum_rdr.bank import bits, files, queries
 from captum_rdr.bank.queries import Nearest, Wanted
 from captum_rdr.bank.rows import GrowingRows
@@ -109,26 +109,26 @@ class ConfigurationBank:
         return self.layer_shape.numel()
 
     @property
-    def axes(self) -> LayerAxes:
-        """What the axes of the layer's output mean; a guess by its shape if unknown.
+    def axes(self) -> LayerAxes | None:
+        """What the axes of the layer's output mean; None where that is unknown.
 
         Raises:
             ValueError: what is set does not fit the layer's shape.
 
         >>> bank = ConfigurationBank((7, 7, 96))
-        >>> bank.axes.kinds
-        ('channel', 'height', 'width')
         >>> bank.axes = LayerAxes("height width channel")
         >>> bank.axes.channel_axis
         2
         """
-        stored = self.source.axes
-        return LayerAxes(**stored) if stored else axes_of(None, self.layer_shape)
+        return LayerAxes(**self.source.axes) if self.source.axes else None
 
     @axes.setter
-    def axes(self, axes: LayerAxes) -> None:
-        axes.check(self.layer_shape)
-        self.source = self.source._replace(axes=axes.as_fields())
+    def axes(self, axes: LayerAxes | None) -> None:
+        if axes is not None:
+            axes.check(self.layer_shape)
+        self.source = self.source._replace(
+            axes={} if axes is None else axes.as_fields()
+        )
 
     @property
     def rows(self) -> Tensor:

@@ -87,7 +87,9 @@ class LayerIndex:
     attribute_to_layer_input: bool
     keep_features: bool
     writer: Writer
-    axes_of: Callable[[torch.Size], LayerAxes] = field(default=partial(axes_of, None))
+    axes_of: Callable[[torch.Size], LayerAxes | None] = field(
+        default=partial(axes_of, None)
+    )
     data: DataPrint = field(default_factory=lambda: DataPrint(0))
     n_instances: int = 0
 

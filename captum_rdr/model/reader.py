@@ -78,8 +78,10 @@ class LayerReader:
             axes=[self.axes[index] for index in indices] if self.axes else (),
         )
 
-    def axes_of(self, index: int, shape: torch.Size, of_input: bool) -> LayerAxes:
-        """What the axes of a layer's output or input, pooled or not, mean.
+    def axes_of(
+        self, index: int, shape: torch.Size, of_input: bool
+    ) -> LayerAxes | None:
+        """What the axes of a layer's output or input, pooled or not, mean, if known.
 
         Args:
             index: the layer's number.
@@ -123,15 +125,11 @@ class LayerReader:
         what = "the input of layer" if attribute_to_layer_input else "layer"
 
         def pooled(index: int, output: Any) -> tuple[Tensor, ...]:
-            named = dict(current["named"])
-            asks = "axes" in extra_parameters(self.pools[index])
-            if asks and isinstance(output, Tensor):
-                shape = output.shape[1:]
-                named["axes"] = self.axes_of(index, shape, attribute_to_layer_input)
+            named, of_input = current["named"], attribute_to_layer_input
             activations = layer_activations(
                 output,
                 self.pools[index],
-                named,
+                {**named, **self._asked_axes(index, output, of_input)},
                 batch_size=current["batch_size"],
                 where=f"{what} {names[index]!r} in {current['label']}",
             )
@@ -164,6 +162,15 @@ class LayerReader:
                 )
 
             yield read
+
+    def _asked_axes(
+        self, index: int, output: Any, of_input: bool
+    ) -> dict[str, LayerAxes | None]:
+        """The axes of an output, if the layer's pool asks for them."""
+        asks = "axes" in extra_parameters(self.pools[index])
+        if not (asks and isinstance(output, Tensor)):
+            return {}
+        return {"axes": self.axes_of(index, output.shape[1:], of_input)}
 
     def _device_ids(self) -> Sequence[int] | None:
         if self.device_ids is not None:

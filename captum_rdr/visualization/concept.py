@@ -21,11 +21,18 @@ from captum_rdr.visualization import sheet, tiles
 from captum_rdr.visualization.reference import Picture, as_batch, as_reference, input_of
 
 _GAP = 0.08
-_SCALES = {
+_SCALES: dict[str, Any] = {
     "positive": "Blues",
     "negative": "Oranges",
     "absolute_value": "Purples",
     "all": sheet.SIGNED,
+}
+
+_ENDS = {
+    "positive": ("none", "for the concept"),
+    "negative": ("none", "against the concept"),
+    "absolute_value": ("none", "for or against the concept"),
+    "all": ("against the concept", "for the concept"),
 }
 
 Array = npt.NDArray[Any]
@@ -109,20 +116,17 @@ def visualize_concept(
     inputs = [own, *(reference.input(row) for row in rows.tolist())]
     attributions = _attributed(attribute, inputs)
     bare = [not _has_sign(values, sign) for values in attributions]
-    for number in np.flatnonzero(bare):
-        notes = (*shown[number].notes, "no attribution")
-        shown[number] = replace(shown[number], notes=notes)
+    shown = list(map(_noted, shown, bare))
     few = f"{len(rows)} of {len(region.members)} members"
     heading = f"Query and {few}, {tiles.order_name(region)}"
 
-    given: Any = _SCALES.get(sign, sheet.SIGNED) if cmap is None else cmap
-    colors = matplotlib.colormaps.get_cmap(given)
+    colors = matplotlib.colormaps.get_cmap(cmap or _SCALES.get(sign, sheet.SIGNED))
+    options = (sign, colors, outlier_perc, alpha_overlay)
 
     def draw_attribution(ax: Axes, number: int, method: str) -> None:
         picture = shown[number].picture
         if not bare[number]:
-            options = (method, sign, colors, outlier_perc, alpha_overlay)
-            _overlay(ax, attributions[number], picture, *options)
+            _overlay(ax, attributions[number], picture, method, *options)
         elif method != "heat_map":
             tiles.show_picture(ax, picture)
         else:
@@ -142,15 +146,13 @@ def visualize_concept(
     return sheet.draw(content, **figure)
 
 
+def _noted(tile: tiles.Tile, is_bare: bool) -> tiles.Tile:
+    return replace(tile, notes=(*tile.notes, *["no attribution"] * is_bare))
+
+
 def _colorbar(colors: Any, sign: str) -> sheet.Block:
     """What the colors mean, each image by its own scale."""
-    names = {
-        "negative": ("none", "against the concept"),
-        "absolute_value": ("none", "much"),
-    }
-    low, high = names.get(sign, ("none", "for the concept"))
-    if sign == "all":
-        low = "against the concept"
+    low, high = _ENDS.get(sign, _ENDS["all"])
     start = sheet.text_width(low, 8) + 0.1
 
     def draw(canvas: sheet.Canvas, x: float, y: float) -> None:

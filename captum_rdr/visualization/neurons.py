@@ -12,7 +12,7 @@ from torch import Tensor
 
 from captum_rdr._arguments import check_whole
 from captum_rdr.attribution import RelaxedDecisionRegion
-from captum_rdr.axes import KINDS, LayerAxes
+from captum_rdr.axes import KINDS, LayerAxes, guessed_axes
 from captum_rdr.bank import ConfigurationBank
 from captum_rdr.method.region import Region
 from captum_rdr.model.inputs import input_arguments
@@ -97,7 +97,7 @@ def visualize_principal_neurons(
     elif dataset is not None and region.query is not None:
         picture = reference.picture(region.query)
     aspect = 1.0 if picture is None else picture.shape[0] / picture.shape[1]
-    layout = neuron_layout(region, bank.axes, aspect)
+    layout = neuron_layout(region, bank_axes(bank), aspect)
     colors = matplotlib.colormaps.get_cmap(sheet.SIGNED if cmap is None else cmap)
     rows: list[tiles.Row] = []
     if dataset is not None:
@@ -138,6 +138,11 @@ class NeuronLayout(NamedTuple):
     unit: str
     line: Floats | None
     line_unit: str
+
+
+def bank_axes(bank: ConfigurationBank) -> LayerAxes:
+    """What a bank's axes mean, or by its shape probably mean."""
+    return bank.axes or guessed_axes(bank.layer_shape)
 
 
 def neuron_layout(region: Region, axes: LayerAxes, aspect: float = 1.0) -> NeuronLayout:
@@ -186,7 +191,7 @@ def top_rows(
         near = _window(bank, int(neuron), aspect)
         shown, values = _most_active(rdr, index, neuron, reference)
         wanted = "active" if region.states[which] else "inactive"
-        named = bank.axes.named(coordinates)
+        named = bank_axes(bank).named(coordinates)
         parts = [f"{kind} {named[kind]}" for kind in KINDS if kind in named]
         found = [
             tiles.Tile(
@@ -230,7 +235,7 @@ def _window(
     """Top, left, height and width of the surroundings of a neuron, in shares."""
     only = torch.zeros(1, bank.n_neurons)
     only[0, neuron] = 1
-    places, _ = bank.axes.arranged(only.reshape(1, *bank.layer_shape), aspect)
+    places, _ = bank_axes(bank).arranged(only.reshape(1, *bank.layer_shape), aspect)
     flat = places.sum((0, 1, 2))
     if flat.shape[0] == 1 or not bool(flat.any()):  # a vector, a series, a class token
         return 0.0, 0.0, 1.0, 1.0

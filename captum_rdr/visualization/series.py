@@ -10,7 +10,7 @@ from captum_rdr._arguments import check_whole
 from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.method.region import Region
 from captum_rdr.visualization import sheet, tiles
-from captum_rdr.visualization.neurons import bars_block, neuron_layout
+from captum_rdr.visualization.neurons import bank_axes, bars_block, neuron_layout
 from captum_rdr.visualization.reference import Classes, as_reference, input_of
 
 Floats = npt.NDArray[np.float64]
@@ -84,7 +84,7 @@ def visualize_time_series_region(
     for row, note in zip(rows.tolist(), notes, strict=True):
         caption = _caption(f"row {row}", reference.classes(row), note)
         shown.append((caption, series_of(reference.input(row))))
-    layout = neuron_layout(region, bank.axes)
+    layout = neuron_layout(region, bank_axes(bank))
     times = layout.line if layout.line_unit == "time" else None
     few = f"Query and {len(rows)} of {len(region.members)} members"
     text = f"{tiles.described(region)} {few}, {tiles.order_name(region)}."

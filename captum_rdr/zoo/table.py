@@ -37,7 +37,7 @@ class LayerInfo:
         reason: why not, or what the sign of its output means.
         recommended: whether it is the one that stands for its stage.
         is_quantized: whether its output is a quantized tensor.
-        axes: what the axes of its output mean; None where that is no tensor.
+        axes: what the axes of its output mean; None where that is unknown.
     """
 
     name: str
@@ -56,7 +56,8 @@ class LayerInfo:
     @property
     def has_tokens(self) -> bool:
         """Whether the output is a sequence of tokens, ``(T, E)``."""
-        return self.axes is not None and self.axes.kinds == ("token", "channel")
+        shape = self.shape or ()
+        return len(shape) == 2 and self.n_positions == shape[0]
 
 
 class LayerTable(tuple[LayerInfo, ...]):

@@ -12,7 +12,7 @@ from torch import nn
 from captum_rdr import ConfigurationBank, Region, RelaxedDecisionRegion
 from captum_rdr.axes import LayerAxes
 from captum_rdr.visualization import visualize_principal_neurons
-from captum_rdr.visualization.neurons import neuron_layout
+from captum_rdr.visualization.neurons import bank_axes, neuron_layout
 
 
 def setting(shape, count=12, axes=None) -> tuple[Region, RelaxedDecisionRegion]:
@@ -47,7 +47,7 @@ def as_dict(values, offset=0):
 
 def test_channels_and_places():
     region, rdr = setting((5, 3, 4))
-    layout = neuron_layout(region, rdr.bank.axes)
+    layout = neuron_layout(region, bank_axes(rdr.bank))
     assert as_dict(layout.places[0]) == pytest.approx(summed(region, True, (1, 2)))
     assert as_dict(layout.places[1]) == pytest.approx(summed(region, False, (1, 2)))
     assert as_dict(layout.channels[0]) == pytest.approx(summed(region, True, (0,)))
@@ -68,7 +68,7 @@ def test_channels_and_places():
 def test_tokens(n_tokens, n_prefix, grid, expected):
     axes = None if n_prefix is None else LayerAxes("token channel", n_prefix, grid)
     region, rdr = setting((n_tokens, 6), axes=axes)
-    layout = neuron_layout(region, rdr.bank.axes, 0.75)
+    layout = neuron_layout(region, bank_axes(rdr.bank), 0.75)
     assert layout.places.shape == (2, *expected)
     n_prefix = n_tokens - expected[0] * expected[1]
     assert layout.prefix.shape == (2, n_prefix)
@@ -86,7 +86,7 @@ def test_tokens(n_tokens, n_prefix, grid, expected):
 
 def test_tokens_without_a_grid_are_bars():
     region, rdr = setting((7, 6))
-    layout = neuron_layout(region, rdr.bank.axes)
+    layout = neuron_layout(region, bank_axes(rdr.bank))
     assert layout.places is None
     assert layout.line_unit == "token"
     assert as_dict(layout.line[0]) == pytest.approx(summed(region, True, (0,)))
@@ -97,14 +97,14 @@ def test_tokens_without_a_grid_are_bars():
 
 def test_channels_that_come_last():
     region, rdr = setting((3, 4, 5), axes=LayerAxes("height width channel"))
-    layout = neuron_layout(region, rdr.bank.axes)
+    layout = neuron_layout(region, bank_axes(rdr.bank))
     assert as_dict(layout.places[0]) == pytest.approx(summed(region, True, (0, 1)))
     assert as_dict(layout.channels[1]) == pytest.approx(summed(region, False, (2,)))
 
 
 def test_times_are_no_places():
     region, rdr = setting((5, 12), axes=LayerAxes("channel time"))
-    layout = neuron_layout(region, rdr.bank.axes)
+    layout = neuron_layout(region, bank_axes(rdr.bank))
     assert layout.places is None
     assert (layout.line_unit, layout.unit) == ("time", "channel")
     assert as_dict(layout.line[1]) == pytest.approx(summed(region, False, (1,)))
@@ -155,7 +155,7 @@ def test_no_panel_for_an_empty_map():
 
 def test_vectors_have_no_map():
     region, rdr = setting((40,))
-    layout = neuron_layout(region, rdr.bank.axes)
+    layout = neuron_layout(region, bank_axes(rdr.bank))
     assert layout.places is None
     assert as_dict(layout.channels[0]) == pytest.approx(summed(region, True, (0,)))
     _, ax = visualize_principal_neurons(region, rdr, use_pyplot=False)
@@ -166,7 +166,7 @@ def test_vectors_have_no_map():
 
 def test_maps_show_the_sums_at_the_places_of_the_layer():
     region, rdr = setting((5, 4, 4))
-    layout = neuron_layout(region, rdr.bank.axes)
+    layout = neuron_layout(region, bank_axes(rdr.bank))
     _, ax = visualize_principal_neurons(region, rdr, use_pyplot=False, cmap="PuOr")
     active, inactive, bars = ax.child_axes
     largest = layout.places.max()
@@ -190,7 +190,7 @@ def test_maps_show_the_sums_at_the_places_of_the_layer():
 
 def test_the_overlay_lies_over_the_image():
     region, rdr = setting((5, 4, 4))
-    layout = neuron_layout(region, rdr.bank.axes)
+    layout = neuron_layout(region, bank_axes(rdr.bank))
     image = torch.rand(3, 12, 12)
     before = image.clone()
     _, ax = visualize_principal_neurons(region, rdr, None, image, use_pyplot=False)
@@ -211,7 +211,7 @@ def test_many_channels_keep_their_places():
 
 def test_thousands_of_neurons_are_lines():
     region, rdr = setting((3000,), count=3000)
-    layout = neuron_layout(region, rdr.bank.axes)
+    layout = neuron_layout(region, bank_axes(rdr.bank))
     _, ax = visualize_principal_neurons(region, rdr, use_pyplot=False)
     (bars,) = ax.child_axes
     active, inactive = bars.collections
