@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from captum_rdr._arguments import checked_folders, checked_rows, for_each
+from captum_rdr.axes import LayerAxes
 from captum_rdr.bank import ConfigurationBank, bits
 from captum_rdr.bank.files import PathLike
 from captum_rdr.bank.writers import FolderWriter, MemoryWriter
@@ -70,6 +72,8 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
             layer; its thresholds are used.
         call_index: which call of a layer that fires several times in a forward pass;
             negative counts from the last.
+        axes: what the axes of the layer's own output mean, which pools and figures go
+            by; None to tell by its type and shape. For a list of layers, a list.
         force: use a bank although the fingerprint of its weights, layer or pool is
             another. Only for a model that is known to have the same states, such as one
             that was converted.
@@ -100,6 +104,7 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         pool: Pool | list[Pool | None] | None = None,
         bank: ConfigurationBank | list[ConfigurationBank] | None = None,
         call_index: int | None = None,
+        axes: LayerAxes | list[LayerAxes | None] | None = None,
         force: bool = False,
     ) -> None:
         check_layer(forward_func, layer)
@@ -111,6 +116,7 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
             device_ids,
             checked_pools(pool, len(layers)),
             checked_call_index(call_index),
+            for_each(axes, len(layers), "axes"),
         )
         self._thresholds = [
             None
@@ -207,9 +213,10 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
                     MemoryWriter()
                     if folder is None
                     else FolderWriter(folder, resume=resume),
+                    partial(self._reader.axes_of, i, of_input=attribute_to_layer_input),
                 )
-                for name, threshold, print_, folder in zip(
-                    names, self._thresholds, prints, folders, strict=True
+                for i, (name, threshold, print_, folder) in enumerate(
+                    zip(names, self._thresholds, prints, folders, strict=True)
                 )
             ],
             additional_forward_args=additional_forward_args,

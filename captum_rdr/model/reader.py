@@ -12,10 +12,11 @@ from torch import Tensor
 from torch.nn import Module
 
 from captum_rdr._arguments import check_whole, for_each
+from captum_rdr.axes import LayerAxes, axes_of
 from captum_rdr.model.hooks import layer_names, recording
 from captum_rdr.model.inputs import ForwardArguments
 from captum_rdr.model.states import layer_activations
-from captum_rdr.pooling import Pool
+from captum_rdr.pooling import Pool, extra_parameters
 
 KeepActivations = Callable[[int, Tensor], tuple[Tensor, ...]]
 Read = Callable[..., list[tuple[Tensor, ...]]]
@@ -31,6 +32,7 @@ class LayerReader:
         device_ids: devices of a ``DataParallel`` model, or None.
         pools: one for each layer, applied to its output; None for none.
         call_index: which call of a layer that fires several times, or None.
+        axes: what each layer's axes mean; None, or none at all, to find out.
     """
 
     forward_func: Callable[..., Any]
@@ -38,6 +40,7 @@ class LayerReader:
     device_ids: Sequence[int] | None
     pools: Sequence[Pool | None]
     call_index: int | None
+    axes: Sequence[LayerAxes | None] = ()
 
     @property
     def model(self) -> Module | None:
@@ -72,7 +75,29 @@ class LayerReader:
             self,
             layers=[self.layers[index] for index in indices],
             pools=[self.pools[index] for index in indices],
+            axes=[self.axes[index] for index in indices] if self.axes else (),
         )
+
+    def axes_of(
+        self, index: int, shape: torch.Size, of_input: bool
+    ) -> LayerAxes | None:
+        """What the axes of a layer's output or input, pooled or not, mean, if known.
+
+        Args:
+            index: the layer's number.
+            shape: that of one instance.
+            of_input: whether the layer's input is read.
+
+        Raises:
+            ValueError: the axes that were given do not fit a layer without a pool.
+        """
+        given = self.axes[index] if self.axes else None
+        if given is not None and self.pools[index] is None:
+            given.check(shape)
+        if given is not None and len(given.kinds) == len(shape):
+            return given
+        layer = self.layers[index]
+        return axes_of(layer, shape, self.model, of_input=of_input)
 
     @contextmanager
     def reading(
@@ -100,10 +125,11 @@ class LayerReader:
         what = "the input of layer" if attribute_to_layer_input else "layer"
 
         def pooled(index: int, output: Any) -> tuple[Tensor, ...]:
+            named, of_input = current["named"], attribute_to_layer_input
             activations = layer_activations(
                 output,
                 self.pools[index],
-                current["named"],
+                {**named, **self._asked_axes(index, output, of_input)},
                 batch_size=current["batch_size"],
                 where=f"{what} {names[index]!r} in {current['label']}",
             )
@@ -136,6 +162,15 @@ class LayerReader:
                 )
 
             yield read
+
+    def _asked_axes(
+        self, index: int, output: Any, of_input: bool
+    ) -> dict[str, LayerAxes | None]:
+        """The axes of an output, if the layer's pool asks for them."""
+        asks = "axes" in extra_parameters(self.pools[index])
+        if not (asks and isinstance(output, Tensor)):
+            return {}
+        return {"axes": self.axes_of(index, output.shape[1:], of_input)}
 
     def _device_ids(self) -> Sequence[int] | None:
         if self.device_ids is not None:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from captum_rdr.attribution import RelaxedDecisionRegion
+from captum_rdr.bank import ConfigurationBank
 from captum_rdr.method.region import Region
 from captum_rdr.report.images import figure_uri
 from captum_rdr.visualization import (
@@ -123,7 +124,7 @@ def query_part(
         names, regions, banks, attributes, strict=True
     ):
         rows = region_rows(region, bank, reference, tile, n_members)
-        drawings = [_neurons(region, tile)]
+        drawings = [_neurons(region, rdr, bank, reference, query)]
         if attribute is not None:
             drawings.append(_concept(region, rdr, attribute, reference, query))
         layers.append(LayerPart(name, region, _outcome([region]), rows, drawings))
@@ -148,9 +149,18 @@ def _outcome(regions: Sequence[Region]) -> str:
     return next(worst, "untested")
 
 
-def _neurons(region: Region, tile: tiles.Tile) -> Drawing:
-    image = tile.picture if len(region.layer_shape) > 1 else None
-    fig, _ = visualize_principal_neurons(region, image, use_pyplot=False)
+def _neurons(
+    region: Region,
+    rdr: RelaxedDecisionRegion,
+    bank: ConfigurationBank,
+    reference: Reference,
+    query: Any,
+) -> Drawing:
+    # Without features the model would run anew for each neuron of each query.
+    count = 4 if bank.features is not None else 0
+    fig, _ = visualize_principal_neurons(
+        region, rdr, reference, query, n_neurons=count, use_pyplot=False
+    )
     active = int(region.states.sum())
     return Drawing(
         "Principal neurons",
@@ -168,7 +178,7 @@ def _concept(
     query: Any,
 ) -> Drawing:
     fig, _ = visualize_concept(
-        region, rdr, attribute, reference, query, use_pyplot=False
+        region, rdr, reference, query, attribute=attribute, use_pyplot=False
     )
     return Drawing(
         "Where the concept is",

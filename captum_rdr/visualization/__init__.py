@@ -11,6 +11,7 @@ from captum_rdr.visualization.neurons import visualize_principal_neurons
 from captum_rdr.visualization.plane import visualize_plane
 from captum_rdr.visualization.reference import Reference
 from captum_rdr.visualization.region import visualize_region
+from captum_rdr.visualization.series import visualize_time_series_region
 from captum_rdr.visualization.sheet import FigureOptions
 from captum_rdr.visualization.tabular import visualize_tabular_region
 from captum_rdr.visualization.text import RegionText, visualize_text_region
@@ -28,4 +29,5 @@ __all__ = [
     "visualize_region",
     "visualize_tabular_region",
     "visualize_text_region",
+    "visualize_time_series_region",
 ]

@@ -3,9 +3,9 @@
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import compress
 from typing import Any, Unpack
 
-import matplotlib
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -26,8 +26,10 @@ Floats = npt.NDArray[np.float64]
 Key = list[tuple[str, str, Any]]
 """Sign, name and color of everything on a map."""
 
-_OUTLINES = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00")
-_MARKED = 10  # classes that get a color of their own
+_LINES = ("-", "--", ":", "-.")
+MARKS = [(color, sign) for sign in "●▲" for color in sheet.PALETTE]
+"""Color and sign of each class that has its own."""
+_MOST = 0.5  # share of the map that an outline may cover
 _BLOCK = 1 << 24  # states unpacked at a time
 _EXTRA, _ROUNDS = 6, 40  # directions searched beside those wanted, and rounds at most
 
@@ -47,8 +49,8 @@ def visualize_bank(
     Args:
         bank: the reference bank.
         regions: regions of the bank; each is outlined by the convex hull of its members
-            on the map, so that strangers may lie within. "n.s." marks those that a test
-            found not significant.
+            on the map, so that strangers may lie within, unless that covers most of it.
+            "n.s." marks those that a test found not significant.
         rows: bank rows to draw, e.g. those of one class; None for all.
         embedding: two coordinates of each drawn row, ``(R, 2)``; None for the first two
             principal components of their states.
@@ -81,9 +83,16 @@ def visualize_bank(
         (_caption(region), points[torch.isin(shown, region.members).numpy()])
         for region in regions
     ]
+    extent = np.prod(np.ptp(points, axis=0))
+    areas = [polygon_area(convex_hull(inside)) for _, inside in outlines]
+    fits = [not area > _MOST * extent > 0 for area in areas]
+    wide = [name for (name, _), fit in zip(outlines, fits, strict=True) if not fit]
+    outlines = list(compress(outlines, fits))
     few = "All" if len(shown) == len(bank) else f"{len(shown)} of"
-    outlined = f", {len(regions)} region{'s' * (len(regions) > 1)} outlined"
+    outlined = f", {len(outlines)} region{'s' * (len(outlines) != 1)} outlined"
     counted = f"{few} {len(bank)} instances of the bank{outlined if regions else ''}."
+    if wide:
+        counted += f" Not outlined, since all over the map: {', '.join(wide)}."
 
     def content(width: float) -> list[sheet.Block]:
         block = _map_block(points, names, outlines, axis_names, width)
@@ -141,22 +150,23 @@ def _map_block(
     width: float,
 ) -> sheet.Block:
     """The map, and what its colors mean beside it where there is room."""
-    side = min(4.05, width - 0.5)
+    side = min(4.0, width - 0.55)
     room = width - side - 0.6
 
     def draw(canvas: sheet.Canvas, x: float, y: float) -> None:
-        ax = canvas.plot(x + 0.45, y + 0.05, side, side)
+        ax = canvas.plot(x + 0.5, y + 0.05, side, side)
         key = _draw_points(ax, points, names, canvas.scale)
         for number, (name, inside) in enumerate(outlines):
-            color = _OUTLINES[number % len(_OUTLINES)]
-            _draw_outline(ax, inside, color, canvas.scale)
-            key.append(("○", name, color))
+            color = sheet.PALETTE[-1 - number % len(sheet.PALETTE)]
+            line = _LINES[number % len(_LINES)]
+            _draw_outline(ax, inside, color, line, canvas.scale)
+            key.append((f"{'╌' if number % len(_LINES) else '─'}○", name, color))
         ax.margins(0.05)
         ax.set(xlabel=axis_names[0], ylabel=axis_names[1])
         for number, (sign, name, color) in enumerate(key[:25] if room > 0.7 else []):
             top = y + 0.1 + 0.16 * number
-            canvas.text(x + side + 0.55, top, sign, 7, color=color)
-            canvas.text(x + side + 0.7, top, sheet.shortened(name, room - 0.15, 7), 7)
+            canvas.text(x + side + 0.6, top, sign, 8, color=color)
+            canvas.text(x + side + 0.85, top, sheet.shortened(name, room - 0.25, 8), 8)
 
     return sheet.Block(side + 0.45, draw)
 
@@ -165,22 +175,21 @@ def _draw_points(
     ax: Axes, points: Floats, names: list[str] | None, scale: float
 ) -> Key:
     """Draw the instances; returns what each color means."""
-    area = float(np.clip(4000 / len(points), 2, 14)) * scale**2
+    area = float(np.clip(8000 / len(points), 3, 16)) * scale**2
 
-    def draw(some: Any, color: Any, alpha: float) -> None:
+    def draw(some: Any, color: Any, alpha: float, sign: str = "●") -> None:
         x, y = points[some].T
-        ax.scatter(x, y, s=area, color=color, alpha=alpha, linewidths=0)
+        marker = "^" if sign == "▲" else "o"
+        ax.scatter(x, y, area, color, marker=marker, alpha=alpha, linewidths=0)
 
     if names is None:
         draw(slice(None), sheet.GRAY, 0.6)
         return []
-    frequent = [name for name, _ in Counter(sorted(names)).most_common(_MARKED)]
-    colors = matplotlib.colormaps["tab10"]
+    frequent = [name for name, _ in Counter(sorted(names)).most_common(len(MARKS))]
     key: Key = []
-    for number, name in enumerate(sorted(frequent)):
-        color = colors(number)
-        draw([one == name for one in names], color, 0.7)
-        key.append(("●", name, color))
+    for name, (color, sign) in zip(sorted(frequent), MARKS, strict=False):
+        draw([one == name for one in names], color, 0.7, sign)
+        key.append((sign, name, color))
     rest = [one not in frequent for one in names]
     if any(rest):
         draw(rest, sheet.GRAY, 0.4)
@@ -188,13 +197,25 @@ def _draw_points(
     return key
 
 
-def _draw_outline(ax: Axes, inside: Floats, color: str, scale: float) -> None:
+def _draw_outline(
+    ax: Axes, inside: Floats, color: str, line: str, scale: float
+) -> None:
     """Draw the convex hull of a region's members, and each of them."""
     corners = convex_hull(inside)
     closed = np.concatenate([corners, corners[:1]])
-    ax.plot(*closed.T, color=color, linewidth=1.4 * scale)
+    ax.plot(*closed.T, color=color, linestyle=line, linewidth=1.4 * scale)
     x, y = inside.T
     ax.scatter(x, y, 9 * scale**2, facecolors="none", edgecolors=color, linewidths=0.6)
+
+
+def polygon_area(corners: Floats) -> float:
+    """The area within corners ``(M, 2)``, by the shoelace formula.
+
+    >>> polygon_area(np.array([[0.0, 0], [2, 0], [2, 2], [0, 2]]))
+    4.0
+    """
+    x, y = corners.T
+    return float(abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2)
 
 
 def convex_hull(points: Floats) -> Floats:

@@ -3,8 +3,10 @@
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Unpack
 
+import matplotlib
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -19,6 +21,19 @@ from captum_rdr.visualization import sheet, tiles
 from captum_rdr.visualization.reference import Picture, as_batch, as_reference, input_of
 
 _GAP = 0.08
+_SCALES: dict[str, Any] = {
+    "positive": "Blues",
+    "negative": "Oranges",
+    "absolute_value": "Purples",
+    "all": sheet.SIGNED,
+}
+
+_ENDS = {
+    "positive": ("none", "for the concept"),
+    "negative": ("none", "against the concept"),
+    "absolute_value": ("none", "for or against the concept"),
+    "all": ("against the concept", "for the concept"),
+}
 
 Array = npt.NDArray[Any]
 
@@ -29,20 +44,23 @@ Attribute = Callable[[Tensor], Tensor]
 def visualize_concept(
     region: Region,
     rdr: RelaxedDecisionRegion,
-    attribute: Attribute,
     dataset: Any,
     query: Any = None,
     *,
+    attribute: Attribute,
     n_members: int = 4,
     method: str = "blended_heat_map",
     sign: str = "all",
+    outlier_perc: float = 2,
+    alpha_overlay: float = 0.5,
+    show_colorbar: bool = True,
     cmap: Any = None,
     **figure: Unpack[sheet.FigureOptions],
 ) -> sheet.FigureAxes:
     """Draw where in the query and in members the region's concept is.
 
     The first row shows the images, the second what any Captum attribution of the
-    region's concept score gives for them, drawn by
+    region's concept score gives for them, alone, and the third both, drawn by
     `captum.attr.visualization.visualize_image_attr`. An image whose attributions are all
     zero stays bare. Behind a ReLU that happens to gradients where every principal neuron
     must be inactive: explain the layer before it then.
@@ -50,15 +68,21 @@ def visualize_concept(
     Args:
         region: the region to show.
         rdr: fitted; the region is one of its own.
-        attribute: from a batch of inputs to attributions of the same shape, e.g.
-            ``Saliency(rdr.concept_score(region)).attribute``.
         dataset: the reference set that was fitted, or a `Reference` of it.
         query: the input, without the batch dimension, or a tuple of it, its class and
             the class that the model predicts; not needed where the bank holds it.
+        attribute: from a batch of inputs to attributions of the same shape, e.g.
+            ``Saliency(rdr.concept_score(region)).attribute``.
         n_members: members to show beside the query at most, the nearest first.
-        method: as for ``visualize_image_attr``.
+        method: of the third row, as for ``visualize_image_attr``; ``"heat_map"`` leaves
+            that row out.
         sign: as for ``visualize_image_attr``.
-        cmap: colormap of the attributions, as for ``visualize_image_attr``.
+        outlier_perc: as for ``visualize_image_attr``: the color scale of each image ends
+            where this share of its attribution, in percent, lies beyond.
+        alpha_overlay: as for ``visualize_image_attr``.
+        show_colorbar: say below what the colors mean.
+        cmap: colormap of the attributions, as for ``visualize_image_attr``; by default
+            from orange, against the concept, to blue, for it.
         **figure: see `FigureOptions`.
 
     Returns:
@@ -76,9 +100,11 @@ def visualize_concept(
     >>> rdr = RelaxedDecisionRegion(model, model).fit(data, show_progress=False)
     >>> region = rdr.attribute_members([3], 4, 5, weighting="evidence")[0]
     >>> attribute = Saliency(rdr.concept_score(region)).attribute
-    >>> fig, ax = visualize_concept(region, rdr, attribute, data, use_pyplot=False)
-    >>> len(ax.child_axes) in (4, 6, 8, 10)  # query and members, each twice
-    True
+    >>> fig, ax = visualize_concept(
+    ...     region, rdr, data, attribute=attribute, n_members=0, use_pyplot=False
+    ... )
+    >>> len(ax.child_axes)  # the query three times, and the color bar
+    4
     """
     check_whole("n_members", n_members, 0)
     _, bank = tiles.layer_of(region, rdr)
@@ -90,25 +116,53 @@ def visualize_concept(
     inputs = [own, *(reference.input(row) for row in rows.tolist())]
     attributions = _attributed(attribute, inputs)
     bare = [not _has_sign(values, sign) for values in attributions]
-    for number in np.flatnonzero(bare):
-        notes = (*shown[number].notes, "no attribution")
-        shown[number] = replace(shown[number], notes=notes)
+    shown = list(map(_noted, shown, bare))
     few = f"{len(rows)} of {len(region.members)} members"
     heading = f"Query and {few}, {tiles.order_name(region)}"
 
-    def draw_attribution(ax: Axes, number: int) -> None:
+    colors = matplotlib.colormaps.get_cmap(cmap or _SCALES.get(sign, sheet.SIGNED))
+    options = (sign, colors, outlier_perc, alpha_overlay)
+
+    def draw_attribution(ax: Axes, number: int, method: str) -> None:
         picture = shown[number].picture
-        if bare[number]:
+        if not bare[number]:
+            _overlay(ax, attributions[number], picture, method, *options)
+        elif method != "heat_map":
             tiles.show_picture(ax, picture)
         else:
-            _overlay(ax, attributions[number], picture, method, sign, cmap)
+            ax.set_axis_off()
+
+    methods = dict.fromkeys(("heat_map", method))
+    lower = [partial(draw_attribution, method=one) for one in methods]
 
     def content(width: float) -> list[sheet.Block]:
         side = min(1.4, (width + _GAP) / max(len(shown), 5) - _GAP)
-        pairs = tiles.block(shown, side, _GAP, draw_attribution)
-        return [*tiles.headed(region, heading, width), pairs, sheet.spacer(0.01)]
+        blocks = [*tiles.headed(region, heading, width)]
+        blocks.append(tiles.block(shown, side, _GAP, lower))
+        if show_colorbar and not all(bare):
+            blocks.append(_colorbar(colors, sign))
+        return blocks
 
     return sheet.draw(content, **figure)
+
+
+def _noted(tile: tiles.Tile, is_bare: bool) -> tiles.Tile:
+    return replace(tile, notes=(*tile.notes, *["no attribution"] * is_bare))
+
+
+def _colorbar(colors: Any, sign: str) -> sheet.Block:
+    """What the colors mean, each image by its own scale."""
+    low, high = _ENDS.get(sign, _ENDS["all"])
+    start = sheet.text_width(low, 8) + 0.1
+
+    def draw(canvas: sheet.Canvas, x: float, y: float) -> None:
+        canvas.text(x, y, low)
+        ax = canvas.inset(x + start, y + 0.01, 1.6, 0.12)
+        ax.imshow(np.linspace(0, 1, 256)[None], cmap=colors, aspect="auto")
+        ax.set(xticks=[], yticks=[])
+        canvas.text(x + start + 1.7, y, f"{high}, by each image's own scale")
+
+    return sheet.Block(0.22, draw)
 
 
 def _attributed(attribute: Attribute, inputs: Sequence[Any]) -> list[Array]:
@@ -142,7 +196,14 @@ def _has_sign(values: Array, sign: str) -> bool:
 
 
 def _overlay(
-    ax: Axes, values: Array, picture: Picture, method: str, sign: str, cmap: Any
+    ax: Axes,
+    values: Array,
+    picture: Picture,
+    method: str,
+    sign: str,
+    cmap: Any,
+    outlier_perc: float,
+    alpha_overlay: float,
 ) -> None:
     """Let Captum draw attributions over a picture."""
     with warnings.catch_warnings():
@@ -153,6 +214,8 @@ def _overlay(
             method,
             sign,
             plt_fig_axis=(ax.figure, ax),
+            outlier_perc=outlier_perc,
             cmap=cmap,
+            alpha_overlay=alpha_overlay,
             use_pyplot=False,
         )

@@ -24,7 +24,8 @@ def visualize_layers(
 ) -> sheet.FigureAxes:
     """Draw members of one query's region in each layer, and how much they overlap.
 
-    Below the rows stands the Jaccard index of each two layers' members.
+    Below the rows stands the Jaccard index of each two layers' members: a table for three
+    layers or more.
 
     Args:
         regions: the query's region in each layer, in the layers' order.
@@ -51,8 +52,8 @@ def visualize_layers(
     >>> found = rdr.fit(data, show_progress=False).attribute_members([3], 2, 3)
     >>> regions = [region for (region,) in found]
     >>> fig, ax = visualize_layers(regions, rdr, data, use_pyplot=False)
-    >>> "Members in common (Jaccard index)" in [text.get_text() for text in ax.texts]
-    True
+    >>> [text.get_text()[:18] for text in ax.texts][-1]
+    'Members in common:'
     """
     check_whole("n_members", n_members)
     banks, names = tiles.banks_of(rdr), rdr.reader.names
@@ -76,9 +77,12 @@ def visualize_layers(
 
     def content(width: float) -> list[sheet.Block]:
         blocks = tiles.blocks(rows, width)
-        if len(regions) > 1:
+        if len(regions) > 2:
             heading = sheet.paragraph("Members in common (Jaccard index)", width)
             blocks += [heading, _overlap_block(overlaps(regions), names, width)]
+        elif len(regions) == 2:
+            shared = f"Members in common: {overlaps(regions)[0][1]:.2f} (Jaccard index)"
+            blocks.append(sheet.paragraph(shared, width))
         return blocks
 
     return sheet.draw(content, **figure)
@@ -103,12 +107,12 @@ def _overlap_block(
         ax.set(xticks=[], yticks=[])
         for i, name in enumerate(names):
             middle, center = top + (i + 0.5) * _CELL, left + (i + 0.5) * across
-            text = sheet.shortened(name, margin - 0.1, 7)
-            canvas.text(left - 0.07, middle, text, 7, ha="right", va="center")
-            text = sheet.shortened(name, across - 0.04, 7)
-            canvas.text(center, y + 0.08, text, 7, ha="center")
+            text = sheet.shortened(name, margin - 0.1, 8)
+            canvas.text(left - 0.07, middle, text, 8, ha="right", va="center")
+            text = sheet.shortened(name, across - 0.04, 8)
+            canvas.text(center, y + 0.08, text, 8, ha="center")
             for j, value in enumerate(values[i]):
-                size = 7 * canvas.scale
+                size = 8 * canvas.scale
                 ax.text(j, i, f"{value:.2f}", size=size, ha="center", va="center")
 
     return sheet.Block(_CELL * count + 0.3, draw)

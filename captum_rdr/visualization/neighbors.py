@@ -91,7 +91,8 @@ def neighbor_rows(
         else:
             shared = len(first.keys() & found.keys())
             heading += f": {shared} of {len(found)} as in the first row"
-        near = tiles.of_rows(list(found), list(found.values()), reference)
+        notes = [(note,) for note in found.values()]
+        near = tiles.of_rows(list(found), notes, reference)
         rows.append(tiles.Row(heading, [tile, *near]))
     return rows
 
@@ -110,6 +111,6 @@ def _nearest(
         else:
             inputs = as_batch([input_of(query)])
             _, (region,) = rdr.attribute(inputs, count + 1, 1, neighbors=metric)
-    form = "{:.0f} away" if metric == "configuration" else "{:.3g} away"
+    form = "{:.0f} away" if metric == "configuration" else "at {:.3g}"
     pairs = zip(region.neighbors.tolist(), region.distances.tolist(), strict=True)
     return {row: form.format(away) for row, away in pairs if row != region.query}

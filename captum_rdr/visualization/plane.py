@@ -79,7 +79,8 @@ def visualize_plane(
 def _counted(picture: PlanePicture) -> str:
     """What the view shows, in words."""
     visible = int(picture.crossing.sum())
-    text = f"{visible} of {len(picture.lines)} zero lines cross this view."
+    text = "1 is the query, 2 and 3 the other anchors of the plane."
+    text += f" {visible} of {len(picture.lines)} zero lines cross this view."
     if len(picture.others):
         low, high = picture.corners[[0, -1]]
         near = ((picture.others >= low) & (picture.others <= high)).all(1).sum()
@@ -88,10 +89,10 @@ def _counted(picture: PlanePicture) -> str:
 
 
 def _plane_block(picture: PlanePicture, region: Region, width: float) -> sheet.Block:
-    side = min(4.1, width - 0.5)
+    side = min(4.1, width - 0.55)
 
     def draw(canvas: sheet.Canvas, x: float, y: float) -> None:
-        ax = canvas.plot(x + 0.45, y + 0.05, side, side)
+        ax = canvas.plot(x + 0.5, y + 0.05, side, side)
         ax.set(xlabel="feature space, towards the second anchor")
         ax.set(ylabel="at right angles to it")
         field = _draw_field(ax, picture)
@@ -99,7 +100,7 @@ def _plane_block(picture: PlanePicture, region: Region, width: float) -> sheet.B
         _draw_instances(ax, picture, canvas.scale)
         _draw_key(canvas, x, y + side + 0.42)
         if width - side > 1:
-            bar = canvas.plot(x + side + 0.65, y + 0.05, 0.12, side)
+            bar = canvas.plot(x + side + 0.7, y + 0.05, 0.12, side)
             ax.figure.colorbar(field, cax=bar)
             bar.set_ylabel("configuration distance from the first anchor")
 
@@ -152,8 +153,8 @@ def _draw_key(canvas: sheet.Canvas, x: float, y: float) -> None:
         ("other, projected", "white"),
     ]
     for index, (name, color) in enumerate(entries):
-        start = x + 0.35 + (index % 3) * 1.75
+        start = x + 0.35 + (index % 3) * 1.85
         top = y + (index // 3) * 0.17
         patch = canvas.inset(start, top + 0.02, 0.12, 0.1)
         patch.set(facecolor=color, xticks=[], yticks=[])
-        canvas.text(start + 0.18, top, name, 7)
+        canvas.text(start + 0.18, top, name, 8)

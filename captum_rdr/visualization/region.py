@@ -1,5 +1,6 @@
 """A query, its neighbors and the members of its region."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Unpack
 
@@ -27,10 +28,11 @@ def visualize_region(
 ) -> sheet.FigureAxes:
     """Draw a query, its neighbors in S and the further members of its region.
 
-    Below each picture stand its label, the model's prediction (behind an arrow) and in
-    how many principal neurons it differs. A wrong prediction is framed in orange, the
-    query in blue. The figure says how many members are shown, and what a test of the
-    region found.
+    Below each picture stand its label, the model's prediction (behind an arrow), how far
+    it is away (in neurons, for neighbors by the distance that chose them) or how evident,
+    and where some may differ, in how many principal neurons it does. A wrong prediction
+    is framed in orange, the query in blue. The figure says how many members are shown,
+    and what a test of the region found.
 
     Args:
         region: the region to show.
@@ -79,20 +81,26 @@ def region_rows(
 ) -> list[tiles.Row]:
     """What `visualize_region` shows, row by row."""
     near = without_query(region.neighbors, region)
+    is_other = region.neighbors != (-1 if region.query is None else region.query)
+    form = "at {:.3g}" if region.distances.is_floating_point() else "{} away"
+    notes = [form.format(far) for far in region.distances[is_other].tolist()]
     others = without_query(region.members, region)
     far = tiles.ranked(region, bank, others[~torch.isin(others, near)], generator)
     hidden = torch.cat([near[n_members:], far[n_members:]])
     n_shown = int((~torch.isin(region.members, hidden)).sum())
 
-    def shown(rows: Tensor) -> list[tiles.Tile]:
-        return tiles.of_members(region, bank, rows[:n_members], reference)
+    def shown(rows: Tensor, notes: Sequence[str] | None = None) -> list[tiles.Tile]:
+        return tiles.of_members(region, bank, rows[:n_members], reference, notes)
 
     counted = f"{n_shown} of {len(region.members)} members shown."
     order = tiles.order_name(region, generator)
     return [
         tiles.Row(f"{tiles.described(region)} {counted}"),
         *tiles.significance_rows(region),
-        tiles.Row(_neighbors_heading(len(near), n_members), [query, *shown(near)]),
+        tiles.Row(
+            _neighbors_heading(len(near), n_members),
+            [query, *shown(near, notes[:n_members])],
+        ),
         tiles.Row(_further_heading(len(far), n_members, order), shown(far)),
     ]
 

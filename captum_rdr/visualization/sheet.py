@@ -6,12 +6,18 @@ from typing import Any, NamedTuple, TypedDict
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextToPath
 
 BLUE, ORANGE, GRAY, INK = "#0072B2", "#D55E00", "#666666", "#111111"
 """Required active; required inactive and errors; secondary text; text."""
+
+PALETTE = ("#D55E00", "#56B4E9", "#009E73", "#332288", "#000000")
+"""Colors that also differ for those who see no red or no green."""
+
+SIGNED = LinearSegmentedColormap.from_list("signed", [ORANGE, "white", BLUE])
 
 _WIDTH = 6.0  # of a figure that is made without fig_size, in inches
 _MARGIN = 0.08
@@ -80,9 +86,9 @@ class Canvas:
     def plot(self, x: float, y: float, width: float, height: float) -> Axes:
         """New Axes with ticks and labels sized for the sheet."""
         ax = self.inset(x, y, width, height)
-        ax.tick_params(labelsize=7 * self.scale, length=2 * self.scale)
+        ax.tick_params(labelsize=8 * self.scale, length=2 * self.scale)
         for axis in (ax.xaxis, ax.yaxis):
-            axis.label.set_fontsize(7 * self.scale)
+            axis.label.set_fontsize(8 * self.scale)
             axis.labelpad = 1
         for side in ("top", "right"):
             ax.spines[side].set_visible(False)

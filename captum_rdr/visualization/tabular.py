@@ -9,6 +9,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from captum_rdr._arguments import check_whole
+from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.method.region import Region
 from captum_rdr.visualization import sheet, tiles
 
@@ -19,6 +20,7 @@ Array = npt.NDArray[Any]
 
 def visualize_tabular_region(
     region: Region,
+    rdr: RelaxedDecisionRegion,
     table: Any,
     *,
     n_features: int = 10,
@@ -31,6 +33,7 @@ def visualize_tabular_region(
 
     Args:
         region: the region.
+        rdr: fitted; the region is one of its own.
         table: the reference set's features, row i being row i of the bank: an array or
             tensor ``(N, F)``, or a mapping from names to columns, as a pandas DataFrame
             is. Numbers are compared by means; truth values and texts by shares.
@@ -42,7 +45,8 @@ def visualize_tabular_region(
 
     Raises:
         TypeError: the table is of another kind.
-        ValueError: the table does not fit the region or its names.
+        ValueError: the table has not one row for each of the bank's, or its columns
+            differ in length.
 
     >>> import torch
     >>> from captum_rdr import RelaxedDecisionRegion
@@ -50,12 +54,13 @@ def visualize_tabular_region(
     >>> data = torch.randn(60, 3, generator=torch.Generator().manual_seed(0))
     >>> rdr = RelaxedDecisionRegion(model, model).fit(data, show_progress=False)
     >>> region = rdr.attribute_members([3], 4, 2, weighting="evidence")[0]
-    >>> fig, ax = visualize_tabular_region(region, data, use_pyplot=False)
+    >>> fig, ax = visualize_tabular_region(region, rdr, data, use_pyplot=False)
     >>> len(ax.child_axes[0].patches)
     3
     """
     check_whole("n_features", n_features)
-    found = effects(columns_of(table), region)
+    _, bank = tiles.layer_of(region, rdr)
+    found = effects(columns_of(table), region, len(bank))
     kinds = {
         "Standardized mean difference, members less others (Cohen's d)": False,
         "Difference of shares, members less others (percentage points)": True,
@@ -125,7 +130,7 @@ def columns_of(table: Any) -> dict[str, Array]:
     )
 
 
-def effects(columns: Mapping[str, Array], region: Region) -> list[Effect]:
+def effects(columns: Mapping[str, Array], region: Region, n_rows: int) -> list[Effect]:
     """How members differ from all other rows, largest differences first.
 
     Numbers are compared by the standardized mean difference ``(m1 - m0) / s`` with the
@@ -137,16 +142,16 @@ def effects(columns: Mapping[str, Array], region: Region) -> list[Effect]:
     Args:
         columns: one array ``(N,)`` a feature, row i of each being row i of the bank.
         region: its members are compared with the others.
+        n_rows: the bank's.
 
     Raises:
-        ValueError: a column is shorter than the members need.
+        ValueError: there are more or fewer rows than in the bank.
     """
-    n_rows = min(len(column) for column in columns.values())
-    last = max(region.members.tolist(), default=-1)
-    if last >= n_rows:
+    found_rows = len(next(iter(columns.values()), ()))
+    if found_rows != n_rows:
         raise ValueError(
-            f"table has {n_rows} rows, but the region has member {last}; give the table "
-            "that fit read"
+            f"table has {found_rows} rows, but the region's bank {n_rows}; give the rows "
+            "that fit read, in their order"
         )
     inside = np.isin(np.arange(n_rows), region.members.numpy())
     found = []
@@ -198,11 +203,11 @@ def _effects_block(shown: Sequence[Effect], width: float) -> sheet.Block:
         ax.spines["left"].set_visible(False)
         for row, one in enumerate(shown):
             middle = y + (row + 0.5) * _ROW
-            name = sheet.shortened(one.name, names - 0.1, 7)
-            canvas.text(x + names - 0.06, middle, name, 7, ha="right", va="center")
-            text = sheet.shortened(_both_sides(one), numbers, 7)
+            name = sheet.shortened(one.name, names - 0.1, 8)
+            canvas.text(x + names - 0.06, middle, name, 8, ha="right", va="center")
+            text = sheet.shortened(_both_sides(one), numbers, 8)
             canvas.text(
-                x + width - numbers, middle, text, 7, va="center", color=sheet.GRAY
+                x + width - numbers, middle, text, 8, va="center", color=sheet.GRAY
             )
 
     return sheet.Block(height + 0.3, draw)

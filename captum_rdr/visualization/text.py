@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from captum_rdr._arguments import check_whole
-from captum_rdr.bank import ConfigurationBank
+from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.method.region import Region
 from captum_rdr.metrics._regions import query_states
 from captum_rdr.visualization import tiles
@@ -55,7 +55,7 @@ class RegionText:
 
 def visualize_text_region(
     region: Region,
-    bank: ConfigurationBank,
+    rdr: RelaxedDecisionRegion,
     texts: Any,
     query: Any = None,
     *,
@@ -66,7 +66,7 @@ def visualize_text_region(
 
     Args:
         region: the region to show.
-        bank: the bank that the region belongs to.
+        rdr: fitted; the region is one of its own.
         texts: the reference set's texts, or a `Reference` of them, which also knows
             labels and predictions. Item i is row i of the bank: a text or a list of
             tokens, or a tuple that begins with one.
@@ -86,21 +86,21 @@ def visualize_text_region(
         ValueError: the region is that of another bank, the query is missing, there are
             too few texts, or weights and words differ in number.
 
+    >>> from captum_rdr import ConfigurationBank, RelaxedDecisionRegion
     >>> bank = ConfigurationBank((2,))
     >>> bank.append(torch.tensor([[1, 1], [1, 1], [0, 0], [0, 0]]) > 0)
-    >>> from captum_rdr import RelaxedDecisionRegion
     >>> layer = torch.nn.Identity()
     >>> rdr = RelaxedDecisionRegion(layer, layer, bank=bank)
     >>> region = rdr.attribute_members([0], 2, 2)[0]
     >>> texts = ["a fine film", "fine acting", "a dull film", "dull"]
-    >>> visualize_text_region(region, bank, texts)
+    >>> visualize_text_region(region, rdr, texts)
     2 principal neurons of 2 (2 active, 0 inactive), all must agree.
     2 of 2 members shown, nearest first. Typical words: fine, acting
-    query | 0 differ | a *fine* film
-    row 1 | 0 differ | *fine* *acting*
+    query | a *fine* film
+    row 1 | *fine* *acting*
     """
     check_whole("n_members", n_members)
-    region.check_layer(bank.layer_shape, bank.fingerprint)
+    _, bank = tiles.layer_of(region, rdr)
     reference = as_reference(texts)
 
     def of_row(row: int) -> tuple[Classes, Any]:

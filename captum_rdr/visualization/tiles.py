@@ -21,7 +21,7 @@ from captum_rdr.metrics._regions import query_states
 from captum_rdr.visualization import sheet
 from captum_rdr.visualization.reference import Classes, Picture, Reference
 
-_SIDE, _GAP, _LINE = 0.68, 0.054, 0.125
+_SIDE, _GAP, _LINE = 0.64, 0.1, 0.14
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def block(
     tiles: Sequence[Tile],
     side: float = _SIDE,
     gap: float = _GAP,
-    lower: Callable[[Axes, int], None] | None = None,
+    lower: Sequence[Callable[[Axes, int], None]] = (),
 ) -> sheet.Block:
     """Tiles side by side.
 
@@ -89,25 +89,25 @@ def block(
         tiles: the tiles.
         side: width and height of each picture, in inches.
         gap: between two pictures, in inches.
-        lower: draws a second picture, below that of the tile of the given number.
+        lower: each draws a further picture, below those of the tile of the given number.
     """
     step = side + gap
-    depth = side if lower is None else step + side
+    depth = side + step * len(lower)
 
     def draw(canvas: sheet.Canvas, x: float, y: float) -> None:
         for number, tile in enumerate(tiles):
             left = x + number * step
             upper = canvas.inset(left, y, side, side)
             show_picture(upper, tile.picture, _frame_of(tile))
-            if lower is not None:
-                lower(canvas.inset(left, y + step, side, side), number)
+            for level, further in enumerate(lower, 1):
+                further(canvas.inset(left, y + level * step, side, side), number)
             for index, line in enumerate(tile.lines):
                 color = sheet.GRAY if line in tile.notes else sheet.INK
                 if tile.classes.is_wrong and line.startswith("→ "):
                     color = sheet.ORANGE
                 below = y + depth + 0.04 + index * _LINE
-                text = sheet.shortened(line, side + 0.6 * gap, 7)
-                canvas.text(left + side / 2, below, text, 7, ha="center", color=color)
+                text = sheet.shortened(line, side + 0.2 * gap, 8)
+                canvas.text(left + side / 2, below, text, 8, ha="center", color=color)
 
     n_lines = max(len(tile.lines) for tile in tiles)
     return sheet.Block(depth + _LINE * n_lines + 0.09, draw)
@@ -220,32 +220,56 @@ def order_name(region: Region, generator: Generator | None = None) -> str:
     return "nearest first" if region.evidence_cut is None else "most evident first"
 
 
+def notes_on(region: Region, bank: ConfigurationBank, states: Tensor) -> list[str]:
+    """What `ranked` goes by: evidence, or the number of neurons unlike the query's.
+
+    Args:
+        region: the region.
+        bank: its bank.
+        states: bool ``(M, D)``.
+    """
+    if region.evidence_cut is not None:
+        return [f"{nats:.3g} nats" for nats in region.evidence(states).tolist()]
+    counts = (states != query_states(bank, [region])).sum(1).tolist()
+    return [f"{count} away" for count in counts]
+
+
 def disagreements(region: Region, states: Tensor) -> list[str]:
-    """In how many principal neurons instances differ from the region, as captions.
+    """In how many principal neurons instances differ; empty where that decides nothing.
 
     Args:
         region: the region.
         states: bool ``(M, D)``.
     """
     counts = (states[:, region.neurons] != region.states).sum(1).tolist()
+    if region.evidence_cut is not None or not (region.tolerance or any(counts)):
+        return [""] * len(counts)
     return [f"{count} differ{'s' * (count == 1)}" for count in counts]
 
 
 def of_members(
-    region: Region, bank: ConfigurationBank, rows: Tensor, reference: Reference
+    region: Region,
+    bank: ConfigurationBank,
+    rows: Tensor,
+    reference: Reference,
+    notes: Sequence[str] | None = None,
 ) -> list[Tile]:
-    """Tiles of bank rows with their classes and disagreement counts."""
-    notes = disagreements(region, bank.states(rows))
-    return of_rows(rows.tolist(), notes, reference)
+    """Tiles of bank rows with their classes, and notes on them or what ranks them."""
+    states = bank.states(rows)
+    ranks = notes_on(region, bank, states) if notes is None else notes
+    pairs = zip(ranks, disagreements(region, states), strict=True)
+    return of_rows(
+        rows.tolist(), [tuple(filter(None, pair)) for pair in pairs], reference
+    )
 
 
 def of_rows(
-    rows: Sequence[int], notes: Sequence[str], reference: Reference
+    rows: Sequence[int], notes: Sequence[tuple[str, ...]], reference: Reference
 ) -> list[Tile]:
-    """Tiles of bank rows with their classes and a note on each."""
+    """Tiles of bank rows with their classes and notes on each."""
     return [
-        Tile(reference.picture(row), reference.classes(row), (note,), row=row)
-        for row, note in zip(rows, notes, strict=True)
+        Tile(reference.picture(row), reference.classes(row), own, row=row)
+        for row, own in zip(rows, notes, strict=True)
     ]
 
 

@@ -4,11 +4,10 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import cast
 
-from torch import Tensor
 from torch.nn import Module, ModuleDict, ModuleList, Sequential
 
+from captum_rdr.axes import channel_axis, channels_of
 from captum_rdr.zoo.flow import Gate, is_gate_module
 from captum_rdr.zoo.tracing import Traced
 
@@ -69,34 +68,13 @@ def n_positions(module: Module, shape: tuple[int, ...]) -> int:
     >>> n_positions(torch.nn.Linear(3, 8), (2, 7, 7, 8))
     49
     """
-    width, dimension = _channels(module)
-    rest = [*shape[1:]]
-    if not rest:
-        return 1
-    # A block may permute what its last leaf gives, and so turn the channels around.
-    index = dimension if rest[dimension] == width else -1 - dimension
-    channels = rest[index] if rest[index] == width else rest[dimension]
-    return math.prod(rest) // max(channels, 1)
+    rest = shape[1:]
+    return math.prod(rest) // max(rest[channel_axis(module, rest)], 1) if rest else 1
 
 
 def is_learned(module: Module) -> bool:
     """Whether a leaf has channels of its own: a convolution, a linear layer, a norm."""
-    return _channels(module)[0] > 0
-
-
-def _channels(module: Module) -> tuple[int, int]:
-    """Number of channels of a leaf (0 where unknown), and their dimension, 0 or -1."""
-    for attribute in ("out_channels", "num_features", "num_channels"):
-        if isinstance(getattr(module, attribute, None), int):
-            return cast(int, getattr(module, attribute)), 0
-    for attribute in ("out_features", "nf"):  # nf: Hugging Face's Conv1D
-        if isinstance(getattr(module, attribute, None), int):
-            return cast(int, getattr(module, attribute)), -1
-    weight = getattr(module, "weight", None)
-    if "norm" in type(module).__name__.lower() and isinstance(weight, Tensor):
-        # Layer norms act on the last dimension, frozen batch norms on the first.
-        return weight.shape[-1], 0 if hasattr(module, "running_mean") else -1
-    return 0, 0
+    return channels_of(module)[0] > 0
 
 
 def _blocks(children: Mapping[str, list[Traced]]) -> Iterator[str]:
@@ -152,7 +130,7 @@ def _is_mlp(module: Module, children: list[Traced]) -> bool:
     if type(module) in _CONTAINERS or not all(child.is_leaf for child in children):
         return False
     leaves = [child.module for child in children]
-    linear = [one for one in leaves if _channels(one)[1] == -1 and not _is_norm(one)]
+    linear = [one for one in leaves if channels_of(one)[1] == -1 and not _is_norm(one)]
     acts = [one for one in leaves if is_gate_module(type(one).__name__)]
     convolved = any(hasattr(one, "kernel_size") for one in leaves)
     return len(linear) > 1 and len(acts) == 1 and not convolved

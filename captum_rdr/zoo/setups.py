@@ -129,11 +129,13 @@ def explain(
     pools: list[Any] = [pool] * len(rows)
     if pool == "auto":
         pools = [_pool(network, row, inputs) for row in rows]
+    axes = [row.axes for row in rows]
     rdr = RelaxedDecisionRegion(
         network,
         modules if several else modules[0],
         threshold=threshold,
         pool=pools if several else pools[0],
+        axes=axes if several else axes[0],
     )
     transforms = None if entry is None else entry.transforms()
     categories = _categories(network, entry)

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from torch.nn import Module
+
 from captum_rdr.zoo.kinds import ancestors, is_learned, n_positions
 from captum_rdr.zoo.tracing import Traced
 
@@ -15,6 +17,8 @@ class Architecture:
         usable: names of the layers that fired once and gave a tensor, batch first.
 
     Attributes:
+        leaves: the layer with weights that made the values of each module's output, by
+            name, where it is known.
         positions: spatial positions or tokens of each module's output, by name, where
             they are known.
         stages: runs of layers at one resolution whose sign is a state, in calling order.
@@ -28,7 +32,11 @@ class Architecture:
         usable: Sequence[str],
     ) -> None:
         self._traced, self._kinds = traced, kinds
-        self.positions = _positions_by_name(traced)
+        self.leaves = _leaf_by_name(traced)
+        self.positions = {
+            name: n_positions(leaf, traced[name].shape or ())
+            for name, leaf in self.leaves.items()
+        }
         self._prefix = self._only_child()
         self._fed = [traced[name] for name in usable if traced[name].feeds is not None]
         self._last_learned = max(map(_order_if_learned, traced.values()), default=0)
@@ -182,10 +190,10 @@ def decides(entry: Traced) -> bool:
     return any(gate is not None and not gate.is_positive for gate in gates)
 
 
-def _positions_by_name(traced: Mapping[str, Traced]) -> dict[str, int]:
-    """Positions of every module's output, by the last learned leaf that ran in it."""
+def _leaf_by_name(traced: Mapping[str, Traced]) -> dict[str, Module]:
+    """The last learned leaf that ran in each module that gave a tensor, or before it."""
     last: dict[str, Traced] = {}
-    found: dict[str, int] = {}
+    found: dict[str, Module] = {}
     previous: Traced | None = None
     for entry in sorted(traced.values(), key=lambda entry: entry.order):
         if _order_if_learned(entry) >= 0:
@@ -193,7 +201,7 @@ def _positions_by_name(traced: Mapping[str, Traced]) -> dict[str, int]:
             last.update(dict.fromkeys(ancestors(entry.name), entry))
         leaf = last.get(entry.name, previous)
         if entry.name and entry.shape is not None and leaf is not None:
-            found[entry.name] = n_positions(leaf.module, entry.shape)
+            found[entry.name] = leaf.module
     return found
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch.nn import Module
 
+from captum_rdr.axes import LayerAxes, axes_of
 from captum_rdr.zoo.kinds import kinds_of
 from captum_rdr.zoo.stages import Architecture, decides
 from captum_rdr.zoo.torchvision_models import build_untrained, example_inputs
@@ -36,6 +37,7 @@ class LayerInfo:
         reason: why not, or what the sign of its output means.
         recommended: whether it is the one that stands for its stage.
         is_quantized: whether its output is a quantized tensor.
+        axes: what the axes of its output mean; None where that is unknown.
     """
 
     name: str
@@ -49,6 +51,7 @@ class LayerInfo:
     reason: str
     recommended: bool
     is_quantized: bool
+    axes: LayerAxes | None
 
     @property
     def has_tokens(self) -> bool:
@@ -133,11 +136,16 @@ def _table(traced: Mapping[str, Traced], batch_size: int) -> LayerTable:
 
     def row(name: str) -> LayerInfo:
         entry, refusal = traced[name], refusals[name]
+        shape, leaf = (
+            None if entry.shape is None else entry.shape[1:],
+            architecture.leaves.get(name),
+        )
+        root = traced[""].module
         return LayerInfo(
             name=name,
             stage=architecture.stage_of(name),
             kind=kinds[name],
-            shape=None if entry.shape is None else entry.shape[1:],
+            shape=shape,
             n_neurons=entry.n_neurons,
             n_positions=architecture.positions.get(name),
             calls=entry.calls,
@@ -145,6 +153,9 @@ def _table(traced: Mapping[str, Traced], batch_size: int) -> LayerTable:
             reason=refusal or _meaning(entry),
             recommended=name in architecture.recommended,
             is_quantized=entry.is_quantized,
+            axes=None
+            if shape is None
+            else axes_of(entry.module, shape, root, leaf=leaf),
         )
 
     return LayerTable(map(row, kinds))

@@ -3,7 +3,6 @@
 import itertools
 import math
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from captum_rdr import ConfigurationBank, Region, RelaxedDecisionRegion
+from captum_rdr.axes import LayerAxes
 from captum_rdr.metrics import Significance, significance
 from captum_rdr.metrics import _significance as implementation
 from captum_rdr.metrics._coherence import coherences
@@ -342,7 +342,9 @@ def test_the_verdict_does_not_depend_on_the_layout():
     found = []
     for lay, axis in list(LAYOUTS.values())[:3]:
         bank = bank_of(lay(states))
-        bank.axes = SimpleNamespace(channel_axis=axis)
+        kinds = ["height", "width"][: len(bank.layer_shape) - 1]
+        kinds.insert(axis, "channel")
+        bank.axes = LayerAxes(kinds)
         regions = explainer(bank).attribute_members(
             range(9), 8, 240, weighting="evidence", tolerance=60.0, show_progress=False
         )

@@ -1,5 +1,8 @@
 """The map of a bank."""
 
+from dataclasses import replace
+from itertools import combinations
+
 import numpy as np
 import pytest
 import torch
@@ -7,12 +10,14 @@ from conftest import bank_of, random_states
 from drawing import FAILED, outcome, strings
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.colors import to_rgb
 from torch import nn
 
 from captum_rdr import RelaxedDecisionRegion
 from captum_rdr.visualization import bank as maps
 from captum_rdr.visualization import visualize_bank
-from captum_rdr.visualization.bank import convex_hull, principal_components
+from captum_rdr.visualization.bank import MARKS, convex_hull, principal_components
+from captum_rdr.visualization.sheet import BLUE, ORANGE
 
 
 def mapped(n=80, d=30):
@@ -99,14 +104,65 @@ def test_the_map_shows_every_row_and_outlines_regions():
 
 def test_one_class_and_a_given_embedding():
     bank, regions = mapped()
-    rows = range(10, 30)
+    rows = range(30, 50)
     embedding = torch.rand(20, 2)
+    inside = torch.isin(torch.arange(30, 50), regions[0].members)
+    embedding[inside] *= 0.2
     _, ax = visualize_bank(
         bank, regions[:1], rows=rows, embedding=embedding, use_pyplot=False
     )
     assert "20 of 80 instances of the bank, 1 region outlined." in strings(ax)
     assert np.allclose(ax.child_axes[0].collections[0].get_offsets(), embedding)
     assert ax.child_axes[0].get_xlabel() == "embedding 1"
+
+
+def test_what_covers_most_of_the_map_is_not_outlined():
+    bank, regions = mapped()
+    wide = replace(regions[0], members=torch.arange(80))
+    _, ax = visualize_bank(bank, [wide, regions[1]], use_pyplot=False)
+    assert (
+        "All 80 instances of the bank, 1 region outlined. Not outlined, since"
+        in " ".join(strings(ax))
+    )
+    assert len(ax.child_axes[0].lines) == 1
+    assert "row 79" in strings(ax)
+
+
+MACHADO = [  # deuteranopia, Machado, Oliveira and Fernandes 2009, of linear RGB
+    [0.367322, 0.860646, -0.227968],
+    [0.280085, 0.672501, 0.047413],
+    [-0.011820, 0.042940, 0.968881],
+]
+
+
+def seen(color, matrix):
+    """CIELAB coordinates of a color, seen with other eyes."""
+    values = np.array(to_rgb(color))
+    linear = np.where(
+        values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4
+    )
+    to_xyz = [
+        [0.4124, 0.3576, 0.1805],
+        [0.2126, 0.7152, 0.0722],
+        [0.0193, 0.1192, 0.9505],
+    ]
+    xyz = to_xyz @ np.clip(matrix @ linear, 0, 1) / [0.9505, 1, 1.089]
+    x, y, z = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+@pytest.mark.parametrize(
+    "matrix", [np.eye(3), np.array(MACHADO)], ids=["all", "deutan"]
+)
+def test_colors_differ_for_everyone(matrix):
+    """Twenty units of CIELAB, ten times what is just seen, or another sign."""
+    assert len(MARKS) >= 10
+    for (one, sign), (other, its_sign) in combinations(MARKS, 2):
+        apart = np.linalg.norm(seen(one, matrix) - seen(other, matrix))
+        assert apart > 20 or sign != its_sign
+    for pair in ((BLUE, ORANGE), ("#009E73", "white"), ("#D9CF3A", "white")):
+        first, second = (seen(color, matrix) for color in pair)
+        assert np.linalg.norm(first - second) > 20
 
 
 def test_many_classes_share_a_color():

@@ -79,8 +79,11 @@ def test_region():
 @drawn
 def test_principal_neurons():
     data = blobs(60, 3)
-    region = fitted(data).attribute_members([5], 4, 24, weighting="evidence")[0][0]
-    return without_text(visualize_principal_neurons(region, data[5], use_pyplot=False))
+    rdr = fitted(data)
+    region = rdr.attribute_members([5], 4, 24, weighting="evidence")[0][0]
+    return without_text(
+        visualize_principal_neurons(region, rdr, data, use_pyplot=False)
+    )
 
 
 @drawn
@@ -90,7 +93,9 @@ def test_concept():
     region = rdr.attribute_members([4], 5, 12, weighting="evidence")[0]
     attribute = Saliency(rdr.concept_score(region)).attribute
     return without_text(
-        visualize_concept(region, rdr, attribute, data, n_members=2, use_pyplot=False)
+        visualize_concept(
+            region, rdr, data, attribute=attribute, n_members=2, use_pyplot=False
+        )
     )
 
 
@@ -138,13 +143,14 @@ def test_bank():
 @drawn
 def test_tabular():
     data, _ = gray()
-    region = hidden(data).attribute_members([4], 6, 6)[0]
+    rdr = hidden(data)
+    region = rdr.attribute_members([4], 6, 6)[0]
     table = {
         "center": data[:, 0, 4, 4].numpy(),
         "corner": data[:, 0, 0, 0].numpy(),
         "kind": np.array(["lying", "standing"] * 30),
     }
-    return without_text(visualize_tabular_region(region, table, use_pyplot=False))
+    return without_text(visualize_tabular_region(region, rdr, table, use_pyplot=False))
 
 
 def test_the_tolerance_tells_figures_apart(tmp_path):

@@ -37,23 +37,23 @@ def two_kinds(n_inside=2, n_rows=6):
     bank = bank_of(states)
     layer = nn.Identity()
     rdr = RelaxedDecisionRegion(layer, layer, bank=bank)
-    return bank, rdr.attribute_members([0], n_inside, 3)[0]
+    return rdr, rdr.attribute_members([0], n_inside, 3)[0]
 
 
 def test_text_of_members_and_typical_words():
-    bank, region = two_kinds()
+    rdr, region = two_kinds()
     labels, predictions = [1, 1, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0]
     reference = Reference(TEXTS, labels, predictions, ["bad", "good"])
-    found = visualize_text_region(region, bank, reference)
+    found = visualize_text_region(region, rdr, reference)
     lines = str(found).splitlines()
     assert lines[0].startswith("3 principal neurons of 3")
     assert lines[1].startswith(
         "2 of 2 members shown, nearest first. Typical words: fine"
     )
     assert lines[2] == (
-        "query | good → good | 0 differ | a *fine* film with *fine* *actors*"
+        "query | good → good | a *fine* film with *fine* *actors*"
     ).replace("film with", "film *with*")
-    assert lines[3] == "row 1 | good → bad | 0 differ | *Fine* *acting*"
+    assert lines[3] == "row 1 | good → bad | *Fine* *acting*"
     assert found._repr_html_() == found.html
     assert repr(found) == found.text
     assert re.sub("<[^>]+>", "", found.html).count("fine") == 3  # two and one typical
@@ -61,24 +61,24 @@ def test_text_of_members_and_typical_words():
 
 
 def test_weights_of_the_users():
-    bank, region = two_kinds()
+    rdr, region = two_kinds()
     found = visualize_text_region(
-        region, bank, TEXTS, weigh=lambda words: [len(word) - 3 for word in words]
+        region, rdr, TEXTS, weigh=lambda words: [len(word) - 3 for word in words]
     )
     assert "*actors*" in found.text
     assert "Typical" not in found.text
     assert "rgba(213,94,0" in found.html  # "a" speaks against
-    flat = visualize_text_region(region, bank, TEXTS, weigh=lambda w: [0.0] * len(w))
+    flat = visualize_text_region(region, rdr, TEXTS, weigh=lambda w: [0.0] * len(w))
     assert "<mark" not in flat.html
     with pytest.raises(ValueError, match="weigh gave 1 weights for 6 words"):
-        visualize_text_region(region, bank, TEXTS, weigh=lambda words: [1.0])
+        visualize_text_region(region, rdr, TEXTS, weigh=lambda words: [1.0])
 
 
 def test_texts_are_escaped():
-    bank, region = two_kinds()
+    rdr, region = two_kinds()
     bad = ['<script>alert(1)</script> & "x"'] * 6
     reference = Reference(bad, [0] * 6, [1] * 6, ["<img src=x>", "</td>"])
-    found = visualize_text_region(region, bank, reference)
+    found = visualize_text_region(region, rdr, reference)
     assert "<script" not in found.html
     assert "<img" not in found.html
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in found.html
@@ -86,31 +86,31 @@ def test_texts_are_escaped():
 
 
 def test_a_new_text_is_given():
-    bank, region = two_kinds()
-    new = replace(as_new(region, bank), states=torch.tensor([True, True, False]))
+    rdr, region = two_kinds()
+    new = replace(as_new(region, rdr.bank), states=torch.tensor([True, True, False]))
     with pytest.raises(ValueError, match="pass its text as query"):
-        visualize_text_region(new, bank, TEXTS)
+        visualize_text_region(new, rdr, TEXTS)
     lost = replace(new, query_states=None)
     with pytest.raises(ValueError, match="does not hold its query's states"):
-        visualize_text_region(lost, bank, TEXTS, "so fine")
-    found = visualize_text_region(new, bank, TEXTS, ("so fine", 1, 0))
+        visualize_text_region(lost, rdr, TEXTS, "so fine")
+    found = visualize_text_region(new, rdr, TEXTS, ("so fine", 1, 0))
     assert "query | 1 → 0 | 1 differs | so *fine*" in found.text
     tokens = [text.split() for text in TEXTS]
-    again = visualize_text_region(new, bank, tokens, (["so", "fine"], 1))
+    again = visualize_text_region(new, rdr, tokens, (["so", "fine"], 1))
     assert "query | 1 | 1 differs | so *fine*" in again.text
 
 
 def test_long_texts_are_cut_and_failed_tests_said():
-    bank, region = two_kinds()
+    rdr, region = two_kinds()
     long = [" ".join(f"w{i}" for i in range(100))] * 6
-    found = visualize_text_region(outcome(region, FAILED), bank, long)
+    found = visualize_text_region(outcome(region, FAILED), rdr, long)
     assert "w59 …" in found.text
     assert "w60" not in found.text
     assert "Not significant: p=0.3" in found.text
     with pytest.raises(TypeError, match="a text is a int"):
-        visualize_text_region(region, bank, [1] * 6)
+        visualize_text_region(region, rdr, [1] * 6)
     with pytest.raises(ValueError, match="n_members=0 is too small"):
-        visualize_text_region(region, bank, TEXTS, n_members=0)
+        visualize_text_region(region, rdr, TEXTS, n_members=0)
 
 
 def test_distinctive_words_by_hand():
@@ -128,8 +128,11 @@ def test_effect_sizes_by_hand(seed):
     numbers = generator.standard_normal(20)
     numbers[generator.random(20) < 0.2] = np.nan
     kinds = generator.choice(["a", "b", "c"], 20)
-    _, region = two_kinds(8, 20)
-    found = {one.name: one for one in effects({"n": numbers, "k": kinds}, region)}
+    rdr, region = two_kinds(8, 20)
+    found = {
+        one.name: one
+        for one in effects({"n": numbers, "k": kinds}, region, len(rdr.bank))
+    }
     x, y = (part[~np.isnan(part)] for part in (numbers[:8], numbers[8:]))
     if len(x) > 1 and len(y) > 1:
         pooled = ((len(x) - 1) * x.var(ddof=1) + (len(y) - 1) * y.var(ddof=1)) / (
@@ -139,25 +142,28 @@ def test_effect_sizes_by_hand(seed):
     for kind in set(kinds):
         share = (kinds[:8] == kind).mean() - (kinds[8:] == kind).mean()
         assert found[f"k = {kind}"].size == pytest.approx(share)
-    sizes = [abs(one.size) for one in effects({"n": numbers, "k": kinds}, region)]
+    sizes = [
+        abs(one.size)
+        for one in effects({"n": numbers, "k": kinds}, region, len(rdr.bank))
+    ]
     assert sizes == sorted(sizes, reverse=True)
 
 
 def test_effects_without_spread_or_members():
-    _, region = two_kinds(3)
+    rdr, region = two_kinds(3)
     flag = np.array([1, 1, 1, 0, 0, 0], bool)
-    (apart,) = effects({"x": 1.0 - flag}, region)
+    (apart,) = effects({"x": 1.0 - flag}, region, len(rdr.bank))
     assert apart.size == -np.inf
-    assert effects({"x": np.ones(6)}, region) == []
-    assert effects({"x": np.full(6, np.nan)}, region) == []
-    (share,) = effects({"x": flag}, region)
+    assert effects({"x": np.ones(6)}, region, len(rdr.bank)) == []
+    assert effects({"x": np.full(6, np.nan)}, region, len(rdr.bank)) == []
+    (share,) = effects({"x": flag}, region, len(rdr.bank))
     assert share[:3] == ("x = True", 1.0, True)
     everything = replace(region, members=torch.arange(6))
-    assert effects({"x": flag, "y": np.arange(6)}, everything) == []
+    assert effects({"x": flag, "y": np.arange(6)}, everything, len(rdr.bank)) == []
 
 
 def test_the_bars_are_the_effects():
-    _, region = two_kinds(8, 20)
+    rdr, region = two_kinds(8, 20)
     table = {
         "number": np.arange(20.0),
         "constant": np.where(np.arange(20) < 8, 1, 0),
@@ -165,10 +171,10 @@ def test_the_bars_are_the_effects():
         "$name$": np.array(["u", "v"] * 10),
     }
     _, ax = visualize_tabular_region(
-        outcome(region, FAILED), table, n_features=2, use_pyplot=False
+        outcome(region, FAILED), rdr, table, n_features=2, use_pyplot=False
     )
     means, shares = ax.child_axes
-    found = effects(table, region)
+    found = effects(table, region, len(rdr.bank))
     widths = [bar.get_width() for bar in shares.patches]
     assert widths == pytest.approx(
         [100 * one.size for one in found if one.is_share][:2]
@@ -183,20 +189,22 @@ def test_the_bars_are_the_effects():
 
 
 def test_tables_of_every_kind():
-    _, region = two_kinds()
+    rdr, region = two_kinds()
     rows = np.arange(12.0).reshape(6, 2)
     for table in (
         rows,
         torch.from_numpy(rows),
         {"feature 0": rows[:, 0], "feature 1": rows[:, 1]},
     ):
-        assert [one.name for one in effects(columns_of(table), region)] == [
+        assert [
+            one.name for one in effects(columns_of(table), region, len(rdr.bank))
+        ] == [
             "feature 0",
             "feature 1",
         ]
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame({"a": rows[:, 0], "b": ["x", "y"] * 3})
-    assert {one.name for one in effects(columns_of(frame), region)} == {
+    assert {one.name for one in effects(columns_of(frame), region, len(rdr.bank))} == {
         "a",
         "b = x",
         "b = y",
@@ -206,14 +214,16 @@ def test_tables_of_every_kind():
     with pytest.raises(TypeError, match="table is a list; give an array"):
         columns_of([1])
     with pytest.raises(
-        ValueError, match="table has 1 rows, but the region has member 1"
+        ValueError, match="table has 1 rows, but the region's bank 6; give the rows"
     ):
-        effects({"a": np.ones(1)}, region)
+        effects({"a": np.ones(1)}, region, len(rdr.bank))
+    with pytest.raises(ValueError, match="table has 7 rows, but the region's bank 6"):
+        visualize_tabular_region(region, rdr, np.ones((7, 2)))
 
 
 def test_nothing_to_compare_is_said():
-    _, region = two_kinds()
-    _, ax = visualize_tabular_region(region, np.ones((6, 1)), use_pyplot=False)
+    rdr, region = two_kinds()
+    _, ax = visualize_tabular_region(region, rdr, np.ones((6, 1)), use_pyplot=False)
     assert "No feature can be compared." in strings(ax)
     with pytest.raises(ValueError, match="n_features=0 is too small"):
-        visualize_tabular_region(region, np.ones((6, 1)), n_features=0)
+        visualize_tabular_region(region, rdr, np.ones((6, 1)), n_features=0)

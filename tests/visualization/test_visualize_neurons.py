@@ -10,16 +10,19 @@ from drawing import FAILED, check_texts, draw, outcome, strings
 from torch import nn
 
 from captum_rdr import ConfigurationBank, Region, RelaxedDecisionRegion
+from captum_rdr.axes import LayerAxes
 from captum_rdr.visualization import visualize_principal_neurons
-from captum_rdr.visualization.neurons import neuron_layout
+from captum_rdr.visualization.neurons import bank_axes, neuron_layout
 
 
-def region_of(shape, count=12, weighting="evidence") -> Region:
+def setting(shape, count=12, axes=None) -> tuple[Region, RelaxedDecisionRegion]:
     bank = ConfigurationBank(shape)
     bank.append(random_states(60, bank.n_neurons))
+    if axes is not None:
+        bank.axes = axes
     layer = nn.Identity()
     rdr = RelaxedDecisionRegion(layer, layer, bank=bank)
-    return rdr.attribute_members([7], 5, count, weighting=weighting)[0]
+    return rdr.attribute_members([7], 5, count, weighting="evidence")[0], rdr
 
 
 def summed(region, state, axis):
@@ -43,8 +46,8 @@ def as_dict(values, offset=0):
 
 
 def test_channels_and_places():
-    region = region_of((5, 3, 4))
-    layout = neuron_layout(region)
+    region, rdr = setting((5, 3, 4))
+    layout = neuron_layout(region, bank_axes(rdr.bank))
     assert as_dict(layout.places[0]) == pytest.approx(summed(region, True, (1, 2)))
     assert as_dict(layout.places[1]) == pytest.approx(summed(region, False, (1, 2)))
     assert as_dict(layout.channels[0]) == pytest.approx(summed(region, True, (0,)))
@@ -53,19 +56,19 @@ def test_channels_and_places():
 
 
 @pytest.mark.parametrize(
-    ("n_tokens", "grid", "expected"),
+    ("n_tokens", "n_prefix", "grid", "expected"),
     [
-        (10, None, (3, 3)),  # a class token before a square
-        (9, None, (3, 3)),
-        (7, None, (1, 7)),
-        (11, (3, 3), (3, 3)),  # a class token and a register
-        (12, (3, 4), (3, 4)),
-        (2, None, (1, 2)),
+        (10, None, None, (3, 3)),  # a class token before a square
+        (9, None, None, (3, 3)),
+        (11, 2, (3, 3), (3, 3)),  # a class token and a register
+        (12, 0, (3, 4), (3, 4)),
+        (17, 5, None, (3, 4)),  # an image that is not square
     ],
 )
-def test_tokens(n_tokens, grid, expected):
-    region = region_of((n_tokens, 6))
-    layout = neuron_layout(region, grid)
+def test_tokens(n_tokens, n_prefix, grid, expected):
+    axes = None if n_prefix is None else LayerAxes("token channel", n_prefix, grid)
+    region, rdr = setting((n_tokens, 6), axes=axes)
+    layout = neuron_layout(region, bank_axes(rdr.bank), 0.75)
     assert layout.places.shape == (2, *expected)
     n_prefix = n_tokens - expected[0] * expected[1]
     assert layout.prefix.shape == (2, n_prefix)
@@ -75,29 +78,96 @@ def test_tokens(n_tokens, grid, expected):
     ):
         tokens = np.concatenate([sums, places.reshape(-1)])
         assert as_dict(tokens) == pytest.approx(summed(region, state, (0,)))
-    fig, ax = visualize_principal_neurons(region, grid=grid, use_pyplot=False)
+    fig, ax = visualize_principal_neurons(region, rdr, use_pyplot=False)
     check_texts(fig)
     labels = {1: "class\ntoken", 2: "other\ntokens"}
-    assert (labels.get(n_prefix) in strings(ax)) == (n_prefix > 0)
+    assert labels.get(n_prefix) in {*strings(ax), None}
+
+
+def test_tokens_without_a_grid_are_bars():
+    region, rdr = setting((7, 6))
+    layout = neuron_layout(region, bank_axes(rdr.bank))
+    assert layout.places is None
+    assert layout.line_unit == "token"
+    assert as_dict(layout.line[0]) == pytest.approx(summed(region, True, (0,)))
+    fig, ax = visualize_principal_neurons(region, rdr, use_pyplot=False)
+    check_texts(fig)
+    assert "score by token" in strings(ax)
+
+
+def test_channels_that_come_last():
+    region, rdr = setting((3, 4, 5), axes=LayerAxes("height width channel"))
+    layout = neuron_layout(region, bank_axes(rdr.bank))
+    assert as_dict(layout.places[0]) == pytest.approx(summed(region, True, (0, 1)))
+    assert as_dict(layout.channels[1]) == pytest.approx(summed(region, False, (2,)))
+
+
+def test_times_are_no_places():
+    region, rdr = setting((5, 12), axes=LayerAxes("channel time"))
+    layout = neuron_layout(region, bank_axes(rdr.bank))
+    assert layout.places is None
+    assert (layout.line_unit, layout.unit) == ("time", "channel")
+    assert as_dict(layout.line[1]) == pytest.approx(summed(region, False, (1,)))
+    _, ax = visualize_principal_neurons(region, rdr, use_pyplot=False)
+    assert {"score by time", "score by channel"} <= set(strings(ax))
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_the_first_neurons_are_shown_by_what_they_respond_to(keep):
+    torch.manual_seed(0)
+    data = torch.rand(25, 3, 12, 18)
+    net = nn.Conv2d(3, 4, 6, stride=6)
+    rdr = RelaxedDecisionRegion(net, net)
+    rdr.fit(data, keep_features=keep, show_progress=False)
+    region = rdr.attribute_members([7], 5, 6, weighting="evidence")[0]
+    _, ax = visualize_principal_neurons(
+        region, rdr, data, n_neurons=1, use_pyplot=False
+    )
+    first = int(region.scores.argmax())
+    channel, y, x = region.unravel()[first]
+    values = net(data).detach()[:, channel, y, x]
+    order = values.argsort(descending=True, stable=True)
+    order = order[values[order] > 0][:8]
+    drawn = [child for child in ax.child_axes if child.images][-len(order) :]
+    wanted = [f"{value:.3g}" for value in values[order].tolist()]
+    assert [text for text in strings(ax) if text in wanted] == wanted
+    state = "active" if region.states[first] else "inactive"
+    said = f"Channel {channel}, height {y}, width {x}, must be {state}; most active in:"
+    assert said in strings(ax)
+    for child, row in zip(drawn, order.tolist(), strict=True):
+        crop = np.asarray(child.images[0].get_array())
+        image = data[row].permute(1, 2, 0).numpy()
+        windows = np.lib.stride_tricks.sliding_window_view(image, crop.shape)
+        assert (np.abs(windows[..., 0, :, :, :] - crop) < 1e-6).all((-3, -2, -1)).any()
+
+
+def test_no_panel_for_an_empty_map():
+    region, rdr = setting((5, 3, 3), count=4)
+    active = replace(region, states=torch.ones(len(region.neurons), dtype=torch.bool))
+    _, ax = visualize_principal_neurons(active, rdr, use_pyplot=False)
+    assert "must be active" in strings(ax)
+    assert "must be inactive" not in strings(ax)
+    assert len(ax.child_axes) == 2
+    pooled, rdr = setting((6, 1, 1), count=4)  # one place would be of solid color
+    _, ax = visualize_principal_neurons(pooled, rdr, use_pyplot=False)
+    assert len(ax.child_axes) == 1
 
 
 def test_vectors_have_no_map():
-    region = region_of((40,))
-    layout = neuron_layout(region)
+    region, rdr = setting((40,))
+    layout = neuron_layout(region, bank_axes(rdr.bank))
     assert layout.places is None
     assert as_dict(layout.channels[0]) == pytest.approx(summed(region, True, (0,)))
-    _, ax = visualize_principal_neurons(region, use_pyplot=False)
+    _, ax = visualize_principal_neurons(region, rdr, use_pyplot=False)
     (bars,) = ax.child_axes
     assert len(bars.patches) == 2 * 12
     assert bars.get_xlabel() == "neuron"
-    with pytest.raises(ValueError, match=r"grid=\(4, 10\) is for tokens"):
-        visualize_principal_neurons(region, grid=(4, 10))
 
 
 def test_maps_show_the_sums_at_the_places_of_the_layer():
-    region = region_of((5, 4, 4))
-    layout = neuron_layout(region)
-    _, ax = visualize_principal_neurons(region, use_pyplot=False, cmap="PuOr")
+    region, rdr = setting((5, 4, 4))
+    layout = neuron_layout(region, bank_axes(rdr.bank))
+    _, ax = visualize_principal_neurons(region, rdr, use_pyplot=False, cmap="PuOr")
     active, inactive, bars = ax.child_axes
     largest = layout.places.max()
     for child, values, sign in (
@@ -119,11 +189,11 @@ def test_maps_show_the_sums_at_the_places_of_the_layer():
 
 
 def test_the_overlay_lies_over_the_image():
-    region = region_of((5, 4, 4))
-    layout = neuron_layout(region)
+    region, rdr = setting((5, 4, 4))
+    layout = neuron_layout(region, bank_axes(rdr.bank))
     image = torch.rand(3, 12, 12)
     before = image.clone()
-    _, ax = visualize_principal_neurons(region, image, use_pyplot=False)
+    _, ax = visualize_principal_neurons(region, rdr, None, image, use_pyplot=False)
     picture, overlay = ax.child_axes[0].images
     assert picture.get_array().shape == (12, 12, 3)
     opaque = np.asarray(overlay.get_array())[..., 3] > 0
@@ -133,16 +203,16 @@ def test_the_overlay_lies_over_the_image():
 
 def test_many_channels_keep_their_places():
     _, ax = visualize_principal_neurons(
-        region_of((64, 2, 2), count=256), use_pyplot=False
+        *setting((64, 2, 2), count=256), use_pyplot=False
     )
     bars = ax.child_axes[2]
     assert bars.get_xlim() == (-0.7, 63.7)
 
 
 def test_thousands_of_neurons_are_lines():
-    region = region_of((3000,), count=3000)
-    layout = neuron_layout(region)
-    _, ax = visualize_principal_neurons(region, use_pyplot=False)
+    region, rdr = setting((3000,), count=3000)
+    layout = neuron_layout(region, bank_axes(rdr.bank))
+    _, ax = visualize_principal_neurons(region, rdr, use_pyplot=False)
     (bars,) = ax.child_axes
     active, inactive = bars.collections
     used = np.flatnonzero(layout.channels.sum(0))
@@ -156,10 +226,10 @@ def test_thousands_of_neurons_are_lines():
 
 def test_regions_of_one_kind_of_neuron():
     """Neither map nor bars need both active and inactive neurons."""
-    region = region_of((5, 3, 3), count=4)
+    region, rdr = setting((5, 3, 3), count=4)
     for state in (True, False):
         uniform = replace(region, states=torch.full((len(region.neurons),), state))
-        fig, ax = visualize_principal_neurons(uniform, use_pyplot=False)
+        fig, ax = visualize_principal_neurons(uniform, rdr, use_pyplot=False)
         draw(fig)
         number = f"({4 * state} active, {4 * (not state)} inactive)"
         assert number in strings(ax)[0]
@@ -167,22 +237,14 @@ def test_regions_of_one_kind_of_neuron():
 
 def test_small_axes_put_the_bars_below():
     _, ax = visualize_principal_neurons(
-        region_of((5, 3, 3)), use_pyplot=False, fig_size=(2.5, 3.5)
+        *setting((5, 3, 3)), use_pyplot=False, fig_size=(2.5, 3.5)
     )
     maps, _, bars = (child.get_position() for child in ax.child_axes)
     assert bars.y1 < maps.y0
 
 
 def test_a_failed_test_is_said():
-    region = outcome(region_of((9,), 3), FAILED)
-    _, ax = visualize_principal_neurons(region, use_pyplot=False)
+    region, rdr = setting((9,), 3)
+    region = outcome(region, FAILED)
+    _, ax = visualize_principal_neurons(region, rdr, use_pyplot=False)
     assert any(text.startswith("Not significant: p=0.3") for text in strings(ax))
-
-
-def test_what_cannot_be_laid_out():
-    with pytest.raises(ValueError, match=r"shape \(2, 3, 2, 2\); only channels with"):
-        visualize_principal_neurons(region_of((2, 3, 2, 2)))
-    with pytest.raises(ValueError, match=r"grid=\(3, 3\) holds 9 tokens, .* has 8"):
-        visualize_principal_neurons(region_of((8, 3)), grid=(3, 3))
-    with pytest.raises(ValueError, match=r"grid=\(0, 3\) holds 0 tokens"):
-        visualize_principal_neurons(region_of((8, 3)), grid=(0, 3))

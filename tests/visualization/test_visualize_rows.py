@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 from captum.attr import IntegratedGradients, Occlusion, Saliency
+from captum.attr import visualization as captum_figures
 from drawing import FAILED, draw, fitted, hidden, outcome, shapes, strings
+from matplotlib.figure import Figure
 
 from captum_rdr import RelaxedDecisionRegion
 from captum_rdr.visualization import (
@@ -57,8 +59,10 @@ METHODS = {
 def test_any_attribution_of_the_concept(name, rdr, region, data):
     attribute = METHODS[name](rdr.concept_score(region))
     kwargs = {"method": "heat_map", "sign": "positive", "use_pyplot": False}
-    _, ax = visualize_concept(region, rdr, attribute, data, n_members=3, **kwargs)
-    assert len(ax.child_axes) == 8
+    _, ax = visualize_concept(
+        region, rdr, data, attribute=attribute, n_members=3, **kwargs
+    )
+    assert len(ax.child_axes) == 9  # each twice, and the color bar
     values = attribute(data[4:5].clone().requires_grad_())
     positive = values[0].sum(0).clamp(min=0).detach()
     drawn = np.asarray(ax.child_axes[1].images[0].get_array())
@@ -76,8 +80,8 @@ def test_every_way_of_captum_to_draw(rdr, region, data):
         fig, _ = visualize_concept(
             region,
             rdr,
-            attribute,
             data,
+            attribute=attribute,
             method=method,
             sign="positive",
             use_pyplot=False,
@@ -94,38 +98,81 @@ def test_gray_images_and_a_new_query():
     fig, ax = visualize_concept(
         region,
         rdr,
-        attribute,
         gray,
         (gray[4], 0),
+        attribute=attribute,
         n_members=0,
         use_pyplot=False,
     )
     draw(fig)
-    assert len(ax.child_axes) == 2
+    assert len(ax.child_axes) == 4
     assert any(text.startswith("Not significant") for text in strings(ax))
 
 
 def test_attributions_that_are_zero_are_said_to_be(rdr, region, data):
-    fig, ax = visualize_concept(region, rdr, torch.zeros_like, data, use_pyplot=False)
+    fig, ax = visualize_concept(
+        region, rdr, data, attribute=torch.zeros_like, use_pyplot=False
+    )
     draw(fig)
     assert strings(ax).count("no attribution") == 5
     _, ax = visualize_concept(
-        region, rdr, torch.ones_like, data, sign="negative", use_pyplot=False
+        region, rdr, data, attribute=torch.ones_like, sign="negative", use_pyplot=False
     )
     assert strings(ax).count("no attribution") == 5
     _, ax = visualize_concept(
-        region, rdr, lambda x: 1e-30 * torch.ones_like(x), data, use_pyplot=False
+        region,
+        rdr,
+        data,
+        attribute=lambda x: 1e-30 * torch.ones_like(x),
+        use_pyplot=False,
     )
     assert "no attribution" not in strings(ax)
 
 
+def test_attribution_alone_and_over_the_image(rdr, region, data):
+    """The second row is what Captum draws of the same values by the same options."""
+    saliency = Saliency(rdr.concept_score(region))
+    values = saliency.attribute(data[4:5].clone().requires_grad_(), abs=False)[0]
+    scaled = (values / values.abs().max()).permute(1, 2, 0).double().numpy()
+
+    def drawn(**kwargs):
+        return visualize_concept(
+            region,
+            rdr,
+            data,
+            attribute=lambda x: saliency.attribute(x, abs=False),
+            n_members=0,
+            use_pyplot=False,
+            **kwargs,
+        )[1]
+
+    for sign, outlier_perc in (("all", 2), ("positive", 2), ("all", 20)):
+        alone = drawn(sign=sign, outlier_perc=outlier_perc).child_axes[1].images[0]
+        fig = Figure()
+        _, expected = captum_figures.visualize_image_attr(
+            scaled,
+            None,
+            "heat_map",
+            sign,
+            plt_fig_axis=(fig, fig.subplots()),
+            outlier_perc=outlier_perc,
+            use_pyplot=False,
+        )
+        wanted = np.asarray(expected.images[0].get_array())
+        assert np.allclose(np.asarray(alone.get_array()), wanted, atol=1e-6)
+    assert drawn(alpha_overlay=0.25).child_axes[2].images[1].get_alpha() == 0.25
+    assert "against the concept" in strings(drawn())
+    assert "against the concept" not in strings(drawn(sign="positive"))
+    assert len(drawn(show_colorbar=False).child_axes) == 3
+
+
 def test_what_is_no_attribution_of_the_input(rdr, region, data):
     with pytest.raises(ValueError, match=r"attribute gave \(5,\) for inputs of shape"):
-        visualize_concept(region, rdr, lambda x: x.flatten(1).sum(1), data)
+        visualize_concept(region, rdr, data, attribute=lambda x: x.flatten(1).sum(1))
     with pytest.raises(ValueError, match="attribute gave NaN or infinite"):
-        visualize_concept(region, rdr, lambda x: x * torch.nan, data)
+        visualize_concept(region, rdr, data, attribute=lambda x: x * torch.nan)
     with pytest.raises(ValueError, match="attribute gave tuple for"):
-        visualize_concept(region, rdr, lambda x: (x,), data)
+        visualize_concept(region, rdr, data, attribute=lambda x: (x,))
 
 
 def test_neighbors_by_each_distance(rdr, data):
@@ -186,7 +233,7 @@ def test_what_is_no_input_of_a_model(rdr, region, data):
     with pytest.raises(TypeError, match="an input is a ndarray; give tensors without"):
         visualize_neighbors(rdr, data, array)
     with pytest.raises(TypeError, match="an input is a ndarray; give tensors without"):
-        visualize_concept(region, rdr, torch.zeros_like, data, array)
+        visualize_concept(region, rdr, data, array, attribute=torch.zeros_like)
 
 
 def test_layers_and_their_overlap(data):
@@ -198,7 +245,7 @@ def test_layers_and_their_overlap(data):
     a, b = (set(region.members.tolist()) for region in regions)
     index = len(a & b) / len(a | b)
     assert overlaps(regions) == [[1, pytest.approx(index)], [pytest.approx(index), 1]]
-    assert texts.count(f"{index:.2f}") == 2
+    assert f"Members in common: {index:.2f} (Jaccard index)" in texts
     assert f"Layer 1: {min(3, len(a) - 1)} of {len(a)} members, nearest first" in texts
     assert any(text.startswith("Layer 4: ") for text in texts)
     assert any(text.startswith("Not significant") for text in texts)
@@ -217,11 +264,16 @@ def test_a_region_without_members(data):
     figures = [
         visualize_region(regions[0], both, data, new[0], use_pyplot=False),
         visualize_concept(
-            regions[0], both, torch.zeros_like, data, new[0], use_pyplot=False
+            regions[0],
+            both,
+            data,
+            new[0],
+            attribute=torch.zeros_like,
+            use_pyplot=False,
         ),
         visualize_layers(regions, both, data, new[0], use_pyplot=False),
         visualize_bank(both.bank[0], regions[:1], use_pyplot=False),
-        visualize_tabular_region(regions[0], torch.rand(60, 2), use_pyplot=False),
+        visualize_tabular_region(regions[0], both, torch.rand(60, 2), use_pyplot=False),
     ]
     for fig, _ in figures:
         draw(fig)
@@ -230,7 +282,7 @@ def test_a_region_without_members(data):
     assert "Query, which has no neighbor" in texts
     assert "No further members" in texts
     assert overlaps(regions) == [[1, 1], [1, 1]]
-    text = visualize_text_region(regions[0], both.bank[0], ["a text"] * 60, "new")
+    text = visualize_text_region(regions[0], both, ["a text"] * 60, "new")
     assert "0 of 0 members shown" in str(text)
 
 
