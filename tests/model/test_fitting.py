@@ -486,7 +486,9 @@ def test_late_disorder_and_generators_of_samplers():
 
 def test_instances_that_look_alike_are_warned_of():
     x = torch.rand(400, 3) + 1
-    with pytest.warns(UserWarning, match="400 different instances have only 1 .*median"):
+    with pytest.warns(
+        UserWarning, match="400 different instances have only 1 .*median"
+    ):
         fit(x)
     fit(x[:200])
     fit(x[:1].expand(400, 3).clone())
