@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from captum_rdr._arguments import checked_folders, checked_rows, for_each
+from captum_rdr._summary import as_html, of_explainer
 from captum_rdr.axes import LayerAxes
 from captum_rdr.bank import ConfigurationBank, bits
 from captum_rdr.bank.files import PathLike
@@ -131,6 +132,15 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         self._fires_once = False
         self.force = force
         self._fingerprints = Fingerprints(self._reader, force=force)
+
+    def __repr__(self) -> str:
+        told = of_explainer(self._reader, self._thresholds, self._banks)
+        said = "; ".join(f"{name}: {value}" for name, value in told.items())
+        return f"RelaxedDecisionRegion({said})"
+
+    def _repr_html_(self) -> str:
+        told = of_explainer(self._reader, self._thresholds, self._banks)
+        return as_html("RelaxedDecisionRegion", told)
 
     @property
     def bank(self) -> Any:

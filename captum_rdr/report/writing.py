@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from captum_rdr._arguments import check_whole, checked_rows
+from captum_rdr._arguments import check_whole, checked_rows, positional
 from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.bank.files import replacing
 from captum_rdr.method.region import Region
+from captum_rdr.metrics import significance
 from captum_rdr.report.contents import (
     Asked,
     Drawing,
@@ -27,8 +28,6 @@ from captum_rdr.version import __version__
 from captum_rdr.visualization.reference import UNKNOWN, as_reference
 from captum_rdr.visualization.tiles import banks_of
 
-Labels = Sequence[int | None] | Tensor
-
 
 def write_report(
     path: str | os.PathLike[str],
@@ -37,8 +36,8 @@ def write_report(
     dataset: Any,
     *,
     regions: Sequence[Any] | None = None,
-    query_labels: Labels | None = None,
-    query_predictions: Labels | None = None,
+    query_labels: Any = None,
+    query_predictions: Any = None,
     method: Method | None = None,
     n_members: int = 16,
     title: str = "Relaxed decision regions",
@@ -60,10 +59,12 @@ def write_report(
         dataset: the reference set that was fitted, or a
             `captum_rdr.visualization.Reference` of it, which also knows labels,
             predictions, class names and how to make an image of an input.
-        regions: one `Region` a query, for a list of layers a list of such lists; made
-            with the defaults of ``rdr`` where they are not given. Give those that a test
-            of significance returned for the report to show what it found.
-        query_labels: class of each input; not for bank rows.
+        regions: one `Region` a query, for a list of layers a list of such lists. Where
+            they are not given they are made with the defaults of ``rdr`` and tested by
+            `captum_rdr.metrics.significance`, corrected for the number of queries; those
+            that are given are shown as they are, with what their tests found.
+        query_labels: class of each input by position, a whole number or a name; not for
+            bank rows.
         query_predictions: class that the model predicts for each input.
         method: from a concept score to what attributes it to inputs, e.g.
             ``lambda score: Saliency(score).attribute``; None to leave that out.
@@ -99,33 +100,35 @@ def write_report(
     maps = bank_maps(rdr, by_query, reference)
     page = _rendered(title, rdr.reader.names, parts, maps)
     with replacing(Path(path)) as file:
-        file.write(page.encode())
+        file.write(page.encode(errors="replace"))  # of names that are no text
 
 
 def _asked(
     rdr: RelaxedDecisionRegion,
     queries: Tensor | Sequence[int],
-    labels: Labels | None,
-    predictions: Labels | None,
+    labels: Any,
+    predictions: Any,
 ) -> list[Asked]:
     """The queries, each with its classes."""
     if not len(queries):
         raise ValueError("queries is empty; give one bank row or input, or more")
-    for name, given in (("query_labels", labels), ("query_predictions", predictions)):
-        if given is not None and _are_rows(queries):
+    classes = []
+    for name, of_all in (("query_labels", labels), ("query_predictions", predictions)):
+        if of_all is not None and _are_rows(queries):
             raise ValueError(
                 f"{name} is for inputs, but queries are bank rows; give the classes of "
                 "the reference set in dataset=Reference(dataset, labels, predictions)"
             )
-        if given is not None and len(given) != len(queries):
+        given = [None] * len(queries) if of_all is None else positional(of_all, name)
+        if len(given) != len(queries):
             raise ValueError(
                 f"{name} has {len(given)} items for {len(queries)} queries; give one each"
             )
+        classes.append(given)
     if _are_rows(queries):
-        rows = checked_rows(queries, min(len(bank) for bank in banks_of(rdr)))
+        fewest = min(len(bank) for bank in banks_of(rdr))
+        rows = checked_rows(queries, fewest, "queries")
         return list(rows.tolist())
-    unknown = [None] * len(queries)
-    classes = [unknown if one is None else one for one in (labels, predictions)]
     return list(zip(torch.as_tensor(queries), *classes, strict=True))
 
 
@@ -149,6 +152,13 @@ def _by_query(
     elif found is None:
         _, found = rdr.attribute(queries)
     by_layer = list(found or []) if isinstance(rdr.layer, list) else [list(found or [])]
+    if given is None:
+        by_layer = [
+            significance(regions, bank, show_progress=show_progress)
+            if bank.n_neurons > 1  # half of them judge
+            else regions
+            for regions, bank in zip(by_layer, banks_of(rdr), strict=True)
+        ]
     n_layers = len(banks_of(rdr))
     if len(by_layer) != n_layers or any(len(one) != count for one in by_layer):
         raise ValueError(
