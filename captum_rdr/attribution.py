@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Self
 
 import torch
@@ -20,7 +21,7 @@ from captum_rdr.method.regions import regions, warn_if_few
 from captum_rdr.method.rule import Metric, Rule, Weighting
 from captum_rdr.model.clamping import clamping
 from captum_rdr.model.concept import concept_score
-from captum_rdr.model.fingerprint import Fingerprints
+from captum_rdr.model.fingerprint import Fingerprints, Print
 from captum_rdr.model.fitting import LayerIndex, index_data
 from captum_rdr.model.inputs import ForwardArguments, input_arguments
 from captum_rdr.model.reader import (
@@ -133,6 +134,7 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         attribute_to_layer_input: bool = False,
         *,
         keep_features: bool = False,
+        keep_probe: bool = True,
         out: PathLike | list[PathLike] | None = None,
         resume: bool = False,
         show_progress: bool = True,
@@ -159,6 +161,10 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
             keep_features: also keep the float activations, which cosine and Euclidean
                 neighbors need, in the layer's dtype (float32 for bfloat16): 32 times
                 the bank's size or so.
+            keep_probe: keep the inputs of the first instances in the bank, up to 8 and
+                4 MiB, to run the model on them when it may have changed since, which
+                tells whether it still gives the bank's states. Without, and where
+                inputs are no tensors or larger, only its weights are compared.
             out: folder for a bank on disk; for a list of layers, one for each.
             resume: go on with the unfinished bank in ``out``, if there is one. The same
                 data must come in the same order; batches whose instances are all
@@ -181,8 +187,17 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         >>> rdr.fit(torch.randn(64, 4), show_progress=False).bank
         ConfigurationBank(64 instances x 6 neurons of shape (6,), 512 bytes)
         """
-        names, versions = self._reader.names, self._fingerprints.versions()
+        names, before = self._reader.names, self._fingerprints.walk().signature()
         prints = self._fingerprints.now(attribute_to_layer_input)
+        after = prints
+
+        def prints_after() -> list[Print]:
+            """Those of the model once it has run, since a first pass may make buffers."""
+            nonlocal after
+            if self._fingerprints.walk().signature() != before:
+                after = self._fingerprints.now(attribute_to_layer_input)
+            return after
+
         folders = checked_folders(out, self.layer, resume)
         self._banks = index_data(
             self._reader,
@@ -191,7 +206,7 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
                 LayerIndex(
                     name,
                     threshold,
-                    print_,
+                    print_.whole,
                     attribute_to_layer_input,
                     keep_features,
                     MemoryWriter()
@@ -204,8 +219,10 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
             ],
             additional_forward_args=additional_forward_args,
             show_progress=show_progress,
+            prints=prints_after,
+            keep_probe=keep_probe,
         )
-        self._fingerprints.accept(versions)
+        self._fingerprints.accept(after)
         self._fires_once = True
         return self
 
@@ -451,7 +468,8 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         """
         banks = self._fitted_banks()
         wanted = _checked_regions(region, banks)
-        check = self._current_banks
+        self._current_banks(banks[0].attribute_to_layer_input)
+        check = partial(self._current_banks, without_hooks=True)
         return self._as_given(
             [
                 concept_score(
@@ -535,7 +553,9 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
             raise ValueError("there is no bank yet; call fit, or pass bank")
         return self._banks
 
-    def _current_banks(self, attribute_to_layer_input: bool) -> list[ConfigurationBank]:
+    def _current_banks(
+        self, attribute_to_layer_input: bool, without_hooks: bool = False
+    ) -> list[ConfigurationBank]:
         """The banks, if they belong to the model as it is now."""
         banks = self._fitted_banks()
         for bank in banks:
@@ -545,8 +565,7 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
                     f"attribute_to_layer_input={attribute_to_layer_input}, but the bank"
                     f" was fitted with {fitted}; pass {fitted} or fit again"
                 )
-        stored = [bank.fingerprint for bank in banks]
-        self._fingerprints.check(stored, attribute_to_layer_input)
+        self._fingerprints.check(banks, without_hooks=without_hooks)
         return banks
 
     def _as_given(self, values: list[Any]) -> Any:

@@ -13,6 +13,7 @@ from torch import Tensor
 from captum_rdr._arguments import check_whole
 from captum_rdr.bank import bits, files, queries
 from captum_rdr.bank.queries import Nearest, Wanted
+from captum_rdr.model.probe import Probe
 from captum_rdr.model.states import as_threshold
 
 _FIRST_ROWS = 256
@@ -144,6 +145,7 @@ class ConfigurationBank:
         self.fingerprint = fingerprint
         self.attribute_to_layer_input = attribute_to_layer_input
         self.source = files.Source()
+        self.probe: Probe | None = None
         packed = torch.empty(0, dtype=torch.uint8)
         self._rows = _Grown(_room(reserve, bits.row_width(shape.numel()), packed), 0)
         self._features: _Grown | None = None
@@ -514,7 +516,7 @@ class ConfigurationBank:
             self.attribute_to_layer_input,
             reserve=reserve,
         )
-        bank.source = self.source._replace(first_rows="")
+        bank.source, bank.probe = self.source._replace(first_rows=""), self.probe
         return bank
 
     @staticmethod
@@ -565,6 +567,7 @@ class ConfigurationBank:
                 self._counts,
                 None if self.features is None else self.features.cpu(),
                 self.source,
+                None if self.probe is None else self.probe.packed(),
             ),
         )
 
@@ -598,6 +601,8 @@ class ConfigurationBank:
         bank._rows = _Grown(stored.rows, len(stored.rows))
         bank._counts, bank._on_disk = stored.active_counts, mmap
         bank.source = stored.source
+        if stored.probe is not None:
+            bank.probe = Probe.unpacked(stored.probe)
         if stored.features is not None:
             bank._features = _Grown(stored.features, len(stored.rows))
         return bank

@@ -4,7 +4,7 @@ import contextlib
 import functools
 import random
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import Module
+from torch.nn.modules import module as every_module
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 
 def raw_bytes(tensor: Tensor) -> Tensor:
@@ -24,6 +26,9 @@ def raw_bytes(tensor: Tensor) -> Tensor:
     [1, 0, 0, 1]
     """
     tensor = tensor.detach()
+    if is_traceable_wrapper_subclass(tensor):  # quantized or sharded by a library
+        held = [getattr(tensor, name) for name in tensor.__tensor_flatten__()[0]]
+        return torch.cat([raw_bytes(one) for one in held])
     if tensor.layout != torch.strided:
         entries = tensor.to_sparse().coalesce()
         return torch.cat([raw_bytes(entries.indices()), raw_bytes(entries.values())])
@@ -320,6 +325,21 @@ def hookable(layers: Sequence[Module], model: Module | None) -> Iterator[None]:
             yield
         finally:
             torch.backends.mha.set_fastpath_enabled(fused)
+
+
+def has_hooks(modules: Iterable[Module]) -> bool:
+    """Whether forward passes run hooks that are not this package's."""
+    held = {id(one): one for module in modules for one in module.modules()}
+    hooks = [
+        hook
+        for one in held.values()
+        for hook in (*one._forward_hooks.values(), *one._forward_pre_hooks.values())
+    ]
+    own = [getattr(hook, "__module__", "").startswith("captum_rdr.") for hook in hooks]
+    everywhere = every_module._global_forward_hooks or (
+        every_module._global_forward_pre_hooks
+    )
+    return bool(everywhere) or not all(own)
 
 
 def _refuse_training(layers: Sequence[Module]) -> None:

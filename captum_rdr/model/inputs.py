@@ -58,11 +58,28 @@ class ForwardArguments(NamedTuple):
 
     def to(self, device: torch.device | None) -> "ForwardArguments":
         """The same arguments with their tensors on ``device``."""
-        if device is None:
-            return self
+        return self if device is None else self._each(lambda one: one.to(device))
+
+    def part(self, which: slice) -> "ForwardArguments":
+        """Those of some instances: parts of the tensors that are as long as the batch."""
+        size = self.batch_size
+        return self._each(
+            lambda one: one[which] if one.dim() and len(one) == size else one
+        )
+
+    def copied(self) -> "ForwardArguments":
+        """Copies on the CPU that take no more room than they need."""
+        return self._each(
+            lambda one: one.detach().to("cpu", copy=True).contiguous().clone()
+        )
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "ForwardArguments":
+        def changed(value: Any) -> Any:
+            return change(value) if isinstance(value, Tensor) else value
+
         return ForwardArguments(
-            tuple(_to(value, device) for value in self.args),
-            {name: _to(value, device) for name, value in self.kwargs.items()},
+            tuple(map(changed, self.args)),
+            {name: changed(value) for name, value in self.kwargs.items()},
         )
 
     def named(self, forward_func: Callable[..., Any]) -> dict[str, Any]:
@@ -282,7 +299,3 @@ def _as_tuple(value: Any) -> tuple[Any, ...]:
     if value is None:
         return ()
     return value if isinstance(value, tuple) else (value,)
-
-
-def _to(value: Any, device: torch.device) -> Any:
-    return value.to(device) if isinstance(value, Tensor) else value

@@ -60,10 +60,14 @@ class LayerReader:
 
     @property
     def device(self) -> torch.device | None:
-        """Where inputs must lie: the device of the model's first parameter."""
+        """Where inputs must lie: the device of the model's first parameter.
+
+        None where there is none but on "meta", as of weights that are loaded on demand.
+        """
         for module in self.modules:
             for tensor in (*module.parameters(), *module.buffers()):
-                return tensor.device
+                if not tensor.is_meta:
+                    return tensor.device
         return None
 
     def only(self, *indices: int) -> "LayerReader":
