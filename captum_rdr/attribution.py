@@ -10,8 +10,9 @@ from captum.attr import LayerAttribution
 from captum.log import log_usage
 from torch import Tensor
 from torch.nn import Module
+from tqdm.auto import tqdm
 
-from captum_rdr._arguments import checked_folders, checked_rows, for_each
+from captum_rdr._arguments import check_whole, checked_folders, checked_rows, for_each
 from captum_rdr.bank import ConfigurationBank, bits
 from captum_rdr.bank.files import PathLike
 from captum_rdr.bank.writers import FolderWriter, MemoryWriter
@@ -23,7 +24,7 @@ from captum_rdr.model.clamping import clamping
 from captum_rdr.model.concept import concept_score
 from captum_rdr.model.fingerprint import Fingerprints, Print
 from captum_rdr.model.fitting import LayerIndex, index_data
-from captum_rdr.model.inputs import ForwardArguments, input_arguments
+from captum_rdr.model.inputs import BATCH_SIZE, ForwardArguments, input_arguments
 from captum_rdr.model.reader import (
     LayerReader,
     check_layer,
@@ -241,6 +242,8 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         neighbors: Metric | Tensor = "configuration",
         rounds: int = 1,
         return_regions: bool = True,
+        internal_batch_size: int | None = None,
+        show_progress: bool = False,
     ) -> Any:
         """Find the principal neurons and the region of each input.
 
@@ -268,6 +271,9 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
             rounds: with ``weighting="evidence"``, how often S is chosen; from the second
                 time on it holds the instances of largest evidence.
             return_regions: False for the mask alone, as Captum's tools expect it.
+            internal_batch_size: inputs that the model sees at a time, 64 if None. Of the
+                further arguments, tensors as long as the inputs are split with them.
+            show_progress: draw a progress bar.
 
         Returns:
             the mask and one `Region` an input, or the mask alone. The mask is float32
@@ -294,7 +300,13 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         for bank in banks:
             rule.check(bank, arguments.batch_size)
         with_features = rule.needs_features
-        kept = self._read_states(arguments, attribute_to_layer_input, with_features)
+        kept = self._read_states(
+            arguments,
+            attribute_to_layer_input,
+            with_features,
+            internal_batch_size=internal_batch_size,
+            show_progress=show_progress,
+        )
         masks, found = [], []
         for bank, tensors in zip(banks, kept, strict=True):
             queries = Queries(
@@ -370,6 +382,9 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         region: Region | list[Region],
         inputs: Any,
         additional_forward_args: Any = None,
+        *,
+        internal_batch_size: int | None = None,
+        show_progress: bool = False,
     ) -> Any:
         """Tell which inputs lie in a region, whether the bank holds them or not.
 
@@ -377,6 +392,8 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
             region: the region; for a list of layers, one for each.
             inputs: as in `attribute`.
             additional_forward_args: as in `attribute`.
+            internal_batch_size: as in `attribute`.
+            show_progress: draw a progress bar.
 
         Returns:
             bool tensor ``(B,)``; for a list of layers, a list of them.
@@ -395,7 +412,12 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         banks = self._fitted_banks()
         wanted = _checked_regions(region, banks)
         arguments = input_arguments(inputs, additional_forward_args)
-        kept = self._read_states(arguments, banks[0].attribute_to_layer_input)
+        kept = self._read_states(
+            arguments,
+            banks[0].attribute_to_layer_input,
+            internal_batch_size=internal_batch_size,
+            show_progress=show_progress,
+        )
         return self._as_given(
             [
                 one.contains(bits.unpack(tensors[0], bank.n_neurons))
@@ -403,12 +425,21 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
             ]
         )
 
-    def states(self, inputs: Any, additional_forward_args: Any = None) -> Any:
+    def states(
+        self,
+        inputs: Any,
+        additional_forward_args: Any = None,
+        *,
+        internal_batch_size: int | None = None,
+        show_progress: bool = False,
+    ) -> Any:
         """Binarize the layer for inputs, as `Region.evidence` and the bank take it.
 
         Args:
             inputs: as in `attribute`.
             additional_forward_args: as in `attribute`.
+            internal_batch_size: as in `attribute`.
+            show_progress: draw a progress bar.
 
         Returns:
             bool tensor ``(B, D1, ..., Dm)``; for a list of layers, a list of them.
@@ -425,7 +456,12 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         """
         banks = self._fitted_banks()
         arguments = input_arguments(inputs, additional_forward_args)
-        kept = self._read_states(arguments, banks[0].attribute_to_layer_input)
+        kept = self._read_states(
+            arguments,
+            banks[0].attribute_to_layer_input,
+            internal_batch_size=internal_batch_size,
+            show_progress=show_progress,
+        )
         return self._as_given(
             [
                 bits.unpack(packed, bank.n_neurons).reshape(-1, *bank.layer_shape)
@@ -527,9 +563,15 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         arguments: ForwardArguments,
         attribute_to_layer_input: bool,
         with_features: bool = False,
+        *,
+        internal_batch_size: int | None,
+        show_progress: bool,
     ) -> list[tuple[Tensor, ...]]:
         """Packed states, and features where they are asked for, of every layer."""
         banks = self._current_banks(attribute_to_layer_input)
+        size = BATCH_SIZE
+        if internal_batch_size is not None:
+            size = check_whole("internal_batch_size", internal_batch_size)
 
         def keep(index: int, activations: Tensor) -> tuple[Tensor, ...]:
             bank = banks[index]
@@ -543,10 +585,20 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         with self._reader.reading(
             keep, attribute_to_layer_input=attribute_to_layer_input
         ) as read:
-            # Only a pass that runs to its end shows that a layer fires again.
-            kept = read(arguments, "inputs", self._fires_once)
-        self._fires_once = True
-        return kept
+            parts = []
+            for part in tqdm(
+                arguments.split(size),
+                desc="Reading",
+                unit="batch",
+                disable=not show_progress,
+            ):
+                # Only a pass that runs to its end shows that a layer fires again.
+                parts.append(read(part, "inputs", self._fires_once))
+                self._fires_once = True
+        return [
+            tuple(torch.cat(column) for column in zip(*layer, strict=True))
+            for layer in zip(*parts, strict=True)
+        ]
 
     def _fitted_banks(self) -> list[ConfigurationBank]:
         if self._banks is None:

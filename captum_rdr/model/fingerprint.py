@@ -62,7 +62,8 @@ def weights_digest(modules: Iterable[Module]) -> str:
     for name, tensor in _named_tensors(modules):
         digest.update(f"{_plain(name)} {tensor.dtype} {tuple(tensor.shape)}".encode())
         if not tensor.is_meta:
-            digest.update(raw_bytes(tensor).cpu().numpy().data)
+            # A copy, since NumPy makes memory that it has seen impossible to resize.
+            digest.update(raw_bytes(tensor).to("cpu", copy=True).numpy().data)
     return digest.hexdigest()
 
 

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from captum_rdr.model import states as neurons
 from captum_rdr.model.fingerprint import Print
 from captum_rdr.model.hooks import has_hooks
-from captum_rdr.model.inputs import Batches, DataPrint, batch_arguments
+from captum_rdr.model.inputs import Batches, DataPrint, batch_arguments, taken
 from captum_rdr.model.probe import (
     MOST_INSTANCES,
     FirstInstances,
@@ -357,7 +357,15 @@ def _one_pass(
             disable=not show_progress,
         )
         for number, batch in enumerate(progress):
-            arguments = batch_arguments(batch, additional_forward_args)
+            given = batch_arguments(batch, additional_forward_args)
+            arguments, left = taken(given, reader.forward_func)
+            if left and number == 0:
+                warnings.warn(
+                    f"forward_func does not take the columns {left}, so they are left "
+                    "out; give forward a parameter of that name where it needs one",
+                    UserWarning,
+                    stacklevel=2,
+                )
             first, n_instances = n_instances, n_instances + arguments.batch_size
             data.add(arguments)
             layers[0].first_instances.add(arguments)

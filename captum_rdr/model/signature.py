@@ -92,7 +92,7 @@ class Walk:
 
     def _module(self, module: Module) -> None:
         self.modules.append(module)
-        self._tokens.append(type(module).forward)
+        self._tokens.append(_forward(type(module)))
         for name, value in vars(module).items():
             if name not in _KEPT_APART:
                 self._tokens.append(name)
@@ -135,11 +135,20 @@ class Walk:
             self._samples.setdefault((sample.device, sample.dtype), []).append(sample)
 
 
+@functools.lru_cache(maxsize=4096)
+def _place_of_forward(kind: type) -> type:
+    return next((one for one in kind.__mro__ if "forward" in vars(one)), kind)
+
+
+def _forward(kind: type) -> Any:
+    """A class's forward function, which others may have replaced."""
+    return vars(_place_of_forward(kind)).get("forward")
+
+
 def _sample(tensor: Tensor) -> Tensor:
-    with torch.no_grad():
-        step = tensor.numel() // _SAMPLED + 1
-        picked = tensor.as_strided((-(-tensor.numel() // step),), (step,))
-        return picked.int_repr() if picked.is_quantized else picked
+    step = tensor.numel() // _SAMPLED + 1
+    picked = tensor.detach().as_strided((-(-tensor.numel() // step),), (step,))
+    return picked.int_repr() if picked.is_quantized else picked
 
 
 def _parts(value: Any) -> Iterator[Any]:
