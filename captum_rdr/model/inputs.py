@@ -114,6 +114,11 @@ def input_arguments(inputs: Any, additional_forward_args: Any) -> ForwardArgumen
     extra = _as_tuple(additional_forward_args)
     if isinstance(inputs, Mapping):
         return ForwardArguments(extra, dict(inputs))
+    if isinstance(inputs, PackedSequence):
+        raise TypeError(
+            "inputs is a PackedSequence, whose first dimension is not the batch; give "
+            "padded sequences and their lengths, and pack them in the model's forward"
+        )
     if isinstance(inputs, list):
         inputs = tuple(inputs)
     if not isinstance(inputs, (Tensor, tuple)):
@@ -131,11 +136,6 @@ def batch_arguments(batch: Any, additional_forward_args: Any) -> ForwardArgument
     (tensor([[1., 1., 1.],
              [1., 1., 1.]]),)
     """
-    if isinstance(batch, PackedSequence):
-        raise TypeError(
-            "data gave a PackedSequence, whose first dimension is not the batch; give "
-            "padded sequences and their lengths, and pack them in the model's forward"
-        )
     if isinstance(batch, (tuple, list)):
         if not batch:
             raise TypeError("data gave an empty batch; give (inputs, labels) or inputs")
