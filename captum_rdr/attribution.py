@@ -12,8 +12,9 @@ from captum.attr import LayerAttribution
 from captum.log import log_usage
 from torch import Tensor
 from torch.nn import Module
+from tqdm.auto import tqdm
 
-from captum_rdr._arguments import checked_folders, checked_rows, for_each
+from captum_rdr._arguments import check_whole, checked_folders, checked_rows, for_each
 from captum_rdr._summary import as_html, of_explainer
 from captum_rdr.axes import LayerAxes
 from captum_rdr.bank import ConfigurationBank, bits
@@ -25,9 +26,9 @@ from captum_rdr.method.regions import regions, warn_if_few
 from captum_rdr.method.rule import Metric, Rule, Weighting
 from captum_rdr.model.clamping import clamping
 from captum_rdr.model.concept import concept_score
-from captum_rdr.model.fingerprint import Fingerprints
+from captum_rdr.model.fingerprint import Fingerprints, Print
 from captum_rdr.model.fitting import LayerIndex, index_data
-from captum_rdr.model.inputs import ForwardArguments, input_arguments
+from captum_rdr.model.inputs import BATCH_SIZE, ForwardArguments, input_arguments
 from captum_rdr.model.reader import (
     LayerReader,
     check_layer,
@@ -159,6 +160,7 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         attribute_to_layer_input: bool = False,
         *,
         keep_features: bool = False,
+        keep_probe: bool = True,
         out: PathLike | list[PathLike] | None = None,
         resume: bool = False,
         show_progress: bool = True,
@@ -185,6 +187,10 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
             keep_features: also keep the float activations, which cosine and Euclidean
                 neighbors need, in the layer's dtype (float32 for bfloat16): 32 times
                 the bank's size or so.
+            keep_probe: keep the inputs of the first instances in the bank, up to 8 and
+                4 MiB, to run the model on them when it may have changed since, which
+                tells whether it still gives the bank's states. Without, and where
+                inputs are no tensors or larger, only its weights are compared.
             out: folder for a bank on disk; for a list of layers, one for each.
             resume: go on with the unfinished bank in ``out``, if there is one. The same
                 data must come in the same order; batches whose instances are all
@@ -207,8 +213,17 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         >>> rdr.fit(torch.randn(64, 4), show_progress=False).bank
         ConfigurationBank(64 instances x 6 neurons of shape (6,), 512 bytes)
         """
-        names, versions = self._reader.names, self._fingerprints.versions()
+        names, before = self._reader.names, self._fingerprints.walk().signature()
         prints = self._fingerprints.now(attribute_to_layer_input)
+        after = prints
+
+        def prints_after() -> list[Print]:
+            """Those of the model once it has run, since a first pass may make buffers."""
+            nonlocal after
+            if self._fingerprints.walk().signature() != before:
+                after = self._fingerprints.now(attribute_to_layer_input)
+            return after
+
         folders = checked_folders(out, self.layer, resume)
         self._banks = index_data(
             self._reader,
@@ -217,7 +232,7 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
                 LayerIndex(
                     name,
                     threshold,
-                    print_,
+                    print_.whole,
                     attribute_to_layer_input,
                     keep_features,
                     MemoryWriter()
@@ -231,8 +246,10 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
             ],
             additional_forward_args=additional_forward_args,
             show_progress=show_progress,
+            prints=prints_after,
+            keep_probe=keep_probe,
         )
-        self._fingerprints.accept(versions)
+        self._fingerprints.accept(after)
         self._fires_once = True
         for name, bank in zip(names, self._banks, strict=True):
             _warn_if_alike(name, bank)
@@ -253,6 +270,8 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         neighbors: Metric | Tensor | None = None,
         rounds: int = 1,
         return_regions: bool = True,
+        internal_batch_size: int | None = None,
+        show_progress: bool = False,
     ) -> Any:
         """Find the principal neurons and the region of each input.
 
@@ -283,6 +302,9 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
             rounds: with ``weighting="evidence"``, how often S is chosen; from the second
                 time on it holds the instances of largest evidence.
             return_regions: False for the mask alone, as Captum's tools expect it.
+            internal_batch_size: inputs that the model sees at a time, 64 if None. Of the
+                further arguments, tensors as long as the inputs are split with them.
+            show_progress: draw a progress bar.
 
         Returns:
             the mask and one `Region` an input, or the mask alone. The mask is float32
@@ -308,7 +330,13 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         banks = self._fitted_banks()
         rules = [rule.settled(bank, arguments.batch_size) for bank in banks]
         with_features = any(one.needs_features for one in rules)
-        kept = self._read_states(arguments, attribute_to_layer_input, with_features)
+        kept = self._read_states(
+            arguments,
+            attribute_to_layer_input,
+            with_features,
+            internal_batch_size=internal_batch_size,
+            show_progress=show_progress,
+        )
         masks, found = [], []
         for bank, settled, tensors in zip(banks, rules, kept, strict=True):
             packed, sketches, *features = tensors
@@ -386,6 +414,9 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         region: Region | list[Region],
         inputs: Any,
         additional_forward_args: Any = None,
+        *,
+        internal_batch_size: int | None = None,
+        show_progress: bool = False,
     ) -> Any:
         """Tell which inputs lie in a region, whether the bank holds them or not.
 
@@ -393,6 +424,8 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
             region: the region; for a list of layers, one for each.
             inputs: as in `attribute`.
             additional_forward_args: as in `attribute`.
+            internal_batch_size: as in `attribute`.
+            show_progress: draw a progress bar.
 
         Returns:
             bool tensor ``(B,)``; for a list of layers, a list of them.
@@ -411,7 +444,12 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         banks = self._fitted_banks()
         wanted = _checked_regions(region, banks)
         arguments = input_arguments(inputs, additional_forward_args)
-        kept = self._read_states(arguments, banks[0].attribute_to_layer_input)
+        kept = self._read_states(
+            arguments,
+            banks[0].attribute_to_layer_input,
+            internal_batch_size=internal_batch_size,
+            show_progress=show_progress,
+        )
         return self._as_given(
             [
                 one.contains(bits.unpack(tensors[0], bank.n_neurons))
@@ -419,12 +457,21 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
             ]
         )
 
-    def states(self, inputs: Any, additional_forward_args: Any = None) -> Any:
+    def states(
+        self,
+        inputs: Any,
+        additional_forward_args: Any = None,
+        *,
+        internal_batch_size: int | None = None,
+        show_progress: bool = False,
+    ) -> Any:
         """Binarize the layer for inputs, as `Region.evidence` and the bank take it.
 
         Args:
             inputs: as in `attribute`.
             additional_forward_args: as in `attribute`.
+            internal_batch_size: as in `attribute`.
+            show_progress: draw a progress bar.
 
         Returns:
             bool tensor ``(B, D1, ..., Dm)``; for a list of layers, a list of them.
@@ -441,7 +488,12 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         """
         banks = self._fitted_banks()
         arguments = input_arguments(inputs, additional_forward_args)
-        kept = self._read_states(arguments, banks[0].attribute_to_layer_input)
+        kept = self._read_states(
+            arguments,
+            banks[0].attribute_to_layer_input,
+            internal_batch_size=internal_batch_size,
+            show_progress=show_progress,
+        )
         return self._as_given(
             [
                 bits.unpack(packed, bank.n_neurons).reshape(-1, *bank.layer_shape)
@@ -484,7 +536,8 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         """
         banks = self._fitted_banks()
         wanted = _checked_regions(region, banks)
-        check = self._current_banks
+        self._current_banks(banks[0].attribute_to_layer_input)
+        check = partial(self._current_banks, without_hooks=True)
         return self._as_given(
             [
                 concept_score(
@@ -542,9 +595,15 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         arguments: ForwardArguments,
         attribute_to_layer_input: bool,
         with_features: bool = False,
+        *,
+        internal_batch_size: int | None,
+        show_progress: bool,
     ) -> list[tuple[Tensor, ...]]:
         """Packed states, and features where they are asked for, of every layer."""
         banks = self._current_banks(attribute_to_layer_input)
+        size = BATCH_SIZE
+        if internal_batch_size is not None:
+            size = check_whole("internal_batch_size", internal_batch_size)
 
         def keep(index: int, activations: Tensor) -> tuple[Tensor, ...]:
             bank = banks[index]
@@ -559,17 +618,29 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         with self._reader.reading(
             keep, attribute_to_layer_input=attribute_to_layer_input
         ) as read:
-            # Only a pass that runs to its end shows that a layer fires again.
-            kept = read(arguments, "inputs", self._fires_once)
-        self._fires_once = True
-        return kept
+            parts = []
+            for part in tqdm(
+                arguments.split(size),
+                desc="Reading",
+                unit="batch",
+                disable=not show_progress,
+            ):
+                # Only a pass that runs to its end shows that a layer fires again.
+                parts.append(read(part, "inputs", self._fires_once))
+                self._fires_once = True
+        return [
+            tuple(torch.cat(column) for column in zip(*layer, strict=True))
+            for layer in zip(*parts, strict=True)
+        ]
 
     def _fitted_banks(self) -> list[ConfigurationBank]:
         if self._banks is None:
             raise ValueError("there is no bank yet; call fit, or pass bank")
         return self._banks
 
-    def _current_banks(self, attribute_to_layer_input: bool) -> list[ConfigurationBank]:
+    def _current_banks(
+        self, attribute_to_layer_input: bool, without_hooks: bool = False
+    ) -> list[ConfigurationBank]:
         """The banks, if they belong to the model as it is now."""
         banks = self._fitted_banks()
         for bank in banks:
@@ -579,8 +650,7 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
                     f"attribute_to_layer_input={attribute_to_layer_input}, but the bank"
                     f" was fitted with {fitted}; pass {fitted} or fit again"
                 )
-        stored = [bank.fingerprint for bank in banks]
-        self._fingerprints.check(stored, attribute_to_layer_input)
+        self._fingerprints.check(banks, without_hooks=without_hooks)
         return banks
 
     def _as_given(self, values: list[Any]) -> Any:

@@ -8,9 +8,9 @@ single process with all of the data would give.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -28,8 +28,13 @@ from torch.utils.data.distributed import DistributedSampler
 from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.bank import ConfigurationBank
 from captum_rdr.bank.queries import Nearest
-from captum_rdr.model.hooks import raw_bytes
-from captum_rdr.model.inputs import BATCH_SIZE
+from captum_rdr.model.hooks import raw_bytes, same_random_state
+from captum_rdr.model.inputs import (
+    BATCH_SIZE,
+    FIRST_ROWS,
+    DataPrint,
+    batch_arguments,
+)
 from captum_rdr.pooling import Pool
 
 _BLOCK_ROWS = 4096  # rows that each process sends at a time
@@ -257,8 +262,8 @@ def fit_sharded(
 
     Raises:
         TypeError: the data has no length or no order.
-        ValueError: there are fewer instances than processes, or the threshold is the
-            median, which no process knows alone.
+        ValueError: there are fewer instances than processes, their data is not the same
+            in the same order, or the threshold is the median, which no process knows alone.
         RuntimeError: a process failed, died or did not answer in time.
 
     >>> dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
@@ -278,11 +283,31 @@ def fit_sharded(
         forward_func, layer, threshold=threshold, pool=pool, call_index=call_index
     )
 
-    def fit() -> None:
-        rdr.fit(_share(data, rank, n_processes), **fit_arguments)
+    def fit() -> str:
+        share = _share(data, rank, n_processes)
+        rdr.fit(share, **fit_arguments)
+        return _order(share)
 
-    _everyones(group, fit, "fit_sharded")
+    if len(set(_everyones(group, fit, "fit_sharded"))) > 1:
+        raise ValueError(
+            "the processes hold the data in different orders, or different data; sort "
+            "the files or rows the same way in every process, e.g. by name"
+        )
     return ShardedBank(rdr.bank, group)
+
+
+def _order(share: DataLoader[Any]) -> str:
+    """Digest of a few instances of the whole data; empty where there is none."""
+    whole = cast("Subset[Any]", share.dataset).dataset
+    size = len(cast(Sized, whole))
+    some = sorted({index * size // FIRST_ROWS for index in range(FIRST_ROWS)})
+    few = DataLoader(Subset(whole, some), len(some), collate_fn=share.collate_fn)
+    found = DataPrint(0)
+    with same_random_state():
+        torch.manual_seed(0)
+        for batch in few:
+            found.add(batch_arguments(batch, None))
+    return found.first_rows
 
 
 def _share(data: Any, rank: int, size: int) -> DataLoader[Any]:

@@ -97,6 +97,11 @@ def check_disagreement() -> None:
     ahead = ConfigurationBank((70,))
     ahead.append(torch.ones(1 + 2 * rank, 70) > 0)
     assert "rows, not [" in raised(lambda: ShardedBank(ahead), ValueError)
+    turned = TensorDataset(x.flip(0) if rank else x)
+    error = raised(
+        lambda: fit_sharded(net, net[1], turned, show_progress=False), ValueError
+    )
+    assert "hold the data in different orders" in error
     x[size - 1] = float("nan")  # an instance of the last process
     error = raised(
         lambda: fit_sharded(net, net[1], TensorDataset(x), show_progress=False),

@@ -15,6 +15,7 @@ from captum_rdr.axes import LayerAxes
 from captum_rdr.bank import bits, files, queries
 from captum_rdr.bank.queries import Nearest, Wanted
 from captum_rdr.bank.rows import GrowingRows
+from captum_rdr.model.probe import Probe
 from captum_rdr.model.states import as_threshold, binarize
 
 
@@ -98,6 +99,7 @@ class ConfigurationBank:
         self.fingerprint = fingerprint
         self.attribute_to_layer_input = attribute_to_layer_input
         self.source = files.Source()
+        self.probe: Probe | None = None
         packed = torch.empty(0, bits.row_width(shape.numel()), dtype=torch.uint8)
         self._held = {"rows": GrowingRows.like(packed, reserve)}
         self._counts = torch.zeros(shape.numel(), dtype=torch.int64)
@@ -526,7 +528,7 @@ class ConfigurationBank:
             self.attribute_to_layer_input,
             reserve=reserve,
         )
-        bank.source = self.source._replace(first_rows="")
+        bank.source, bank.probe = self.source._replace(first_rows=""), self.probe
         return bank
 
     @staticmethod
@@ -578,6 +580,7 @@ class ConfigurationBank:
                 None if self.features is None else self.features.cpu(),
                 self.source,
                 None if self.sketches is None else self.sketches.cpu(),
+                None if self.probe is None else self.probe.packed(),
             ),
         )
 
@@ -610,6 +613,8 @@ class ConfigurationBank:
         )
         bank._counts, bank._on_disk = stored.active_counts, mmap
         bank.source = stored.source
+        if stored.probe is not None:
+            bank.probe = Probe.unpacked(stored.probe)
         for name in ("rows", "features", "sketches"):
             held = getattr(stored, name)
             if held is not None:

@@ -42,7 +42,7 @@ MANIFEST, DRAFT = "bank.json", "draft.json"
 MOST_MANIFEST_BYTES, MOST_TENSOR_BYTES = 1 << 20, 1 << 30
 
 _KIND = "configuration bank"
-_ARRAYS = ("rows", "active_counts", "threshold", "features", "sketches")
+_ARRAYS = ("rows", "active_counts", "threshold", "features", "sketches", "probe")
 _OWN = re.compile(rf"({'|'.join(_ARRAYS)})-(\d{{6,12}})\.npy")
 _PASSING = re.compile(r"draft\.json|\.(bank\.json|draft\.json|lock)\.[0-9a-f]{16}")
 # What damaged or forged text runs into.
@@ -85,6 +85,7 @@ class Stored:
         features: float activations ``(N, D)`` where they were kept, else None.
         source: where the states come from.
         sketches: float32 ``(N, 5)`` by which instances are recognized, else None.
+        probe: instances that show whether a model still gives the states, packed.
 
     Raises:
         ValueError: a tensor has another shape or dtype.
@@ -99,6 +100,7 @@ class Stored:
     features: Tensor | None = None
     source: Source = field(default_factory=Source)
     sketches: Tensor | None = None
+    probe: Tensor | None = None
 
     def __post_init__(self) -> None:
         n_rows, n_neurons = len(self.rows), math.prod(self.layer_shape)
@@ -162,7 +164,7 @@ def read_bank(path: PathLike, *, mmap: bool = True, verify: bool = True) -> Stor
     for name, entry in fields["arrays"].items():
         if verify:
             check_sum(folder, entry, arrays[name])
-        if not mmap or name in ("active_counts", "threshold"):
+        if not mmap or name in ("active_counts", "threshold", "probe"):
             arrays[name] = np.array(arrays[name])
     try:
         return Stored(

@@ -42,7 +42,10 @@ class GrowingRows:
 
     def __getstate__(self) -> tuple[Tensor, int]:
         """Leave the room that is not used out of copies and pickles."""
-        return self.filled.clone(), self._length
+        if len(self._room) > self._length:
+            # Kept, since a process that is sent a tensor opens its memory later.
+            self._room = self.filled.clone()
+        return self._room, self._length
 
     def __setstate__(self, state: tuple[Tensor, int]) -> None:
         self._room, self._length = state

@@ -55,6 +55,7 @@ class MemoryWriter:
 
     def finish(self) -> ConfigurationBank:
         """The bank."""
+        self._bank.probe = self._layer.probe
         first_rows = self._layer.data.first_rows
         self._bank.source = self._bank.source._replace(first_rows=first_rows)
         return self._bank
@@ -213,6 +214,9 @@ class FolderWriter:
         n_neurons = torch.Size(fields["layer_shape"]).numel()
         counts = bits.count_active(torch.from_numpy(rows), n_neurons)
         files.write_array(self._folder, fields, "active_counts", counts)
+        if self._layer.probe is not None:
+            packed = self._layer.probe.packed()
+            files.write_array(self._folder, fields, "probe", packed)
         files.write_manifest(self._folder / files.MANIFEST, fields)
 
     def close(self) -> None:

@@ -1,8 +1,7 @@
 """Fix neurons to values while a model runs."""
 
-import contextlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from captum_rdr._arguments import check_range, for_each
-from captum_rdr.model.hooks import hookable, on_call
+from captum_rdr.model.hooks import Undo, hookable, on_call, undoing
 from captum_rdr.model.reader import LayerReader
 from captum_rdr.model.states import FittedLayer, check_shape
 
@@ -43,11 +42,9 @@ def clamping(
         _Clamp(reader, index, layer, picked[index], given[index])
         for index, layer in enumerate(fitted)
     ]
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(hookable(reader.layers, reader.model))
+    with hookable(reader.layers, reader.model), undoing() as undo:
         for clamp in clamps:
-            for remove in clamp.hooks():
-                stack.callback(remove)
+            clamp.begin(undo)
         yield
     for clamp in clamps:
         clamp.check_applied()
@@ -77,13 +74,11 @@ class _Clamp:
         self._lock = threading.Lock()  # replicas of a DataParallel model run in threads
         self._applied = False
 
-    def hooks(self) -> Iterator[Callable[[], None]]:
-        """Register hooks, and give what removes each."""
+    def begin(self, undo: Undo) -> None:
+        """Register the hooks."""
         if self._call_index is not None and self._model is not None:
-            yield self._model.register_forward_pre_hook(
-                lambda *_: self._calls.clear()
-            ).remove
-        yield on_call(self._layer, self._to_input, self._clamped)
+            on_call(self._model, True, lambda _: self._calls.clear(), undo)
+        on_call(self._layer, self._to_input, self._clamped, undo)
 
     def check_applied(self) -> None:
         """Refuse a context in which nothing was clamped."""

@@ -1,13 +1,22 @@
 """The concept of a region as a differentiable function of the input."""
 
+import functools
+import inspect
+import sys
 import warnings
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.nn import Module
+from torch.nn.modules import module as every_module
+from torch.utils import checkpoint
 
-from captum_rdr.model.inputs import input_arguments
+from captum_rdr.model.hooks import remove_hook, undoing
+from captum_rdr.model.inputs import ForwardArguments, input_arguments
 from captum_rdr.model.reader import LayerReader
 from captum_rdr.model.states import FittedLayer, check_shape
 
@@ -17,6 +26,57 @@ _FLAT = (
     "layer before the nonlinearity, or what it takes in, with fit(..., "
     "attribute_to_layer_input=True)"
 )
+
+
+@contextmanager
+def noticing_checkpoints() -> Iterator[list[str]]:
+    """Fill the yielded list with modules that run in a checkpoint of PyTorch's."""
+    found: list[str] = []
+
+    def look(module: Module, _: Any) -> None:
+        frame = sys._getframe()
+        while frame.f_back is not None and not found:
+            frame = frame.f_back
+            if frame.f_code.co_filename == checkpoint.__file__:
+                found.append(type(module).__name__)
+
+    with undoing() as undo:
+        everywhere = every_module._global_forward_pre_hooks
+        undo.add(partial(remove_hook, everywhere, look))
+        every_module.register_module_forward_pre_hook(look)
+        yield found
+
+
+def _depends_on_training(modules: Iterable[Module]) -> bool:
+    """Whether one is in training mode and names that mode in its code."""
+    every = [one for module in modules for one in module.modules()]
+    return any(_names_training(cast(Any, type(one))) for one in every if one.training)
+
+
+@functools.lru_cache(maxsize=4096)
+def _names_training(kind: Any) -> bool:
+    return any(
+        "training" in function.__code__.co_names
+        for one in kind.__mro__
+        if one is not Module
+        for function in vars(one).values()
+        if inspect.isfunction(function)
+    )
+
+
+def _check_gradient(
+    activations: Tensor, arguments: ForwardArguments, is_checkpointed: bool
+) -> None:
+    given = (*arguments.args, *arguments.kwargs.values())
+    wanted = any(isinstance(one, Tensor) and one.requires_grad for one in given)
+    if wanted and torch.is_grad_enabled() and not activations.requires_grad:
+        why = (
+            "it lies in a reentrant checkpoint; pass use_reentrant=False to the "
+            "checkpoint, or turn checkpointing off"
+            if is_checkpointed
+            else "the model runs it without gradients; choose a layer that has them"
+        )
+        raise ValueError(f"the layer's output has no gradient: {why}")
 
 
 def concept_score(
@@ -54,11 +114,22 @@ def concept_score(
         check(to_input)
         given = input_arguments(inputs[0] if len(inputs) == 1 else inputs, None)
         arguments = given._replace(kwargs={**given.kwargs, **keywords})
-        with reader.reading(
-            keep, attribute_to_layer_input=to_input, gradients=True
-        ) as read:
+        is_training = _depends_on_training(reader.modules)
+        with (
+            reader.reading(
+                keep, attribute_to_layer_input=to_input, gradients=True
+            ) as read,
+            noticing_checkpoints() as found,
+        ):
             # To its end: attributions to later layers and checkpointing need that.
             ((activations,),) = read(arguments, "inputs", leave_early=False)
+        if found and is_training:
+            raise ValueError(
+                "the model is in training mode and checkpoints gradients, so it would "
+                "run once more in training mode when gradients are taken; call .eval() "
+                "on it first, or turn checkpointing off"
+            )
+        _check_gradient(activations, arguments, bool(found))
         # Copies, as tensors made in inference mode cannot take part in a backward pass.
         picked = activations.flatten(1)[:, neurons.clone().to(activations.device)]
         every = fitted.threshold.expand(fitted.layer_shape.numel())

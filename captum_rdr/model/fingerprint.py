@@ -1,22 +1,49 @@
-"""Tell whether a bank belongs to a model and layer."""
+"""Tell whether a bank belongs to a model and layer as they are now."""
 
 import functools
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from itertools import chain
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import Module
 
 from captum_rdr.model.hooks import raw_bytes
+from captum_rdr.model.probe import Probe, sampled
 from captum_rdr.model.reader import LayerReader
+from captum_rdr.model.signature import Signature, Walk
 from captum_rdr.pooling import Pool
+
+
+class ProbedLayer(Protocol):
+    """What a bank knows of the model that it belongs to."""
+
+    layer_shape: torch.Size
+    threshold: Tensor
+    attribute_to_layer_input: bool
+    fingerprint: str
+    probe: Probe | None
+
+
+class Print(NamedTuple):
+    """What identifies a layer.
+
+    Attributes:
+        whole: digest of weights, layer and the way in which it is read.
+        how: digest of the latter two.
+    """
+
+    whole: str
+    how: str
 
 
 def weights_digest(modules: Iterable[Module]) -> str:
     """Digest of every parameter and buffer: names, dtypes, shapes and values.
+
+    Of weights on "meta" the values are not known.
 
     Args:
         modules: the model, or the layers alone where the model is unknown.
@@ -34,12 +61,19 @@ def weights_digest(modules: Iterable[Module]) -> str:
     digest = hashlib.sha256()
     for name, tensor in _named_tensors(modules):
         digest.update(f"{_plain(name)} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(raw_bytes(tensor).cpu().numpy().data)
+        if not tensor.is_meta:
+            # A copy, since NumPy makes memory that it has seen impossible to resize.
+            digest.update(raw_bytes(tensor).to("cpu", copy=True).numpy().data)
     return digest.hexdigest()
 
 
 class Fingerprints:
     """Tell whether banks belong to a model and its layers as they are now.
+
+    That is so when the model gives the states that the bank holds. It is run on the
+    bank's `Probe` when the bank is first used, and whenever a cheap `Signature` of all
+    that a forward pass depends on has changed. A bank without one belongs to the model
+    of the same fingerprint.
 
     Args:
         reader: what turns an input into the layers' activations.
@@ -47,82 +81,139 @@ class Fingerprints:
 
     >>> net = torch.nn.Linear(2, 2)
     >>> prints = Fingerprints(LayerReader(net, [net], None, [None], None))
-    >>> [len(one) for one in prints.now(attribute_to_layer_input=False)]
+    >>> [len(one.whole) for one in prints.now(attribute_to_layer_input=False)]
     [64]
     """
 
     def __init__(self, reader: LayerReader, *, force: bool = False) -> None:
         self._reader, self._force = reader, force
-        self._accepted: Versions | None = None
+        self._accepted: Signature | None = None
+        # Since a first pass may make buffers, the model that was just fitted has two.
+        self._own: list[str] = []
 
-    def versions(self) -> "Versions":
-        """A cheap token that changes when a parameter or buffer is written.
+    def walk(self) -> Walk:
+        """A look at all that a forward pass depends on."""
+        reader = self._reader
+        return Walk([reader.forward_func, *reader.layers, *reader.pools])
 
-        A write through ``parameter.data`` does not change it.
-        """
-        return tuple(
-            (id(tensor), _address(tensor), _version(tensor))
-            for _, tensor in _named_tensors(self._reader.modules)
-        )
-
-    def now(self, attribute_to_layer_input: bool) -> list[str]:
-        """Digest, for each layer, all that turns an input into its activations.
+    def now(self, attribute_to_layer_input: bool) -> list[Print]:
+        """Digest, for each layer, all that is known to turn an input into its activations.
 
         That is the weights, the layer's name, its pool, ``call_index`` and whether its
         input is read.
         """
         reader = self._reader
-        weights = weights_digest(reader.modules)
+        weights = weights_digest(self._modules())
         how = [reader.call_index, attribute_to_layer_input]
         parts = [
-            [weights, _plain(name), _pool_name(pool), *how]
+            [_plain(name), _pool_name(pool), *how]
             for name, pool in zip(reader.names, reader.pools, strict=True)
         ]
-        return [hashlib.sha256(json.dumps(part).encode()).hexdigest() for part in parts]
+        return [Print(_digest([weights, *part]), _digest(part)) for part in parts]
 
-    def accept(self, versions: "Versions") -> None:
-        """Take it that the banks belong to the model of these versions."""
-        self._accepted = versions
+    def _modules(self) -> Sequence[Module]:
+        """The model, also one that a function hides; else the layers."""
+        reader = self._reader
+        if reader.model is None:
+            for module in self.walk().modules:
+                held = {id(one) for one in module.modules()}
+                if held.issuperset(map(id, reader.layers)) and len(held) > 1:
+                    return [module]
+        return reader.modules
 
-    def check(self, stored: Sequence[str], attribute_to_layer_input: bool) -> None:
-        """Refuse banks of another model, another layer or another way to read it.
-
-        Digests the weights only if one was written since banks were last accepted.
+    def accept(self, own: Sequence[Print] = ()) -> None:
+        """Take it that the banks belong to the model as it is now.
 
         Args:
-            stored: each bank's fingerprint, empty where it is unknown.
-            attribute_to_layer_input: whether the banks are of the layers' inputs.
+            own: fingerprints of the layers once the model has run.
+        """
+        self._accepted = self.walk().signature()
+        self._own = [one.whole for one in own]
+
+    def check(
+        self, banks: Sequence[ProbedLayer], *, without_hooks: bool = False
+    ) -> None:
+        """Refuse banks of another model, another layer or another way to read it.
+
+        Args:
+            banks: one for each layer.
+            without_hooks: whether hooks may be on it that were not there before, as
+                those of an attribution that calls this in its forward passes.
 
         Raises:
-            ValueError: a bank has another fingerprint.
+            ValueError: a bank belongs to something else.
         """
         if self._force:
             return
-        versions = self.versions()
-        if versions == self._accepted:
+        walk = self.walk()
+        signature, last = walk.signature(), self._accepted
+        if signature == last:
             return
-        prints = self.now(attribute_to_layer_input)
-        for name, was, now in zip(self._reader.names, stored, prints, strict=True):
-            if was not in ("", now):
-                raise ValueError(
-                    f"the bank of layer {name!r} has fingerprint {was[:12]}..., but "
-                    f"model and layer now have {now[:12]}...: weights, layer, pool or "
-                    "call_index differ; fit again, load the weights that the bank was "
-                    "made with, or pass force=True if the states are known to be the "
-                    "same"
-                )
-        self.accept(versions)
+        if without_hooks and last is not None and signature.values == last.values:
+            return
+        others = without_hooks and last is not None and signature.hooks != last.hooks
+        prints = self.now(banks[0].attribute_to_layer_input)
+        for index, (bank, now) in enumerate(zip(banks, prints, strict=True)):
+            if bank.fingerprint:
+                self._check(index, bank, now, is_altered=walk.is_clamped or others)
+        if not walk.is_clamped:
+            self._accepted = self.walk().signature()
+
+    def _check(
+        self, index: int, bank: ProbedLayer, now: Print, is_altered: bool
+    ) -> None:
+        probe, was = bank.probe, bank.fingerprint
+        known = [was, *self._own[index : index + 1], probe.fingerprint if probe else ""]
+        what: str | None = None
+        if probe is None or is_altered:
+            if now.whole not in known:
+                what = "weights, layer, pool or call_index differ"
+        elif probe.how != now.how:
+            what = "layer, pool or call_index differ"
+        else:
+            what = self._difference(index, bank, probe, now.whole in known)
+        if what is not None:
+            name = self._reader.names[index]
+            is_other = f"has fingerprint {was[:12]}..., but model and layer now have"
+            raise ValueError(
+                f"the bank of layer {name!r} {is_other} {now.whole[:12]}...: {what}; fit "
+                "again, load the weights and settings that the bank was made with, or "
+                "pass force=True if the states are known to be the same"
+                if now.whole not in known
+                else f"the bank of layer {name!r} is out of date: {what}; fit again, "
+                "give the model, its hooks and the pool back the settings that the bank "
+                "was made with, or pass force=True to use the bank all the same"
+            )
+
+    def _difference(
+        self, index: int, bank: ProbedLayer, probe: Probe, same_weights: bool
+    ) -> str | None:
+        """How the layer's states of the bank's first instances differ, None if not."""
+        try:
+            found = self.probed(probe, index, bank.attribute_to_layer_input)
+        except Exception as error:
+            what = f"the model fails on the bank's first instances ({error})"
+            return None if same_weights else what
+        if found.shape != probe.activations.shape:
+            return f"the layer's shape is another than {tuple(bank.layer_shape)}"
+        return probe.difference(found, bank.threshold, same_weights)
+
+    def probed(
+        self, probe: Probe, index: int, attribute_to_layer_input: bool
+    ) -> Tensor:
+        """What a layer gives for a probe's instances now, see `sampled`."""
+        with self._reader.only(index).reading(
+            lambda _, activations: (sampled(activations),),
+            attribute_to_layer_input=attribute_to_layer_input,
+        ) as read:
+            ((activations,),) = read(
+                probe.arguments, "the bank's first instances", leave_early=True
+            )
+        return activations
 
 
-Versions = tuple[tuple[int, int, int], ...]
-
-
-def _address(tensor: Tensor) -> int:
-    return tensor.data_ptr() if tensor.layout == torch.strided else 0
-
-
-def _version(tensor: Tensor) -> int:
-    return 0 if tensor.is_inference() else tensor._version
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
 def _plain(name: str) -> str:
@@ -136,6 +227,10 @@ def _plain(name: str) -> str:
 def _named_tensors(modules: Iterable[Module]) -> Iterable[tuple[str, Tensor]]:
     for module in modules:
         yield from chain(module.named_parameters(), module.named_buffers())
+        for name, packed in module.state_dict().items():  # as quantized layers have
+            for number, one in enumerate(packed if isinstance(packed, tuple) else ()):
+                if isinstance(one, Tensor):
+                    yield f"{name}.{number}", one
 
 
 def _pool_name(pool: Pool | None) -> str:

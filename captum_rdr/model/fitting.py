@@ -13,7 +13,16 @@ from tqdm.auto import tqdm
 
 from captum_rdr.axes import LayerAxes, axes_of
 from captum_rdr.model import states as neurons
-from captum_rdr.model.inputs import Batches, DataPrint, batch_arguments
+from captum_rdr.model.fingerprint import Print
+from captum_rdr.model.hooks import has_hooks
+from captum_rdr.model.inputs import Batches, DataPrint, batch_arguments, taken
+from captum_rdr.model.probe import (
+    MOST_INSTANCES,
+    FirstInstances,
+    Probe,
+    autocast_now,
+    sampled,
+)
 from captum_rdr.model.reader import LayerReader
 from captum_rdr.model.states import (
     MedianSample,
@@ -59,7 +68,7 @@ class Writer(Protocol):
         """Append instances, bool ``(M, D)`` on any device."""
 
     def finish(self) -> Any:
-        """The finished bank."""
+        """The finished bank, which keeps the layer's probe."""
 
     def close(self) -> None:
         """Let go of what is open, whether the bank is finished or not."""
@@ -77,6 +86,10 @@ class LayerIndex:
         keep_features: whether the bank keeps the float activations.
         writer: where the bank goes.
         axes_of: tells what the axes of a shape mean.
+        is_first: whether the data's first batch is read.
+        first: what `sampled` gives of its first activations.
+        first_instances: gathers what the bank may keep of the data.
+        probe: what it keeps.
         data: what identifies the data.
         n_instances: how many it has at most, 0 where that is unknown.
     """
@@ -96,6 +109,10 @@ class LayerIndex:
     def __post_init__(self) -> None:
         self.is_median = self.threshold is None
         self._earlier = Earlier()
+        self.is_first = False
+        self.first: Tensor | None = None
+        self.first_instances = FirstInstances()
+        self.probe: Probe | None = None
         self._shape: torch.Size | None = None
         self._has_begun = False
         self._sample = MedianSample(neurons.MEDIAN_BYTES)
@@ -104,6 +121,11 @@ class LayerIndex:
     def n_finished(self) -> int:
         """Leading instances that an earlier run has indexed."""
         return self._earlier.n_finished
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether an earlier run has finished the bank."""
+        return self._earlier.is_finished
 
     def open(self, data: DataPrint, n_instances: int) -> None:
         """Make ready, and take over what an earlier run knew."""
@@ -127,7 +149,8 @@ class LayerIndex:
                 "pool=captum_rdr.pooling.token_mean"
             )
         rows = activations.flatten(1)
-        return (rows.clone(),) if self.threshold is None else self._kept(rows)
+        kept = (rows.clone(),) if self.threshold is None else self._kept(rows)
+        return (*kept, sampled(rows[:MOST_INSTANCES])) if self.is_first else kept
 
     def _kept(self, rows: Tensor) -> tuple[Tensor, ...]:
         if self.threshold is None or self._shape is None:
@@ -143,17 +166,20 @@ class LayerIndex:
             return states, sketches
         return states, sketches, storable(rows, f"layer {self.name!r}")
 
-    def add(self, kept: tuple[Tensor, ...], first: int = 0) -> None:
+    def add(self, kept: Sequence[Tensor], first: int = 0) -> None:
         """Take in what `keep` made of a batch, but for instances that are finished.
 
         Args:
             kept: what `keep` gave.
             first: position of the batch's first instance in the data.
         """
+        if self.is_first:
+            *kept, self.first = kept
+            self.is_first = False
         new = [part[max(0, self.n_finished - first) :] for part in kept]
         if self.threshold is None:
             self._sample.add(new[0])
-        elif len(new[0]) and not self._earlier.is_finished:
+        elif len(new[0]) and not self.is_finished:
             self.writer.append(new[0], new[2] if self.keep_features else None, new[1])
 
     def settle_median(self) -> bool:
@@ -193,6 +219,8 @@ def index_data(
     *,
     additional_forward_args: Any,
     show_progress: bool,
+    prints: Callable[[], Sequence[Print]],
+    keep_probe: bool,
 ) -> list[Any]:
     """Go through the data and fill each layer's bank.
 
@@ -205,6 +233,8 @@ def index_data(
         layers: one for each of the reader's layers.
         additional_forward_args: passed behind every batch's inputs.
         show_progress: draw a progress bar.
+        prints: gives what identifies the layers once the model has run.
+        keep_probe: whether banks keep the first instances' inputs.
 
     Returns:
         what each layer's writer gives as the finished bank.
@@ -244,7 +274,72 @@ def index_data(
             )
         if again:
             go_through(again)
+        probes = _probes(reader, layers, prints())
+        for layer, probe in zip(layers, probes, strict=True):
+            layer.probe = probe if keep_probe else None
         return [layer.writer.finish() for layer in layers]
+
+
+def _probes(
+    reader: LayerReader,
+    layers: Sequence[LayerIndex],
+    prints: Sequence[Print],
+) -> list[Probe | None]:
+    """Run the model on the first instances again, in a smaller batch.
+
+    Hooks of the user's would take that for a batch of the data, so it is left out then.
+
+    Returns:
+        for each layer what its bank keeps of them; None where it keeps nothing, or where
+        the states are other ones than in the first batch, of which it is warned.
+    """
+    nothing: list[Probe | None] = [None] * len(layers)
+    arguments = layers[0].first_instances.arguments
+    if arguments is None or all(layer.is_finished for layer in layers):
+        return nothing
+    to_input = layers[0].attribute_to_layer_input
+    found: Sequence[Any] = [[layer.first] for layer in layers]
+    if not has_hooks(reader.modules):
+        try:
+            with reader.reading(
+                lambda _, activations: (sampled(activations),),
+                attribute_to_layer_input=to_input,
+            ) as read:
+                torch.rand(1)  # so that what is drawn at random is drawn anew
+                found = read(arguments, "the first instances", leave_early=True)
+        except Exception:  # as of a model that takes one size of batch only
+            return nothing
+    size, autocast = arguments.batch_size, autocast_now()
+    return [
+        None
+        if activations is None
+        else _probe(
+            layer,
+            Probe(
+                arguments.part(slice(len(activations))),
+                activations[:size],
+                own.how,
+                own.whole,
+                autocast,
+            ),
+        )
+        for layer, (activations,), own in zip(layers, found, prints, strict=True)
+    ]
+
+
+def _probe(layer: LayerIndex, probe: Probe) -> Probe | None:
+    if layer.first is not None and layer.threshold is not None:
+        what = probe.difference(layer.first, layer.threshold, same_weights=True)
+        if what is not None:
+            warnings.warn(
+                f"the states of layer {layer.name!r} depend on the batch or on chance: "
+                f"{what}, read in a batch of their own; give BatchNorm layers running "
+                "statistics, and see to it that evaluation mode turns dropout off",
+                UserWarning,
+                stacklevel=2,
+            )
+            return None
+    return probe
 
 
 def _one_pass(
@@ -269,9 +364,20 @@ def _one_pass(
             disable=not show_progress,
         )
         for number, batch in enumerate(progress):
-            arguments = batch_arguments(batch, additional_forward_args)
+            given = batch_arguments(batch, additional_forward_args)
+            arguments, left = taken(given, reader.forward_func)
+            if left and number == 0:
+                warnings.warn(
+                    f"forward_func does not take the columns {left}, so they are left "
+                    "out; give forward a parameter of that name where it needs one",
+                    UserWarning,
+                    stacklevel=2,
+                )
             first, n_instances = n_instances, n_instances + arguments.batch_size
             data.add(arguments)
+            layers[0].first_instances.add(arguments)
+            for layer in layers:
+                layer.is_first = first == 0
             if data.is_complete:
                 _check_data(layers)
             if n_instances <= n_skipped:

@@ -1,17 +1,19 @@
 """Record what layers put out (or take in), and put model and random state back."""
 
 import contextlib
-import functools
 import random
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import Module
+from torch.nn.modules import module as every_module
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 
 def raw_bytes(tensor: Tensor) -> Tensor:
@@ -24,6 +26,9 @@ def raw_bytes(tensor: Tensor) -> Tensor:
     [1, 0, 0, 1]
     """
     tensor = tensor.detach()
+    if is_traceable_wrapper_subclass(tensor):  # quantized or sharded by a library
+        held = [getattr(tensor, name) for name in tensor.__tensor_flatten__()[0]]
+        return torch.cat([raw_bytes(one) for one in held])
     if tensor.layout != torch.strided:
         entries = tensor.to_sparse().coalesce()
         return torch.cat([raw_bytes(entries.indices()), raw_bytes(entries.values())])
@@ -35,13 +40,58 @@ def raw_bytes(tensor: Tensor) -> Tensor:
     return dense.reshape(-1).view(torch.uint8)
 
 
+class Undo:
+    """What puts things back, the newest first, each once or again after an interrupt."""
+
+    def __init__(self) -> None:
+        self._todo: list[Callable[[], object]] = []
+
+    def add(self, function: Callable[[], object]) -> None:
+        """Take what puts a thing back; before the thing is done, as it may be undone."""
+        self._todo.append(function)
+
+    def run(self) -> None:
+        """Put everything back, also where something fails."""
+        error = None
+        while self._todo:
+            try:
+                self._todo[-1]()
+            except Exception as found:
+                error = found
+            self._todo.pop()
+        if error is not None:
+            raise error
+
+
+@contextmanager
+def undoing() -> Iterator[Undo]:
+    """Put back at the end what is added, also if an interrupt comes meanwhile.
+
+    >>> with undoing() as undo:
+    ...     undo.add(lambda: print("last"))
+    ...     undo.add(lambda: print("first"))
+    first
+    last
+    """
+    undo = Undo()
+    try:
+        try:
+            yield undo
+        finally:
+            undo.run()
+    finally:  # an interrupt may have come between
+        undo.run()
+
+
 @contextmanager
 def evaluating(model: Module) -> Iterator[None]:
     """Run a model in evaluation mode and put every module and buffer back.
 
     Each module's own ``training`` flag is restored, not the root's for all of them,
-    and a buffer that the forward pass wrote gets its old values again. The flags are
-    set directly, since a model may override ``train`` with side effects.
+    and a buffer that the forward pass wrote or resized gets its old values again, one
+    that was None is None. A buffer that the pass registers stays, as it may do so only
+    once. The flags are set directly, since a model may override ``train`` with side
+    effects.
 
     >>> model = torch.nn.Sequential(torch.nn.Dropout(), torch.nn.Linear(2, 2).eval())
     >>> with evaluating(model):
@@ -50,26 +100,48 @@ def evaluating(model: Module) -> Iterator[None]:
     >>> [module.training for module in model]
     [True, False]
     """
-    modes = [(module, module.training) for module in model.modules()]
+    with undoing() as undo:
+        _evaluate(model, undo)
+        yield
+
+
+def _evaluate(model: Module, undo: Undo) -> None:
+    # A frozen script within a model has no modes.
+    modes = [
+        (module, module.training)
+        for module in model.modules()
+        if hasattr(module, "training")
+    ]
     buffers = [
-        (module, name, buffer, buffer.detach().clone())
+        (module, name, buffer, None if buffer is None else buffer.detach().clone())
         for module in model.modules()
         for name, buffer in module._buffers.items()
-        if buffer is not None
     ]
-    try:
-        for module, _ in modes:
-            module.training = False
-        yield
-    finally:
+
+    def put_back() -> None:
         for module, mode in modes:
             module.training = mode
         for module, name, buffer, values in buffers:
             module._buffers[name] = buffer
-            # A buffer on the meta device has no values.
-            if not (buffer.is_meta or raw_bytes(buffer).equal(raw_bytes(values))):
-                with torch.no_grad():
-                    buffer.copy_(values)
+            if buffer is not None and values is not None:
+                _write_back(buffer, values)
+
+    undo.add(put_back)
+    for module, _ in modes:
+        module.training = False
+
+
+def _write_back(buffer: Tensor, values: Tensor) -> None:
+    """Give a buffer its old values, and its old size, where it has other ones."""
+    is_same = (buffer.shape, buffer.dtype) == (values.shape, values.dtype)
+    # A buffer on the meta device has no values.
+    if buffer.is_meta or (is_same and raw_bytes(buffer).equal(raw_bytes(values))):
+        return
+    with torch.inference_mode(buffer.is_inference()), torch.no_grad():
+        if is_same:
+            buffer.copy_(values)
+        else:
+            buffer.data = values
 
 
 @contextmanager
@@ -84,15 +156,19 @@ def same_random_state() -> Iterator[None]:
     >>> bool((torch.get_rng_state() == before).all())
     True
     """
-    python_state, numpy_state = random.getstate(), np.random.get_state()
+    with undoing() as undo:
+        _keep_random_state(undo)
+        yield
+
+
+def _keep_random_state(undo: Undo) -> None:
     on_cuda = torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    devices = list(range(torch.cuda.device_count())) if on_cuda else []
-    with torch.random.fork_rng(devices=devices):
-        try:
-            yield
-        finally:
-            random.setstate(python_state)
-            np.random.set_state(numpy_state)
+    undo.add(partial(random.setstate, random.getstate()))
+    undo.add(partial(np.random.set_state, np.random.get_state()))
+    undo.add(partial(torch.set_rng_state, torch.get_rng_state()))
+    if on_cuda:
+        states = torch.cuda.get_rng_state_all()
+        undo.add(partial(torch.cuda.set_rng_state_all, states))
 
 
 Keep = Callable[[int, Any], tuple[Tensor, ...]]
@@ -129,8 +205,10 @@ class Record:
         keep: Keep,
         call_index: int | None,
         device_ids: Sequence[int] | None,
+        may_leave: bool = True,
     ) -> None:
         self._names, self._keep = names, keep
+        self._may_leave = may_leave
         self._call_index, self._device_ids = call_index, device_ids
         self._lock = threading.Lock()
         self._thread = threading.get_ident()
@@ -173,7 +251,12 @@ class Record:
         """
         self._clear()
         counts_from_the_first = (self._call_index or 0) >= 0
-        self._leave_early = leave_early and counts_from_the_first and not self.is_split
+        self._leave_early = (
+            leave_early
+            and self._may_leave
+            and counts_from_the_first
+            and not self.is_split
+        )
         with contextlib.suppress(_Finished):
             forward(*args, **kwargs)
         return self.values()
@@ -188,10 +271,17 @@ class Record:
             if wanted < 0 and len(calls) >= -wanted:
                 calls[wanted] = None  # too long ago now
             is_wanted = wanted < 0 or wanted == len(calls)
-            calls.append(self._keep(index, value) if is_wanted else None)
+            calls.append(self._kept(index, value) if is_wanted else None)
         layers = range(len(self._calls))
         if self._leave_early and all(self._n_calls(one) > wanted for one in layers):
             raise _Finished
+
+    def _kept(self, index: int, value: Any) -> tuple[Tensor, ...]:
+        if not torch.is_inference_mode_enabled():
+            return self._keep(index, value)
+        # What is made here outlives the mode that a model may have switched on.
+        with torch.inference_mode(False), torch.no_grad():
+            return self._keep(index, value)
 
     def values(self) -> list[tuple[Tensor, ...]]:
         """What each layer gave, the parts of several devices put together in order."""
@@ -238,6 +328,7 @@ def recording(
     call_index: int | None = None,
     device_ids: Sequence[int] | None = None,
     gradients: bool = False,
+    may_leave: bool = True,
 ) -> Iterator[Record]:
     """Record layers for as long as the context lasts, then put everything back.
 
@@ -258,6 +349,7 @@ def recording(
             from the last).
         device_ids: the devices of a ``DataParallel`` model, in batch order.
         gradients: leave gradient recording as it is.
+        may_leave: whether a pass may be left early.
 
     Yields:
         the `Record`.
@@ -269,17 +361,27 @@ def recording(
     torch.Size([4, 3])
     """
     names = layer_names(layers, model)
-    record = Record(names, keep, call_index, device_ids)
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(_RECORDING)
-        stack.enter_context(same_random_state())
-        stack.enter_context(hookable(layers, model))
+    record = Record(names, keep, call_index, device_ids, may_leave)
+    with undoing() as undo:
+        if not _RECORDING._is_owned():  # type: ignore[attr-defined]
+            undo.add(_let_go)
+            _RECORDING.acquire()
+        _keep_random_state(undo)
+        _make_hookable(layers, model, undo)
+        undo.add(partial(torch.set_grad_enabled, torch.is_grad_enabled()))
         if not gradients:
-            stack.enter_context(torch.no_grad())
+            torch.set_grad_enabled(False)
         for index, layer in enumerate(layers):
-            see = functools.partial(record.observe, index)
-            stack.callback(on_call(layer, attribute_to_layer_input, see))
+            on_call(
+                layer, attribute_to_layer_input, partial(record.observe, index), undo
+            )
         yield record
+
+
+def _let_go() -> None:
+    """Release the lock, whatever an interrupt has left of it."""
+    if _RECORDING._is_owned():  # type: ignore[attr-defined]
+        _RECORDING._release_save()  # type: ignore[attr-defined]
 
 
 def layer_names(layers: Sequence[Module], model: Module | None) -> list[str]:
@@ -310,16 +412,35 @@ def hookable(layers: Sequence[Module], model: Module | None) -> Iterator[None]:
     ...     net.training
     False
     """
+    with undoing() as undo:
+        _make_hookable(layers, model, undo)
+        yield
+
+
+def _make_hookable(layers: Sequence[Module], model: Module | None, undo: Undo) -> None:
     if model is None:
         _refuse_training(layers)
+    else:
+        _evaluate(model, undo)
     # PyTorch's fused transformer layers skip submodules and hooks.
-    fused = torch.backends.mha.get_fastpath_enabled()
-    with contextlib.nullcontext() if model is None else evaluating(model):
-        try:
-            torch.backends.mha.set_fastpath_enabled(False)
-            yield
-        finally:
-            torch.backends.mha.set_fastpath_enabled(fused)
+    mha = torch.backends.mha
+    undo.add(partial(mha.set_fastpath_enabled, mha.get_fastpath_enabled()))
+    mha.set_fastpath_enabled(False)
+
+
+def has_hooks(modules: Iterable[Module]) -> bool:
+    """Whether forward passes run hooks that are not this package's."""
+    held = {id(one): one for module in modules for one in module.modules()}
+    hooks = [
+        hook
+        for one in held.values()
+        for hook in (*one._forward_hooks.values(), *one._forward_pre_hooks.values())
+    ]
+    own = [getattr(hook, "__module__", "").startswith("captum_rdr.") for hook in hooks]
+    everywhere = every_module._global_forward_hooks or (
+        every_module._global_forward_pre_hooks
+    )
+    return bool(everywhere) or not all(own)
 
 
 def _refuse_training(layers: Sequence[Module]) -> None:
@@ -332,23 +453,21 @@ def _refuse_training(layers: Sequence[Module]) -> None:
 
 
 def on_call(
-    layer: Module, to_input: bool, see: Callable[[Any], Tensor | None]
-) -> Callable[[], None]:
+    layer: Module, to_input: bool, see: Callable[[Any], Tensor | None], undo: Undo
+) -> None:
     """Show each output of a layer, or what it takes in, to a function.
 
     Args:
         layer: the layer.
         to_input: show what it takes in, several values as a tuple.
         see: what it returns takes the value's place, unless that is None.
-
-    Returns:
-        what ends it.
+        undo: ends it.
 
     >>> layer = torch.nn.Identity()
-    >>> end = on_call(layer, False, lambda output: output + 1)
-    >>> layer(torch.ones(2))
+    >>> with undoing() as undo:
+    ...     on_call(layer, False, lambda output: output + 1, undo)
+    ...     layer(torch.ones(2))
     tensor([2., 2.])
-    >>> end()
     """
 
     def before(_: Module, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -358,9 +477,22 @@ def on_call(
             return None
         return ((new,), {}) if args else ((), dict.fromkeys(kwargs, new))
 
+    def after(_: Module, args: Any, output: Any) -> Any:
+        return see(output)
+
     if to_input:
-        return layer.register_forward_pre_hook(before, with_kwargs=True).remove
-    return layer.register_forward_hook(lambda _, args, output: see(output)).remove
+        undo.add(partial(remove_hook, layer._forward_pre_hooks, before))
+        layer.register_forward_pre_hook(before, with_kwargs=True)
+    else:
+        undo.add(partial(remove_hook, layer._forward_hooks, after))
+        layer.register_forward_hook(after)
+
+
+def remove_hook(hooks: dict[int, Any], hook: Any) -> None:
+    """Remove a hook, also one of which no handle is known."""
+    for number, one in list(hooks.items()):
+        if one is hook:
+            del hooks[number]
 
 
 def _device(value: Any) -> torch.device:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import Module
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils.data import (
     DataLoader,
     Dataset,
@@ -18,6 +19,7 @@ from torch.utils.data import (
     SequentialSampler,
     SubsetRandomSampler,
     WeightedRandomSampler,
+    default_collate,
 )
 
 from captum_rdr.model.hooks import raw_bytes, same_random_state
@@ -58,11 +60,33 @@ class ForwardArguments(NamedTuple):
 
     def to(self, device: torch.device | None) -> "ForwardArguments":
         """The same arguments with their tensors on ``device``."""
-        if device is None:
-            return self
+        return self if device is None else self._each(lambda one: one.to(device))
+
+    def part(self, which: slice) -> "ForwardArguments":
+        """Those of some instances: parts of the tensors that are as long as the batch."""
+        size = self.batch_size
+        return self._each(
+            lambda one: one[which] if one.dim() and len(one) == size else one
+        )
+
+    def split(self, size: int) -> list["ForwardArguments"]:
+        """Those of at most ``size`` instances each; of none, one that is empty."""
+        starts = range(0, max(self.batch_size, 1), size)
+        return [self.part(slice(start, start + size)) for start in starts]
+
+    def copied(self) -> "ForwardArguments":
+        """Copies on the CPU that take no more room than they need."""
+        return self._each(
+            lambda one: one.detach().to("cpu", copy=True).contiguous().clone()
+        )
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "ForwardArguments":
+        def changed(value: Any) -> Any:
+            return change(value) if isinstance(value, Tensor) else value
+
         return ForwardArguments(
-            tuple(_to(value, device) for value in self.args),
-            {name: _to(value, device) for name, value in self.kwargs.items()},
+            tuple(map(changed, self.args)),
+            {name: changed(value) for name, value in self.kwargs.items()},
         )
 
     def named(self, forward_func: Callable[..., Any]) -> dict[str, Any]:
@@ -90,6 +114,11 @@ def input_arguments(inputs: Any, additional_forward_args: Any) -> ForwardArgumen
     extra = _as_tuple(additional_forward_args)
     if isinstance(inputs, Mapping):
         return ForwardArguments(extra, dict(inputs))
+    if isinstance(inputs, PackedSequence):
+        raise TypeError(
+            "inputs is a PackedSequence, whose first dimension is not the batch; give "
+            "padded sequences and their lengths, and pack them in the model's forward"
+        )
     if isinstance(inputs, list):
         inputs = tuple(inputs)
     if not isinstance(inputs, (Tensor, tuple)):
@@ -110,8 +139,39 @@ def batch_arguments(batch: Any, additional_forward_args: Any) -> ForwardArgument
     if isinstance(batch, (tuple, list)):
         if not batch:
             raise TypeError("data gave an empty batch; give (inputs, labels) or inputs")
+        _refuse_instances(batch)
         batch = batch[0]
     return input_arguments(batch, additional_forward_args)
+
+
+def _refuse_instances(batch: Any) -> None:
+    """Refuse what is a list of instances rather than a batch and its labels.
+
+    Raises:
+        TypeError: it is one.
+    """
+    images = [one for one in batch if isinstance(one, Tensor) and one.dim() == 3]
+    if isinstance(batch, list) and len(batch) > 1 and len(images) == len(batch):
+        raise TypeError(
+            f"data gave a list of {len(batch)} tensors (C, H, W), which a model of lists "
+            "of images takes; give tensors (N, C, H, W) of one size, or wrap the model "
+            "in a function that takes them and unbinds them"
+        )
+    first = batch[0]
+    label = batch[1] if len(batch) == 2 else None
+    if (
+        isinstance(first, Tensor)
+        and first.dim() == 3
+        and (
+            isinstance(label, (int, str))
+            or (isinstance(label, Tensor) and not label.dim())
+        )
+    ):
+        raise TypeError(
+            f"data gave one instance {tuple(first.shape)} and its label {label!r}, not a "
+            "batch; pass torch.utils.data.DataLoader(data, batch_size=64), or the whole "
+            "as a Dataset"
+        )
 
 
 class Batches:
@@ -148,6 +208,8 @@ class Batches:
             self._batches = data
         elif isinstance(data, Dataset):
             self._batches = DataLoader(data, batch_size=BATCH_SIZE)
+        elif _is_map_style(data):
+            self._batches = DataLoader(data, BATCH_SIZE, collate_fn=_collated)
         elif isinstance(data, Iterable) and not isinstance(data, _NO_BATCHES):
             self._batches = data
         else:
@@ -186,7 +248,8 @@ class Batches:
     @property
     def can_repeat(self) -> bool:
         """Whether the data can be gone through a second time."""
-        return iter(self._batches) is not self._batches
+        with same_random_state():  # beginning to iterate draws from it
+            return iter(self._batches) is not self._batches
 
 
 class DataPrint:
@@ -249,8 +312,61 @@ def _is_labelled_pair(data: Any) -> bool:
     return len(inputs) == len(labels) and inputs.shape[1:] != labels.shape[1:]
 
 
+def _is_map_style(data: Any) -> bool:
+    """Whether it holds instances by number, as datasets of other libraries do."""
+    by_number = all(hasattr(data, name) for name in ("__getitem__", "__len__"))
+    return by_number and not isinstance(data, (list, tuple, *_NO_BATCHES))
+
+
+def _collated(items: list[Any]) -> Any:
+    """A batch of instances, whose columns may be lists of numbers, or words."""
+    if not isinstance(items[0], Mapping):
+        return default_collate(items)
+    columns: dict[str, Any] = {}
+    for name in items[0]:
+        column = [item[name] for item in items]
+        try:
+            columns[name] = torch.stack([torch.as_tensor(one) for one in column])
+        except (TypeError, ValueError, RuntimeError):  # words, images, other lengths
+            columns[name] = column
+    return columns
+
+
+def taken(
+    arguments: ForwardArguments, forward_func: Callable[..., Any]
+) -> tuple[ForwardArguments, list[str]]:
+    """Leave out keywords that a forward function does not take.
+
+    Returns:
+        the arguments, and the names of those that were left out.
+
+    >>> taken(ForwardArguments((), {"x": 1, "label": 2}), lambda x: x)
+    (ForwardArguments(args=(), kwargs={'x': 1}), ['label'])
+    """
+    function = (
+        forward_func.forward if isinstance(forward_func, Module) else forward_func
+    )
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):  # it has no signature
+        return arguments, []
+    if any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
+        return arguments, []
+    left = [name for name in arguments.kwargs if name not in parameters]
+    kept = {
+        name: arguments.kwargs[name] for name in arguments.kwargs if name not in left
+    }
+    return (arguments._replace(kwargs=kept), left) if kept else (arguments, [])
+
+
 def _refuse_shuffling(loader: DataLoader[Any]) -> None:
     """Refuse a loader whose order is not that of its dataset."""
+    if loader.num_workers and not getattr(loader, "in_order", True):
+        raise ValueError(
+            "data is a DataLoader with in_order=False, which gives batches as its "
+            "workers finish them, so row i of the bank would not be item i of the "
+            "dataset; build it with in_order=True"
+        )
     if isinstance(loader.dataset, IterableDataset):
         return
     sampler = getattr(loader.batch_sampler, "sampler", loader.sampler)
@@ -282,7 +398,3 @@ def _as_tuple(value: Any) -> tuple[Any, ...]:
     if value is None:
         return ()
     return value if isinstance(value, tuple) else (value,)
-
-
-def _to(value: Any, device: torch.device) -> Any:
-    return value.to(device) if isinstance(value, Tensor) else value

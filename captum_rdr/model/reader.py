@@ -1,19 +1,23 @@
 """Run forward passes and read the activations of layers."""
 
+import ast
 import functools
 import inspect
+import textwrap
+import types
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import Module
 
 from captum_rdr._arguments import check_whole, for_each
 from captum_rdr.axes import LayerAxes, axes_of
-from captum_rdr.model.hooks import layer_names, recording
+from captum_rdr.model.hooks import has_hooks, layer_names, recording
 from captum_rdr.model.inputs import ForwardArguments
 from captum_rdr.model.states import layer_activations
 from captum_rdr.pooling import Pool, extra_parameters
@@ -63,10 +67,14 @@ class LayerReader:
 
     @property
     def device(self) -> torch.device | None:
-        """Where inputs must lie: the device of the model's first parameter."""
+        """Where inputs must lie: the device of the model's first parameter.
+
+        None where there is none but on "meta", as of weights that are loaded on demand.
+        """
         for module in self.modules:
             for tensor in (*module.parameters(), *module.buffers()):
-                return tensor.device
+                if not tensor.is_meta:
+                    return tensor.device
         return None
 
     def only(self, *indices: int) -> "LayerReader":
@@ -126,14 +134,17 @@ class LayerReader:
 
         def pooled(index: int, output: Any) -> tuple[Tensor, ...]:
             named, of_input = current["named"], attribute_to_layer_input
-            activations = layer_activations(
-                output,
-                self.pools[index],
-                {**named, **self._asked_axes(index, output, of_input)},
-                batch_size=current["batch_size"],
-                where=f"{what} {names[index]!r} in {current['label']}",
-            )
-            return keep(index, activations)
+            # A checkpoint that the layer lies in does not count what is saved here.
+            saving = saved_tensors_hooks(Tensor.detach, Tensor.detach)
+            with saving if gradients else nullcontext():
+                activations = layer_activations(
+                    output,
+                    self.pools[index],
+                    {**named, **self._asked_axes(index, output, of_input)},
+                    batch_size=current["batch_size"],
+                    where=f"{what} {names[index]!r} in {current['label']}",
+                )
+                return keep(index, activations)
 
         with recording(
             self.layers,
@@ -143,6 +154,7 @@ class LayerReader:
             call_index=self.call_index,
             device_ids=device_ids,
             gradients=gradients,
+            may_leave=not self._is_followed(),
         ) as record:
 
             def read(
@@ -172,11 +184,46 @@ class LayerReader:
             return {}
         return {"axes": self.axes_of(index, output.shape[1:], of_input)}
 
+    def _is_followed(self) -> bool:
+        """Whether hooks or ``finally`` blocks of the user's see how a pass ends."""
+        modules = [one for module in self.modules for one in module.modules()]
+        kinds = {type(one) for one in modules}
+        functions = [inspect.getattr_static(kind, "forward", None) for kind in kinds]
+        functions += [one.__dict__.get("forward") for one in modules]
+        return has_hooks(self.modules) or any(
+            map(_ends_in_code, (self.forward_func, *functions))
+        )
+
     def _device_ids(self) -> Sequence[int] | None:
         if self.device_ids is not None:
             return self.device_ids
         found = getattr(self.forward_func, "device_ids", None)
         return cast("Sequence[int] | None", found or None)
+
+
+def _ends_in_code(function: Any) -> bool:
+    """Whether a function holds a ``finally`` or ``with`` block of the user's."""
+    found = inspect.unwrap(getattr(function, "__func__", function))
+    return inspect.isfunction(found) and _has_end(found.__code__)
+
+
+@functools.lru_cache(maxsize=1024)
+def _has_end(code: types.CodeType) -> bool:
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(code)))
+    except (OSError, SyntaxError, TypeError):  # there is no source, or part of a line
+        return False
+    return any(
+        (isinstance(node, ast.Try) and node.finalbody)
+        or (
+            isinstance(node, (ast.With, ast.AsyncWith))
+            and not all(
+                ast.unparse(item.context_expr).startswith("torch.")
+                for item in node.items
+            )
+        )
+        for node in ast.walk(tree)
+    )
 
 
 def _models(
@@ -221,6 +268,14 @@ def check_layer(forward_func: Callable[..., Any], layer: Module | list[Module]) 
             "pass the model or a function around it"
         )
     layers = layer if isinstance(layer, list) else [layer]
+    scripted = [one for one in layers if isinstance(one, torch.jit.ScriptModule)]
+    if isinstance(forward_func, torch.jit.ScriptModule) or scripted:
+        kind = type(scripted[0] if scripted else forward_func).__name__
+        raise TypeError(
+            f"forward_func or layer is a {kind} of TorchScript, which runs layers "
+            "without hooks, so they cannot be recorded; pass the model that was scripted, "
+            "traced or frozen, and its layer"
+        )
     if not layers or not all(isinstance(one, Module) for one in layers):
         raise TypeError(
             f"layer={layer!r} is neither a module nor a list of modules; pass e.g. "

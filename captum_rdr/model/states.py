@@ -85,6 +85,11 @@ def layer_activations(
             f"{value.dtype}; make it dense and real with pool, e.g. pool=lambda output: "
             "output.dequantize() or torch.nested.to_padded_tensor(output, 0)"
         )
+    if value.is_meta:
+        raise ValueError(
+            f'{where} gave a tensor on the "meta" device, which has no values; load the '
+            "weights first, e.g. model.to_empty(device='cpu') and load_state_dict"
+        )
     if value.dim() == 1:  # one number an instance
         value = value.unsqueeze(1)
     if value.dim() == 0 or batch_size not in (None, value.shape[0]):

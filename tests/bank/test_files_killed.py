@@ -112,8 +112,8 @@ def check_fit(out, old, new) -> str:
 def check_names(folder) -> None:
     """Nothing is left of what was killed."""
     names = {path.name.split("-")[0] for path in folder.iterdir()}
-    arrays = {"rows", "active_counts", "threshold", "sketches"}
-    assert names == {".lock", "bank.json"} | arrays
+    arrays = {"rows", "active_counts", "threshold", "sketches", "probe"}
+    assert names == arrays | {".lock", "bank.json"}
     assert len(list(folder.iterdir())) == len(names)
 
 

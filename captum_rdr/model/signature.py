@@ -1,0 +1,202 @@
+"""A cheap token of all that a forward pass depends on, to see that something changed."""
+
+import functools
+import types
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+from torch.nn.modules import module as every_module
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+from captum_rdr.model.hooks import raw_bytes
+
+_SAMPLED = 1024  # values of a tensor that are looked at; all of a smaller one
+_DEPTH, _MOST_OBJECTS, _MOST_ITEMS = 12, 20_000, 1000
+_PLAIN = {bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device}
+_CONTAINERS = (list, tuple, set, frozenset)
+_KEPT_APART = frozenset(vars(Module()))
+_LIBRARIES = ("torch", "numpy", "captum", "captum_rdr")
+
+
+class Signature(NamedTuple):
+    """What a forward pass depends on, as far as it is quickly seen.
+
+    Attributes:
+        values: weights (a sample of each tensor's values), settings, structure.
+        hooks: hooks on modules, but for those of this package.
+    """
+
+    values: tuple[Any, ...]
+    hooks: tuple[Any, ...]
+
+
+class Walk:
+    """Everything that objects refer to: modules, tensors, settings.
+
+    It goes through functions (what they enclose, their defaults, the globals that they
+    name, what they wrap), objects, slots and containers.
+
+    Args:
+        roots: where to begin.
+
+    >>> net = torch.nn.Linear(2, 2)
+    >>> Walk([{"models": [net]}]).modules
+    [Linear(in_features=2, out_features=2, bias=True)]
+    """
+
+    def __init__(self, roots: Iterable[Any]) -> None:
+        self.modules: list[Module] = []
+        self.is_clamped = False
+        self._tokens: list[Any] = []
+        self._hooks: list[Any] = []
+        self._samples: dict[Any, list[Tensor]] = {}
+        self._seen: dict[int, Any] = {}  # holds them, so that no number comes again
+        for root in roots:
+            self._visit(root, _DEPTH)
+
+    def signature(self) -> Signature:
+        """What was found; equal for two walks if nothing that was looked at changed."""
+        samples = [
+            raw_bytes(torch.cat(parts)).cpu().numpy().tobytes()
+            for parts in self._samples.values()
+        ]
+        modes = [
+            (torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind))
+            for kind in ("cpu", "cuda")
+        ]
+        everywhere = (
+            *every_module._global_forward_hooks,
+            *every_module._global_forward_pre_hooks,
+        )
+        return Signature((*self._tokens, *modes, *samples), (*self._hooks, *everywhere))
+
+    def _visit(self, value: Any, depth: int) -> None:
+        kind = type(value)
+        if kind in _PLAIN:
+            self._tokens.append(value)
+            return
+        self._tokens.append(id(value))
+        if id(value) in self._seen or isinstance(value, (type, types.ModuleType)):
+            return
+        self._seen[id(value)] = value
+        if isinstance(value, Tensor):
+            self._tensor(value, is_buffer=False)
+        elif isinstance(value, Module):
+            self._module(value)
+        elif depth and len(self._seen) < _MOST_OBJECTS:
+            for one in _parts(value):
+                self._visit(one, depth - 1)
+
+    def _module(self, module: Module) -> None:
+        self.modules.append(module)
+        self._tokens.append(_forward(type(module)))
+        for name, value in vars(module).items():
+            if name not in _KEPT_APART:
+                self._tokens.append(name)
+                self._visit(value, _DEPTH // 2)
+        for parameter in module._parameters.values():
+            self._visit(parameter, 0)
+        for name, buffer in module._buffers.items():
+            if buffer is not None and id(buffer) not in self._seen:
+                self._seen[id(buffer)] = buffer
+                self._tokens.append(name)
+                # A forward pass may write it, and it is put back then.
+                self._tensor(buffer, is_buffer=True)
+        hooks = (module._forward_hooks, module._forward_pre_hooks)
+        for number, hook in (*hooks[0].items(), *hooks[1].items()):
+            if getattr(hook, "__module__", "").startswith("captum_rdr."):
+                self.is_clamped = True
+            else:
+                self._hooks.append(number)
+                tokens, self._tokens = self._tokens, self._hooks
+                self._visit(hook, _DEPTH // 2)
+                self._tokens = tokens
+        for child in module._modules.values():
+            self._visit(child, 0)
+
+    def _tensor(self, tensor: Tensor, is_buffer: bool) -> None:
+        if is_traceable_wrapper_subclass(tensor):  # quantized or sharded
+            for name in tensor.__tensor_flatten__()[0]:
+                self._tensor(getattr(tensor, name), is_buffer)
+            return
+        is_dense = tensor.layout == torch.strided and not tensor.is_nested
+        self._tokens.append(tensor.data_ptr() if is_dense else 0)
+        if not (is_buffer or tensor.is_inference()):
+            self._tokens.append(tensor._version)
+        if is_dense and tensor.numel() and not tensor.is_meta:
+            try:
+                # Optimizers that fuse and writes through NumPy change no version.
+                sample = _sample(tensor)
+            except (RuntimeError, NotImplementedError):  # of a kind that has no strides
+                return
+            self._samples.setdefault((sample.device, sample.dtype), []).append(sample)
+
+
+@functools.lru_cache(maxsize=4096)
+def _place_of_forward(kind: type) -> type:
+    return next((one for one in kind.__mro__ if "forward" in vars(one)), kind)
+
+
+def _forward(kind: type) -> Any:
+    """A class's forward function, which others may have replaced."""
+    return vars(_place_of_forward(kind)).get("forward")
+
+
+def _sample(tensor: Tensor) -> Tensor:
+    step = tensor.numel() // _SAMPLED + 1
+    picked = tensor.detach().as_strided((-(-tensor.numel() // step),), (step,))
+    return picked.int_repr() if picked.is_quantized else picked
+
+
+def _parts(value: Any) -> Iterator[Any]:
+    """What an object that is no module and no tensor refers to."""
+    if isinstance(value, _CONTAINERS):
+        yield len(value)
+        for _, one in zip(range(_MOST_ITEMS), value, strict=False):
+            yield one
+    elif isinstance(value, dict):
+        yield len(value)
+        for _, pair in zip(range(_MOST_ITEMS), value.items(), strict=False):
+            yield from pair
+    elif isinstance(value, functools.partial):
+        yield from (value.func, value.args, value.keywords)
+    elif isinstance(value, types.MethodType):
+        yield from (value.__self__, value.__func__)
+    elif isinstance(value, types.FunctionType):
+        yield from _parts_of_function(value)
+    else:
+        yield from _parts_of_object(value)
+
+
+def _parts_of_object(value: Any) -> Iterator[Any]:
+    yield from getattr(value, "__dict__", {}).values()
+    for kind in type(value).__mro__:
+        slots = vars(kind).get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            yield getattr(value, name, None)
+        if kind.__module__.split(".")[0] not in (*_LIBRARIES, "builtins"):
+            yield vars(kind).get("__call__")
+
+
+def _parts_of_function(function: types.FunctionType) -> Iterator[Any]:
+    yield from (function.__code__, function.__defaults__, function.__kwdefaults__)
+    yield from function.__dict__.values()  # among them what a decorator wraps
+    for cell in function.__closure__ or ():
+        try:
+            yield cell.cell_contents
+        except ValueError:  # it is not set yet
+            continue
+    if function.__module__ and function.__module__.split(".")[0] in _LIBRARIES:
+        return
+    for name in _names(function.__code__):
+        yield function.__globals__.get(name)
+
+
+def _names(code: types.CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _names(constant)
