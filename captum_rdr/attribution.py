@@ -1,12 +1,10 @@
 """Relaxed Decision Regions as a Captum layer attribution."""
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Self
 
-import numpy as np
 import torch
 from captum.attr import LayerAttribution
 from captum.log import log_usage
@@ -18,10 +16,11 @@ from captum_rdr._arguments import check_whole, checked_folders, checked_rows, fo
 from captum_rdr._summary import as_html, of_explainer
 from captum_rdr.axes import LayerAxes
 from captum_rdr.bank import ConfigurationBank, bits
+from captum_rdr.bank.checks import check_banks, check_thresholds, warn_if_alike
 from captum_rdr.bank.files import PathLike
 from captum_rdr.bank.writers import FolderWriter, MemoryWriter
 from captum_rdr.method.neighbors import Queries, recognized
-from captum_rdr.method.region import Region
+from captum_rdr.method.region import Region, checked_regions
 from captum_rdr.method.regions import regions, warn_if_few
 from captum_rdr.method.rule import Metric, Rule, Weighting
 from captum_rdr.model.clamping import clamping
@@ -43,8 +42,6 @@ from captum_rdr.model.states import (
     storable,
 )
 from captum_rdr.pooling import Pool
-
-_LEAST_ROWS, _LOOKED_AT = 256, 2048  # of a bank, for a warning of rows that are alike
 
 
 class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
@@ -128,8 +125,8 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         ]
         self._banks: list[ConfigurationBank] | None = None
         if bank is not None:
-            self._banks = _check_banks(bank, layer)
-            _check_thresholds(self._thresholds, self._banks)
+            self._banks = check_banks(bank, layer)
+            check_thresholds(self._thresholds, self._banks)
         self._fires_once = False
         self.force = force
         self._fingerprints = Fingerprints(self._reader, force=force)
@@ -252,7 +249,7 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         self._fingerprints.accept(after)
         self._fires_once = True
         for name, bank in zip(names, self._banks, strict=True):
-            _warn_if_alike(name, bank)
+            warn_if_alike(name, bank)
         return self
 
     # NoiseTunnel looks for the function that this wraps.
@@ -339,13 +336,7 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         )
         masks, found = [], []
         for bank, settled, tensors in zip(banks, rules, kept, strict=True):
-            packed, sketches, *features = tensors
-            queries = recognized(
-                bank,
-                bits.padded(packed, bank.layer_shape).to(bank.device),
-                features[0].cpu() if settled.needs_features else None,
-                sketches,
-            )
+            queries = _queries(bank, settled, tensors)
             found.append(regions(bank, queries, settled, show_progress=False))
             warn_if_few(found[-1], settled, stacklevel=3)  # Captum's wrapper is one
             stacked = [region.mask() for region in found[-1]]
@@ -442,7 +433,7 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         tensor([ True, False])
         """
         banks = self._fitted_banks()
-        wanted = _checked_regions(region, banks)
+        wanted = checked_regions(region, banks)
         arguments = input_arguments(inputs, additional_forward_args)
         kept = self._read_states(
             arguments,
@@ -535,7 +526,7 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         tensor([[-0.5000,  0.0000,  0.5000]])
         """
         banks = self._fitted_banks()
-        wanted = _checked_regions(region, banks)
+        wanted = checked_regions(region, banks)
         self._current_banks(banks[0].attribute_to_layer_input)
         check = partial(self._current_banks, without_hooks=True)
         return self._as_given(
@@ -658,87 +649,14 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         return values if isinstance(self.layer, list) else values[0]
 
 
-def _checked_regions(
-    region: Region | list[Region], banks: Sequence[ConfigurationBank]
-) -> list[Region]:
-    """One region a layer, each that of its bank.
-
-    Raises:
-        TypeError: something is no region.
-        ValueError: there are more or fewer than layers, or one is of another layer.
-    """
-    regions = region if isinstance(region, list) else [region]
-    if not all(isinstance(one, Region) for one in regions):
-        raise TypeError(
-            f"region is a {type(region).__name__}; give a Region, e.g. the first that "
-            "attribute returned"
-        )
-    if len(regions) != len(banks):
-        raise ValueError(
-            f"region has {len(regions)} items for {len(banks)} layers; give one Region for a "
-            "layer, e.g. regions[0], and for a list of layers one each"
-        )
-    for one, bank in zip(regions, banks, strict=True):
-        one.check_layer(bank.layer_shape, bank.fingerprint)
-    return regions
-
-
-def _check_banks(
-    bank: ConfigurationBank | list[ConfigurationBank], layer: Module | list[Module]
-) -> list[ConfigurationBank]:
-    """One bank a layer.
-
-    Raises:
-        TypeError: something is no bank, or a list does not meet a list.
-        ValueError: the lists differ in length.
-    """
-    several = isinstance(layer, list)
-    banks = bank if isinstance(bank, list) else [bank]
-    all_banks = all(isinstance(one, ConfigurationBank) for one in banks)
-    if several != isinstance(bank, list) or not all_banks:
-        raise TypeError(
-            f"bank={bank!r} does not fit layer; give a ConfigurationBank for a module, "
-            "a list of them for a list of modules"
-        )
-    return for_each(banks, len(layer) if isinstance(layer, list) else 1, "bank")
-
-
-def _check_thresholds(
-    thresholds: Sequence[Tensor | None], banks: Sequence[ConfigurationBank]
-) -> None:
-    """Refuse thresholds that were given and are not those of the banks.
-
-    Zero, which is the default, and the median, which is not known, go with any bank.
-
-    Raises:
-        ValueError: one differs.
-    """
-    for threshold, bank in zip(thresholds, banks, strict=True):
-        if threshold is None or (threshold.dim() == 0 and threshold == 0):
-            continue
-        flat = threshold.flatten() if threshold.dim() else threshold
-        if flat.shape != bank.threshold.shape or not bool(
-            (flat == bank.threshold).all()
-        ):
-            raise ValueError(
-                f"threshold={threshold} is not that of {bank!r}; leave threshold out to "
-                "use the bank's, or fit again"
-            )
-
-
-def _warn_if_alike(name: str, bank: ConfigurationBank) -> None:
-    """Warn of a bank in which different instances look the same."""
-    rows = slice(0, _LOOKED_AT)
-    if bank.sketches is None or len(bank) < _LEAST_ROWS:
-        return
-    instances = len(np.unique(bank.sketches[rows].cpu(), axis=0))
-    configurations = len(np.unique(bank.packed[rows].cpu(), axis=0))
-    if configurations < instances / 10:
-        warnings.warn(
-            f"{instances} different instances have only {configurations} different "
-            f"configurations in layer {name!r}, so regions cannot tell them apart; use "
-            'threshold="median", another pool (the maximum over many places makes '
-            "nearly all neurons active), or a layer of more neurons",
-            UserWarning,
-            stacklevel=3,
-        )
+def _queries(
+    bank: ConfigurationBank, rule: Rule, tensors: tuple[Tensor, ...]
+) -> Queries:
+    """What was read of inputs, as queries of a bank."""
+    packed, sketches, *features = tensors
+    return recognized(
+        bank,
+        bits.padded(packed, bank.layer_shape).to(bank.device),
+        features[0].cpu() if rule.needs_features else None,
+        sketches,
+    )

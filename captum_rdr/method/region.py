@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from captum_rdr._summary import as_html
-from captum_rdr.bank import files
+from captum_rdr.bank import ConfigurationBank, files
 from captum_rdr.method.rule import Rule
 
 COHERENT = 0.55
@@ -540,3 +540,28 @@ class _InputsOnly(Dataset[Any]):
     def __getitem__(self, index: int) -> Any:
         item = self._dataset[index]
         return item[0] if isinstance(item, (tuple, list)) else item
+
+
+def checked_regions(
+    region: Region | list[Region], banks: Sequence[ConfigurationBank]
+) -> list[Region]:
+    """One region a layer, each that of its bank.
+
+    Raises:
+        TypeError: something is no region.
+        ValueError: there are more or fewer than layers, or one is of another layer.
+    """
+    regions = region if isinstance(region, list) else [region]
+    if not all(isinstance(one, Region) for one in regions):
+        raise TypeError(
+            f"region is a {type(region).__name__}; give a Region, e.g. the first that "
+            "attribute returned"
+        )
+    if len(regions) != len(banks):
+        raise ValueError(
+            f"region has {len(regions)} items for {len(banks)} layers; give one Region for a "
+            "layer, e.g. regions[0], and for a list of layers one each"
+        )
+    for one, bank in zip(regions, banks, strict=True):
+        one.check_layer(bank.layer_shape, bank.fingerprint)
+    return regions
