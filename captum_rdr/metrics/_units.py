@@ -49,7 +49,7 @@ def units_of(bank: ConfigurationBank, channel_axis: int | None = None) -> Units:
             f"the layer has shape {tuple(shape)}; a single neuron cannot be split "
             "into a half that finds regions and a half that judges them"
         )
-    known = getattr(getattr(bank, "axes", None), "channel_axis", None)
+    known = bank.axes.channel_axis if bank.axes else None
     if channel_axis is not None:
         axis = check_whole("channel_axis", channel_axis, least=0)
         if axis >= len(shape):
