@@ -123,17 +123,8 @@ def visualize_concept(
     colors = matplotlib.colormaps.get_cmap(cmap or _SCALES.get(sign, sheet.SIGNED))
     options = (sign, colors, outlier_perc, alpha_overlay)
 
-    def draw_attribution(ax: Axes, number: int, method: str) -> None:
-        picture = shown[number].picture
-        if not bare[number]:
-            _overlay(ax, attributions[number], picture, method, *options)
-        elif method != "heat_map":
-            tiles.show_picture(ax, picture)
-        else:
-            ax.set_axis_off()
-
-    methods = dict.fromkeys(("heat_map", method))
-    lower = [partial(draw_attribution, method=one) for one in methods]
+    draw = partial(_draw_attribution, shown, attributions, options)
+    lower = [partial(draw, one) for one in dict.fromkeys(("heat_map", method))]
 
     def content(width: float) -> list[sheet.Block]:
         side = min(1.4, (width + _GAP) / max(len(shown), 5) - _GAP)
@@ -144,6 +135,24 @@ def visualize_concept(
         return blocks
 
     return sheet.draw(content, **figure)
+
+
+def _draw_attribution(
+    shown: Sequence[tiles.Tile],
+    attributions: Sequence[Array],
+    options: tuple[str, Any, float, float],
+    method: str,
+    ax: Axes,
+    number: int,
+) -> None:
+    """Draw the attribution of a tile, by the arguments of `_overlay`, where it has one."""
+    picture = shown[number].picture
+    if _has_sign(attributions[number], options[0]):
+        _overlay(ax, attributions[number], picture, method, *options)
+    elif method != "heat_map":
+        tiles.show_picture(ax, picture)
+    else:
+        ax.set_axis_off()
 
 
 def _noted(tile: tiles.Tile, is_bare: bool) -> tiles.Tile:
