@@ -25,7 +25,7 @@ from captum_rdr.method.regions import regions, warn_if_few
 from captum_rdr.method.rule import Metric, Rule, Weighting
 from captum_rdr.model.clamping import clamping
 from captum_rdr.model.concept import concept_score
-from captum_rdr.model.fingerprint import Fingerprints, Print
+from captum_rdr.model.fingerprint import Fingerprints
 from captum_rdr.model.fitting import LayerIndex, index_data
 from captum_rdr.model.inputs import BATCH_SIZE, ForwardArguments, input_arguments
 from captum_rdr.model.reader import (
@@ -210,17 +210,8 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         >>> rdr.fit(torch.randn(64, 4), show_progress=False).bank
         ConfigurationBank(64 instances x 6 neurons of shape (6,), 512 bytes)
         """
-        names, before = self._reader.names, self._fingerprints.walk().signature()
-        prints = self._fingerprints.now(attribute_to_layer_input)
-        after = prints
-
-        def prints_after() -> list[Print]:
-            """Those of the model once it has run, since a first pass may make buffers."""
-            nonlocal after
-            if self._fingerprints.walk().signature() != before:
-                after = self._fingerprints.now(attribute_to_layer_input)
-            return after
-
+        names = self._reader.names
+        prints = self._fingerprints.begin(attribute_to_layer_input)
         folders = checked_folders(out, self.layer, resume)
         self._banks = index_data(
             self._reader,
@@ -243,10 +234,10 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
             ],
             additional_forward_args=additional_forward_args,
             show_progress=show_progress,
-            prints=prints_after,
+            prints=self._fingerprints.after_a_pass,
             keep_probe=keep_probe,
         )
-        self._fingerprints.accept(after)
+        self._fingerprints.accept()
         self._fires_once = True
         for name, bank in zip(names, self._banks, strict=True):
             warn_if_alike(name, bank)

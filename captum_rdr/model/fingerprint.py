@@ -121,14 +121,23 @@ class Fingerprints:
                     return [module]
         return reader.modules
 
-    def accept(self, own: Sequence[Print] = ()) -> None:
-        """Take it that the banks belong to the model as it is now.
+    def begin(self, attribute_to_layer_input: bool) -> list[Print]:
+        """What identifies the layers of banks that are to be made."""
+        self._begun = self.walk().signature(), attribute_to_layer_input
+        self._prints = self.now(attribute_to_layer_input)
+        return self._prints
 
-        Args:
-            own: fingerprints of the layers once the model has run.
-        """
+    def after_a_pass(self) -> list[Print]:
+        """The same once the model has run, as a first pass may make buffers."""
+        before, to_input = self._begun
+        if self.walk().signature() != before:
+            self._prints = self.now(to_input)
+        return self._prints
+
+    def accept(self) -> None:
+        """Take it that the banks that were begun belong to the model as it is now."""
         self._accepted = self.walk().signature()
-        self._own = [one.whole for one in own]
+        self._own = [one.whole for one in self._prints]
 
     def check(
         self, banks: Sequence[ProbedLayer], *, without_hooks: bool = False

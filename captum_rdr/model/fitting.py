@@ -367,12 +367,7 @@ def _one_pass(
             given = batch_arguments(batch, additional_forward_args)
             arguments, left = taken(given, reader.forward_func)
             if left and number == 0:
-                warnings.warn(
-                    f"forward_func does not take the columns {left}, so they are left "
-                    "out; give forward a parameter of that name where it needs one",
-                    UserWarning,
-                    stacklevel=2,
-                )
+                _warn_of_columns(left)
             first, n_instances = n_instances, n_instances + arguments.batch_size
             data.add(arguments)
             layers[0].first_instances.add(arguments)
@@ -395,6 +390,15 @@ def _one_pass(
             f"data has {n_instances} instances, but an earlier run has indexed "
             f"{n_skipped}; give the same data, or fit without resume to begin anew"
         )
+
+
+def _warn_of_columns(left: list[str]) -> None:
+    warnings.warn(
+        f"forward_func does not take the columns {left}, so they are left out; give "
+        "forward a parameter of that name where it needs one",
+        UserWarning,
+        stacklevel=2,
+    )
 
 
 def _check_data(layers: Sequence[LayerIndex]) -> None:

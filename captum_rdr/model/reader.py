@@ -135,8 +135,7 @@ class LayerReader:
         def pooled(index: int, output: Any) -> tuple[Tensor, ...]:
             named, of_input = current["named"], attribute_to_layer_input
             # A checkpoint that the layer lies in does not count what is saved here.
-            saving = saved_tensors_hooks(Tensor.detach, Tensor.detach)
-            with saving if gradients else nullcontext():
+            with _saving() if gradients else nullcontext():
                 activations = layer_activations(
                     output,
                     self.pools[index],
@@ -199,6 +198,10 @@ class LayerReader:
             return self.device_ids
         found = getattr(self.forward_func, "device_ids", None)
         return cast("Sequence[int] | None", found or None)
+
+
+def _saving() -> saved_tensors_hooks:
+    return saved_tensors_hooks(Tensor.detach, Tensor.detach)
 
 
 def _ends_in_code(function: Any) -> bool:
