@@ -2,11 +2,12 @@
 
 import operator
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -86,8 +87,85 @@ def for_each(value: Any, count: int, name: str) -> list[Any]:
     return value
 
 
-def checked_rows(indices: Sequence[int] | Tensor, n_rows: int) -> Tensor:
-    """Bank rows as an int64 tensor.
+def positional(values: Any, name: str) -> list[Any]:
+    """Labels or rows in the order in which they lie: a column's index is ignored.
+
+    Args:
+        values: a list, tuple or range; an array or a tensor on any device; or a column,
+            categorical or frame of one column, as pandas has them.
+        name: the argument's, for the message.
+
+    Returns:
+        int each, or str each; None where a value is unknown.
+
+    Raises:
+        TypeError: they are neither whole numbers nor names.
+        ValueError: they are not one a row, as one-hot labels are not.
+
+    >>> positional(np.array([2, 0]), "labels"), positional(("cat", None), "labels")
+    ([2, 0], ['cat', None])
+    >>> positional([[0, 1], [1, 0]], "labels")
+    Traceback (most recent call last):
+    ValueError: labels has shape (2, 2); give one label an instance, (2,), or one
+    row a query, e.g. labels.argmax(1) where they are one-hot
+    """
+    column = _as_array(values, name)
+    if hasattr(values, "columns") and column.shape[1:] == (1,):
+        column = column[:, 0]  # a frame's only column
+    if column.ndim != 1:
+        raise ValueError(
+            f"{name} has shape {column.shape}; give one label an instance, "
+            f"{column.shape[:1]}, or one row a query, e.g. {name}.argmax(1) where they "
+            "are one-hot"
+        )
+    items: list[Any] = column.tolist()
+    if column.dtype.kind in "iu":
+        return items
+    items = [None if _is_unknown(one) else one for one in items]
+    if None in items:  # a column of numbers that has unknown ones holds floats
+        items = [int(one) if _is_whole(one) else one for one in items]
+    kinds = {type(one) for one in items} - {type(None)}
+    if not (kinds <= {int} or kinds <= {str}):
+        if len(kinds) > 1 or not kinds <= {bool, float, complex}:
+            raise _no_sequence(values, name)
+        dtype = getattr(values, "dtype", torch.tensor(items[:1]).dtype)
+        mask = ", or for a mask mask.nonzero().flatten()" if bool in kinds else ""
+        raise TypeError(f"{name} has dtype {dtype}; give whole numbers{mask}")
+    return items
+
+
+def _as_array(values: Any, name: str) -> npt.NDArray[Any]:
+    if isinstance(values, Tensor):
+        return np.array(values.tolist())
+    if hasattr(values, "__array__"):
+        return np.asarray(values)
+    is_text = isinstance(values, (str, bytes, Mapping, Set))
+    if is_text or not isinstance(values, Iterable):
+        raise _no_sequence(values, name)
+    plain = (Tensor, np.generic)
+    items = [one.tolist() if isinstance(one, plain) else one for one in values]
+    return np.array(items, dtype=object)
+
+
+def _no_sequence(values: Any, name: str) -> TypeError:
+    return TypeError(
+        f"{name}={values!r:.60} is no sequence of whole numbers; give a list, array, "
+        "tensor or column of one value a row, e.g. [3, 5] or range(10)"
+    )
+
+
+def _is_unknown(value: Any) -> bool:
+    """Whether a value is missing: None, NaN, or what pandas has for that."""
+    is_nan = isinstance(value, float) and value != value
+    return value is None or is_nan or type(value).__name__ in ("NAType", "NaTType")
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, float) and value.is_integer()
+
+
+def checked_rows(indices: Any, n_rows: int, name: str = "indices") -> Tensor:
+    """Bank rows as an int64 tensor, by position as `positional` reads them.
 
     Raises:
         TypeError: they are no whole numbers.
@@ -96,28 +174,12 @@ def checked_rows(indices: Sequence[int] | Tensor, n_rows: int) -> Tensor:
     >>> checked_rows(range(3), 10)
     tensor([0, 1, 2])
     """
-    try:
-        given = indices if isinstance(indices, Tensor) else list(indices)
-        rows = torch.as_tensor(given)
-    except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"indices={indices!r} is no sequence of whole numbers; give bank rows, e.g. "
-            "[3, 5] or range(10)"
-        ) from error
-    if rows.dtype == torch.bool or (rows.is_floating_point() and rows.numel()):
-        raise TypeError(
-            f"indices has dtype {rows.dtype}; give whole numbers, or for a mask "
-            "mask.nonzero().flatten()"
-        )
-    if rows.dim() != 1:
-        raise ValueError(
-            f"indices has shape {tuple(rows.shape)}; give bank rows of shape (Q,)"
-        )
-    check_range("indices", rows, n_rows, "the bank's rows")
-    return rows.to(torch.int64).cpu()
+    rows = checked_labels(indices, name)
+    check_range(name, rows, n_rows, "the bank's rows")
+    return rows
 
 
-def distinct_rows(indices: Sequence[int] | Tensor, n_rows: int, name: str) -> Tensor:
+def distinct_rows(indices: Any, n_rows: int, name: str) -> Tensor:
     """Bank rows, one or more and each once, as an int64 tensor.
 
     Raises:
@@ -128,7 +190,7 @@ def distinct_rows(indices: Sequence[int] | Tensor, n_rows: int, name: str) -> Te
     Traceback (most recent call last):
     ValueError: rows holds 2 rows, 1 different; give one row or more, each once
     """
-    rows = checked_rows(indices, n_rows)
+    rows = checked_rows(indices, n_rows, name)
     different = len(set(rows.tolist()))
     if not len(rows) or different < len(rows):
         raise ValueError(
@@ -139,37 +201,57 @@ def distinct_rows(indices: Sequence[int] | Tensor, n_rows: int, name: str) -> Te
 
 
 def checked_labels(labels: Any, name: str, size: int | None = None) -> Tensor:
-    """Labels as an int64 tensor, by position: an index, as a column has it, is ignored.
+    """Labels as an int64 tensor, by position as `positional` reads them.
 
     Args:
-        labels: a sequence of whole numbers, an array or a tensor.
+        labels: whole numbers.
         name: the argument's, for the message.
         size: how many there must be; None for any number.
 
     Raises:
         TypeError: they are no whole numbers.
-        ValueError: there are more or fewer than ``size``.
+        ValueError: there are more or fewer than ``size``, or not one a row.
 
     >>> checked_labels([2, 0], "labels", 2)
     tensor([2, 0])
     """
-    try:
-        is_tensor = isinstance(labels, Tensor)
-        found = labels if is_tensor else torch.tensor(np.asarray(labels))
-    except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"{name} is a {type(labels).__name__} that holds no numbers; give whole "
-            "numbers, e.g. those of the class names"
-        ) from error
-    is_real = found.is_floating_point() or found.is_complex()
-    if found.dtype == torch.bool or (is_real and found.numel()):
-        raise TypeError(f"{name} has dtype {found.dtype}; give whole numbers")
-    wanted = (found.numel() if size is None else size,)
-    if found.shape != wanted:
+    items = positional(labels, name)
+    for position, one in enumerate(items):
+        if not isinstance(one, int):
+            raise TypeError(
+                f"{name} holds {one!r} at position {position}; give whole numbers, e.g. "
+                "those of the classes"
+            )
+    if size not in (None, len(items)):
         raise ValueError(
-            f"{name} has shape {tuple(found.shape)}; give one label an instance, {wanted}"
+            f"{name} has shape ({len(items)},); give one label an instance, ({size},)"
         )
-    return found.to(torch.int64).cpu()
+    return torch.tensor(items, dtype=torch.int64)
+
+
+def coded_labels(**given: Any) -> list[Tensor]:
+    """Whole numbers, or names, as int64 tensors.
+
+    Args:
+        **given: labels by the name of their argument; a name gets the same number in all
+            of them.
+
+    Raises:
+        TypeError: they are neither, or some are names and others numbers.
+        ValueError: they are not one a row.
+
+    >>> coded_labels(labels=["b", "a"], targets=("a",))
+    [tensor([1, 0]), tensor([0])]
+    """
+    columns = {name: positional(labels, name) for name, labels in given.items()}
+    every = {one for column in columns.values() for one in column}
+    number: dict[Any, int] = {}
+    if all(isinstance(one, str) for one in every):
+        number = {one: position for position, one in enumerate(sorted(every))}
+    return [
+        checked_labels([number.get(one, one) for one in column], name)
+        for name, column in columns.items()
+    ]
 
 
 def checked_folders(out: Any, layer: Any, resume: bool) -> list[Path | None]:

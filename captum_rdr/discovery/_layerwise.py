@@ -8,7 +8,7 @@ import torch
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from captum_rdr._arguments import checked_labels
+from captum_rdr._arguments import checked_labels, coded_labels
 from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.bank import ConfigurationBank
 from captum_rdr.discovery._recipe import (
@@ -118,7 +118,7 @@ def layerwise(
         rdr: fitted explainer of a list of layers, in the order of the model.
         query: a bank row, or one input with its batch dimension, as
             `captum_rdr.RelaxedDecisionRegion.attribute` takes it.
-        labels: whole numbers ``(N,)``, labels of the bank rows for the purity.
+        labels: whole numbers or names ``(N,)``, labels of the bank rows for the purity.
         show_progress: draw progress bars when it takes more than a second.
         **choices: how regions are made at every layer, as in
             `captum_rdr.discovery.subclasses`.
@@ -145,7 +145,8 @@ def layerwise(
     """
     banks = fitted_banks(rdr, several=True)
     if labels is not None:
-        labels = checked_labels(labels, "labels", len(banks[0]))
+        (codes,) = coded_labels(labels=labels)
+        labels = checked_labels(codes, "labels", len(banks[0]))
     regions = _query_regions(rdr, banks, query, choices)
     stages: list[Stage] = []
     for name, bank, region in zip(rdr.reader.names, banks, regions, strict=True):

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from captum_rdr._arguments import checked_labels
+from captum_rdr._arguments import checked_labels, coded_labels
 from captum_rdr.method.region import Region
 
 
@@ -30,15 +30,15 @@ def purity(regions: Sequence[Region], labels: Any, targets: Any = None) -> Tenso
 
     Args:
         regions: regions of one bank.
-        labels: whole numbers ``(N,)``, one for each row of the bank.
-        targets: whole numbers ``(Q,)``, the label to count for each region; None for that
-            of the query, which must then be a row of the bank.
+        labels: whole numbers or names ``(N,)``, one for each row of the bank, by position.
+        targets: the same ``(Q,)``, the label to count for each region; None for that of
+            the query, which must then be a row of the bank.
 
     Returns:
         float64 tensor ``(Q,)``, NaN for a region without another member than the query.
 
     Raises:
-        TypeError: labels are no whole numbers.
+        TypeError: labels are neither whole numbers nor names.
         ValueError: there are too few labels, or no target for a new input.
 
     Source: Manning, Raghavan and Schuetze, *Introduction to Information Retrieval*, 16.3.
@@ -145,10 +145,13 @@ def labels_and_targets(
     """Labels of the rows, and the label to count for each region.
 
     Raises:
-        TypeError: labels or targets are no whole numbers.
+        TypeError: labels or targets are neither whole numbers nor names.
         ValueError: there are too few labels, or a query has none.
     """
-    of_rows = checked_labels(labels, "labels")
+    given = {"labels": labels}
+    if targets is not None:
+        given["targets"] = targets
+    of_rows, *wanted = coded_labels(**given)
     last = max((int(r.members[-1]) for r in regions if len(r.members)), default=-1)
     if last >= len(of_rows):
         raise ValueError(
@@ -156,7 +159,7 @@ def labels_and_targets(
             "label for each row of the bank"
         )
     if targets is not None:
-        return of_rows, checked_labels(targets, "targets", len(regions))
+        return of_rows, checked_labels(wanted[0], "targets", len(regions))
     rows = [region.query for region in regions]
     if None in rows:
         raise ValueError(

@@ -161,14 +161,13 @@ def generalization(
     Args:
         regions: regions of ``bank``; each is found by its own rule.
         bank: the bank.
-        labels: whole numbers ``(N,)``, one for each row of the bank.
-        targets: whole numbers ``(Q,)``, the label to count for each region; None for that
-            of the query, which must then be a row of the bank.
+        labels: as in `captum_rdr.metrics.purity`.
+        targets: as there.
         generator: splits the rows; None for one seeded with 0.
         show_progress: draw a progress bar when it takes more than a second.
 
     Raises:
-        TypeError: labels are no whole numbers.
+        TypeError: labels are neither whole numbers nor names.
         ValueError: a region is that of another bank, lacks its rule, or its S was given
             by rows; there are too few rows or labels.
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from captum_rdr._arguments import check_whole, checked_rows
+from captum_rdr._arguments import check_whole, checked_rows, positional
 from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.bank.files import replacing
 from captum_rdr.method.region import Region
@@ -27,8 +27,6 @@ from captum_rdr.version import __version__
 from captum_rdr.visualization.reference import UNKNOWN, as_reference
 from captum_rdr.visualization.tiles import banks_of
 
-Labels = Sequence[int | None] | Tensor
-
 
 def write_report(
     path: str | os.PathLike[str],
@@ -37,8 +35,8 @@ def write_report(
     dataset: Any,
     *,
     regions: Sequence[Any] | None = None,
-    query_labels: Labels | None = None,
-    query_predictions: Labels | None = None,
+    query_labels: Any = None,
+    query_predictions: Any = None,
     method: Method | None = None,
     n_members: int = 16,
     title: str = "Relaxed decision regions",
@@ -63,7 +61,8 @@ def write_report(
         regions: one `Region` a query, for a list of layers a list of such lists; made
             with the defaults of ``rdr`` where they are not given. Give those that a test
             of significance returned for the report to show what it found.
-        query_labels: class of each input; not for bank rows.
+        query_labels: class of each input by position, a whole number or a name; not for
+            bank rows.
         query_predictions: class that the model predicts for each input.
         method: from a concept score to what attributes it to inputs, e.g.
             ``lambda score: Saliency(score).attribute``; None to leave that out.
@@ -105,27 +104,29 @@ def write_report(
 def _asked(
     rdr: RelaxedDecisionRegion,
     queries: Tensor | Sequence[int],
-    labels: Labels | None,
-    predictions: Labels | None,
+    labels: Any,
+    predictions: Any,
 ) -> list[Asked]:
     """The queries, each with its classes."""
     if not len(queries):
         raise ValueError("queries is empty; give one bank row or input, or more")
-    for name, given in (("query_labels", labels), ("query_predictions", predictions)):
-        if given is not None and _are_rows(queries):
+    classes = []
+    for name, of_all in (("query_labels", labels), ("query_predictions", predictions)):
+        if of_all is not None and _are_rows(queries):
             raise ValueError(
                 f"{name} is for inputs, but queries are bank rows; give the classes of "
                 "the reference set in dataset=Reference(dataset, labels, predictions)"
             )
-        if given is not None and len(given) != len(queries):
+        given = [None] * len(queries) if of_all is None else positional(of_all, name)
+        if len(given) != len(queries):
             raise ValueError(
                 f"{name} has {len(given)} items for {len(queries)} queries; give one each"
             )
+        classes.append(given)
     if _are_rows(queries):
-        rows = checked_rows(queries, min(len(bank) for bank in banks_of(rdr)))
+        fewest = min(len(bank) for bank in banks_of(rdr))
+        rows = checked_rows(queries, fewest, "queries")
         return list(rows.tolist())
-    unknown = [None] * len(queries)
-    classes = [unknown if one is None else one for one in (labels, predictions)]
     return list(zip(torch.as_tensor(queries), *classes, strict=True))
 
 

@@ -38,9 +38,9 @@ def visualize_bank(
     bank: ConfigurationBank,
     regions: Sequence[Region] = (),
     *,
-    rows: Sequence[int] | Tensor | None = None,
+    rows: Any = None,
     embedding: Tensor | npt.NDArray[Any] | None = None,
-    labels: Sequence[int | None] | Tensor | None = None,
+    labels: Any = None,
     class_names: Sequence[str] | None = None,
     **figure: Unpack[sheet.FigureOptions],
 ) -> sheet.FigureAxes:
@@ -54,7 +54,8 @@ def visualize_bank(
         rows: bank rows to draw, e.g. those of one class; None for all.
         embedding: two coordinates of each drawn row, ``(R, 2)``; None for the first two
             principal components of their states.
-        labels: class of each bank row, which colors it; negative or None where unknown.
+        labels: class of each bank row by position, which colors it, a whole number or a
+            name; negative, None or NaN where unknown.
         class_names: name of each class.
         **figure: see `FigureOptions`.
 
@@ -74,7 +75,7 @@ def visualize_bank(
     """
     for region in regions:
         region.check_layer(bank.layer_shape, bank.fingerprint)
-    shown = checked_rows(range(len(bank)) if rows is None else rows, len(bank))
+    shown = checked_rows(range(len(bank)) if rows is None else rows, len(bank), "rows")
     if not len(shown):
         raise ValueError("there is no row to draw; give one bank row or more")
     axis_names, points = _placed(bank, shown, embedding)
@@ -133,12 +134,12 @@ def _class_of_each(
 ) -> list[str] | None:
     if labels is None:
         return None
-    if len(labels) != len(bank):
-        raise ValueError(
-            f"labels has {len(labels)} items, but the bank {len(bank)} instances; give one "
-            "for every row of the bank"
-        )
     reference = Reference((), labels, class_names=class_names)
+    if len(reference.labels) != len(bank):
+        raise ValueError(
+            f"labels has {len(reference.labels)} items, but the bank {len(bank)} "
+            "instances; give one for every row of the bank"
+        )
     return [reference.classes(row).label or "" for row in rows.tolist()]
 
 

@@ -11,6 +11,8 @@ import torch
 from matplotlib.colors import Colormap
 from torch import Tensor
 
+from captum_rdr._arguments import positional
+
 Picture = npt.NDArray[np.float64]
 """Red, green and blue from 0 to 1, shape ``(H, W, 3)``."""
 
@@ -57,8 +59,8 @@ class Reference:
         dataset: anything whose item i is row i of the bank: a Dataset, tensor, array or
             list. Items are inputs, or tuples that begin with them; a whole number behind
             the input is the label where ``labels`` are not given.
-        labels: class of each row, whole numbers ``(N,)``; negative or None where it is
-            unknown.
+        labels: class of each row by position, whole numbers or names ``(N,)``; negative,
+            None or NaN where it is unknown.
         predictions: class that the model predicts for each row, in the same way.
         class_names: name of each class.
         to_image: makes an image of an input; None where inputs are images already:
@@ -85,13 +87,20 @@ class Reference:
     """
 
     dataset: Any
-    labels: Sequence[int | None] | Tensor | None = None
-    predictions: Sequence[int | None] | Tensor | None = None
+    labels: Any = None
+    predictions: Any = None
     class_names: Sequence[str] | None = None
     to_image: Callable[[Any], Any] | None = None
     cmap: str | Colormap | None = None
 
     def __post_init__(self) -> None:
+        for name in ("labels", "predictions"):
+            given = getattr(self, name)
+            if given is not None:
+                object.__setattr__(self, name, positional(given, name))
+        for name in ("dataset", "class_names"):
+            if hasattr(getattr(self, name), "iloc"):  # of pandas: by position, too
+                object.__setattr__(self, name, getattr(self, name).to_numpy())
         if self.labels is None or self.predictions is None:
             return
         if len(self.labels) != len(self.predictions):
@@ -146,18 +155,26 @@ class Reference:
 
         Args:
             item: the input, or a tuple of it and of its label and the prediction, as
-                far as they are known.
+                far as they are known; names count where the input is a tensor.
 
         Returns:
             their names.
         """
         behind = item[1:3] if isinstance(item, (tuple, list)) else ()
-        known = [None if _number(one) is None else self._name(one) for one in behind]
+        takes_names = bool(behind) and isinstance(item[0], Tensor)
+        known = [
+            self._name(one)
+            if _number(one) is not None or (takes_names and isinstance(one, str))
+            else None
+            for one in behind
+        ]
         label, prediction = [*known, None, None][:2]
         return Classes(label, prediction)
 
     def _name(self, label: Any) -> str:
         """The name of a class."""
+        if isinstance(label, str):
+            return label
         number = _number(label)
         if number is None or number < 0:
             return UNKNOWN

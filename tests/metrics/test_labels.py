@@ -219,8 +219,8 @@ def test_what_is_refused():
     new = replace(regions[0], query=None, query_states=bank.rows[0])
     with pytest.raises(TypeError, match=r"labels has dtype torch.float32"):
         purity(regions, labels.float())
-    with pytest.raises(TypeError, match="labels is a list that holds no numbers"):
-        purity(regions, ["cat"] * 30)
+    with pytest.raises(TypeError, match="labels holds 'cat' at position 0"):
+        purity(regions, ["cat"] * 30, [1, 2])
     with pytest.raises(TypeError, match=r"labels has dtype torch\.bool"):
         purity(regions, [True] * 30)
     with pytest.raises(ValueError, match=r"labels has shape \(30, 1\); give one label"):

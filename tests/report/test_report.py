@@ -235,7 +235,7 @@ def test_reports_that_cannot_be_written(data, tmp_path):
         ValueError, match="query_labels is for inputs, but queries are b"
     ):
         write_report(path, rdr, [4], data, query_labels=[1])
-    with pytest.raises(ValueError, match="indices go from 60 to 60"):
+    with pytest.raises(ValueError, match="queries go from 60 to 60"):
         write_report(path, rdr, [60], data)
     with pytest.raises(ValueError, match="n_members=0 is too small"):
         write_report(path, rdr, [4], data, n_members=0)

@@ -186,7 +186,7 @@ def test_what_does_not_fit_the_bank():
         visualize_bank(bank, labels=[1, 2, 3])
     with pytest.raises(ValueError, match="there is no row to draw"):
         visualize_bank(bank, rows=[])
-    with pytest.raises(ValueError, match="indices go from 80 to 80"):
+    with pytest.raises(ValueError, match="rows go from 80 to 80"):
         visualize_bank(bank, rows=[80])
     with pytest.raises(ValueError, match="region belongs to a layer of shape"):
         visualize_bank(bank_of(random_states(5, 4)), regions)
