@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import TextIO
 
 from captum_rdr.version import __version__
 
@@ -55,10 +56,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         commands = import_module("captum_rdr.cli.commands")  # needs torchvision
         answer = getattr(commands, options.run)(options)
     except _FAILURES as error:
-        print(f"captum-rdr: {error}", file=sys.stderr)
+        _say(f"captum-rdr: {_in_one_line(error)}", sys.stderr)
         return 1
-    print(json.dumps(answer.data, indent=2) if options.json else answer.text)
+    if answer.skipped:
+        names = ", ".join(answer.skipped)
+        _say(f"captum-rdr: {len(answer.skipped)} damaged skipped: {names}", sys.stderr)
+    _say(json.dumps(answer.data, indent=2) if options.json else answer.text, sys.stdout)
     return 0
+
+
+def _in_one_line(error: Exception) -> str:
+    """What went wrong, also where that was in a process that reads images."""
+    text = str(error).strip()
+    if text.startswith("Caught ") and " worker process " in text:
+        text = text.splitlines()[-1].partition(": ")[2]
+    return " ".join(text.split())
+
+
+def _say(text: str, to: TextIO) -> None:
+    """Print a text in whatever encoding the terminal or file has."""
+    encoding = getattr(to, "encoding", None) or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding), file=to)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -110,7 +128,9 @@ def _add_model(to: argparse.ArgumentParser) -> None:
     to.add_argument("--pool", choices=_POOLS, help="applied to the layer's output")
     text = "reference images, or one folder of them a class"
     to.add_argument("--data", required=True, metavar="FOLDER", help=text)
-    to.add_argument("--bank", required=True, metavar="PATH", help="the index")
+    to.add_argument("--bank", required=True, metavar="FOLDER", help="the index")
+    text = "leave out images that cannot be read, and name them"
+    to.add_argument("--skip-damaged", action="store_true", help=text)
 
 
 def _add_fit(to: argparse.ArgumentParser) -> None:
@@ -125,6 +145,8 @@ def _add_fit(to: argparse.ArgumentParser) -> None:
     text = "also keep float activations, for cosine and Euclidean neighbors"
     to.add_argument("--keep-features", action="store_true", help=text)
     to.add_argument("--batch-size", type=int, default=64, help="images (default: 64)")
+    text = "go on with a bank that was not finished"
+    to.add_argument("--resume", action="store_true", help=text)
     text = "processes that read images (default: 0)"
     to.add_argument("--workers", type=int, default=0, help=text)
 
@@ -152,7 +174,10 @@ def _threshold(text: str) -> float | str:
 
 
 def _number(text: str) -> float:
-    return float(text) if "." in text else int(text)
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)
 
 
 def _weights(text: str) -> str | None:

@@ -1,17 +1,20 @@
 """What each command does, and returns for printing."""
 
 import argparse
+import os
+import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.bank import ConfigurationBank
-from captum_rdr.cli.sources import Images, as_shown, load_setup, open_image
+from captum_rdr.cli import listing
+from captum_rdr.cli.images import ImageBatches, Images, as_shown, as_tensor, read_images
+from captum_rdr.cli.sources import load_setup
 from captum_rdr.method.region import Region
 from captum_rdr.metrics import significance
 from captum_rdr.zoo import Setup
@@ -25,39 +28,61 @@ class Answer(NamedTuple):
     Attributes:
         text: lines to read.
         data: the same and more, of JSON's types.
+        skipped: damaged files that were left out.
     """
 
     text: str
     data: Any
+    skipped: Sequence[str] = ()
 
 
 def fit(options: argparse.Namespace) -> Answer:
     """Index a folder of images and write the bank."""
+    folder = Path(options.bank)
+    check_folder(folder)
     setup, images = _loaded(options, options.threshold)
-    quiet, keep = options.quiet, options.keep_features
-    loader: DataLoader[Any] = DataLoader(
-        images, options.batch_size, num_workers=options.workers
+    listed = listing.begin(folder, images, resume=options.resume)
+    batches = ImageBatches(
+        images, options.batch_size, options.workers, options.skip_damaged
     )
-    bank = setup.rdr.fit(loader, keep_features=keep, show_progress=not quiet).bank
-    bank.save(options.bank)
+    bank = setup.rdr.fit(
+        batches,
+        keep_features=options.keep_features,
+        out=folder,
+        resume=options.resume,
+        show_progress=not options.quiet,
+    ).bank
+    if len(batches.rows) != len(bank):
+        raise ValueError(
+            f"the finished bank {options.bank!r} has {len(bank)} instances, but "
+            f"{len(batches.rows)} images can be read; fit without --resume"
+        )
+    skipped = listing.finish(folder, listed, batches.rows)
     (layer,) = setup.layers
     text = f"{bank}\nof layer {layer.name!r}, written to {options.bank}"
-    return Answer(text, {"layer": layer.name, **described(bank)})
+    data = {"layer": layer.name, "skipped": skipped, **described(bank)}
+    return Answer(text, data, skipped)
 
 
 def explain(options: argparse.Namespace) -> Answer:
     """Find the region of each image."""
+    if options.save is not None:
+        check_folder(options.save)
     images, _, rdr = _fitted(options)
-    _, regions = _found(rdr, images, options)
+    kept, _, regions = _found(rdr, images, options)
+    paths = [options.images[number] for number in kept]
+    names = region_files(paths)
     if options.save is not None:
         options.save.mkdir(parents=True, exist_ok=True)
-        for path, region in zip(options.images, regions, strict=True):
-            region.save(options.save / f"{path.name}.region")
-    named = list(zip(options.images, regions, strict=True))
-    return Answer(
-        "\n".join(_as_text(path, region, images) for path, region in named),
-        [_as_data(path, region, images) for path, region in named],
-    )
+        for name, region in zip(names, regions, strict=True):
+            region.save(options.save / name)
+    named = list(zip(paths, regions, strict=True))
+    data = [_as_data(path, region, images) for path, region in named]
+    if options.save is not None:
+        for one, name in zip(data, names, strict=True):
+            one["region"] = str(options.save / name)
+    text = "\n".join(_as_text(path, region, images) for path, region in named)
+    return Answer(text, data, _skipped(options, kept))
 
 
 def report(options: argparse.Namespace) -> Answer:
@@ -65,8 +90,9 @@ def report(options: argparse.Namespace) -> Answer:
     from captum_rdr.report import write_report  # it draws matplotlib in
     from captum_rdr.visualization import Reference
 
+    check_file(options.output)
     images, setup, rdr = _fitted(options)
-    inputs, regions = _found(rdr, images, options)
+    kept, inputs, regions = _found(rdr, images, options)
     reference = Reference(
         images,
         images.targets,
@@ -83,7 +109,57 @@ def report(options: argparse.Namespace) -> Answer:
         show_progress=not options.quiet,
     )
     written = str(options.output)
-    return Answer(f"written to {written}", {"report": written})
+    skipped = _skipped(options, kept)
+    return Answer(f"written to {written}", {"report": written}, skipped)
+
+
+def region_files(paths: Sequence[Path]) -> list[str]:
+    """A file name for the region of each image, no two the same on any system.
+
+    >>> region_files([Path("a/1.png"), Path("b/1.png"), Path("b/1.PNG")])
+    ['1.png.region', '1.png-2.region', '1.PNG-3.region']
+    """
+    names: list[str] = []
+    taken: set[str] = set()
+    for path in paths:
+        stem = os.fsdecode(os.fsencode(path.name)[:200])
+        name, count = f"{stem}.region", 1
+        while name.casefold() in taken:
+            count += 1
+            name = f"{stem}-{count}.region"
+        taken.add(name.casefold())
+        names.append(name)
+    return names
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that cannot be written to, before the work.
+
+    Raises:
+        OSError: the system does not let it be.
+        ValueError: there is a file of that name.
+    """
+    there = folder
+    while not os.path.lexists(there) and there != there.parent:
+        there = there.parent
+    if not there.is_dir():
+        raise ValueError(f"{os.fspath(there)!r} is a file; give a folder")
+    with tempfile.TemporaryFile(dir=there):
+        pass
+
+
+def check_file(path: Path) -> None:
+    """Refuse a file that cannot be written, before the work.
+
+    Raises:
+        OSError: the system does not let it be.
+        ValueError: there is a folder of that name, or none to hold it.
+    """
+    if path.is_dir():
+        raise ValueError(f"{os.fspath(path)!r} is a folder; give a file")
+    if not path.parent.is_dir():
+        raise ValueError(f"{os.fspath(path.parent)!r} is no folder; make it first")
+    check_folder(path.parent)
 
 
 def inspect(options: argparse.Namespace) -> Answer:
@@ -95,6 +171,7 @@ def inspect(options: argparse.Namespace) -> Answer:
 def described(bank: ConfigurationBank) -> dict[str, Any]:
     """What a bank holds.
 
+    >>> import torch
     >>> bank = ConfigurationBank((2,))
     >>> bank.append(torch.tensor([[True, False], [False, False]]))
     >>> described(bank)["active share"], described(bank)["never active neurons"]
@@ -119,16 +196,16 @@ def described(bank: ConfigurationBank) -> dict[str, Any]:
 def _loaded(options: argparse.Namespace, threshold: Any) -> tuple[Setup, Images]:
     """The model, and the reference images as it takes them."""
     images = Images(options.data)
-    (first, _), *_ = images.samples
     setup = load_setup(
         options.model,
         options.weights,
         options.layer,
         options.pool,
         threshold,
-        first_image=first,
+        images=images,
+        skip_damaged=options.skip_damaged,
     )
-    images.transform = setup.transforms
+    images.transform = setup.transforms or as_tensor
     return setup, images
 
 
@@ -138,11 +215,7 @@ def _fitted(
     """The reference images, the model, and the attribution with the stored bank."""
     bank = ConfigurationBank.load(options.bank)
     setup, images = _loaded(options, 0.0)  # the bank has its own thresholds
-    if len(images) != len(bank):
-        raise ValueError(
-            f"{options.data!r} has {len(images)} images, but the bank has {len(bank)} "
-            "instances; give the folder that fit read, or fit again"
-        )
+    listing.check(Path(options.bank), images, len(bank))
     rdr = RelaxedDecisionRegion(
         setup.model, setup.rdr.layer, pool=setup.pools[0], bank=bank
     )
@@ -151,9 +224,11 @@ def _fitted(
 
 def _found(
     rdr: RelaxedDecisionRegion, images: Images, options: argparse.Namespace
-) -> tuple[Tensor, list[Region]]:
-    """The images to explain as the model's inputs, and their regions, each tested."""
-    inputs = torch.stack([images.transform(open_image(one)) for one in options.images])
+) -> tuple[list[int], Tensor, list[Region]]:
+    """Which images are explained, as the model's inputs, and their regions, each tested."""
+    kept, inputs = read_images(options.images, images, options.skip_damaged)
+    if not kept:
+        raise ValueError(f"none of the {len(options.images)} images can be read")
     _, regions = rdr.attribute(
         inputs,
         options.n_neighbors,
@@ -163,7 +238,13 @@ def _found(
         neighbors=options.neighbors,
     )
     show = not options.quiet
-    return inputs, significance(regions, rdr.bank, show_progress=show)
+    return kept, inputs, significance(regions, rdr.bank, show_progress=show)
+
+
+def _skipped(options: argparse.Namespace, kept: Sequence[int]) -> list[str]:
+    return [
+        str(path) for number, path in enumerate(options.images) if number not in kept
+    ]
 
 
 def _as_text(path: Path, region: Region, images: Images) -> str:

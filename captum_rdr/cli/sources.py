@@ -1,31 +1,24 @@
-"""Where models and images come from: what the shell names, in Python's terms."""
+"""Where models come from: what the shell names, in Python's terms."""
 
 import importlib
 import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import Module
 
 from captum_rdr import pooling
+from captum_rdr.cli.images import (
+    DamagedImageError,
+    Images,
+    Transform,
+    as_tensor,
+    open_image,
+)
 from captum_rdr.zoo import Setup, explain
-
-try:
-    from torchvision.datasets import ImageFolder
-    from torchvision.datasets.folder import IMG_EXTENSIONS, is_image_file
-except ImportError as error:
-    raise ImportError(
-        "the command line needs torchvision; install captum-rdr[zoo]"
-    ) from error
-
-Transform = Callable[[Any], Tensor]
 
 
 def load_setup(
@@ -34,7 +27,8 @@ def load_setup(
     layer: int | str | None,
     pool: str | None,
     threshold: float | str,
-    first_image: Path,
+    images: Images,
+    skip_damaged: bool,
 ) -> Setup:
     """A model with its layer and the transform of its images.
 
@@ -46,7 +40,8 @@ def load_setup(
         layer: number of a stage or a layer's name, None for the last stage.
         pool: name of one of `captum_rdr.pooling`, or None for what suits the layer.
         threshold: as in `captum_rdr.RelaxedDecisionRegion`.
-        first_image: tells the size of the input of a model that is not torchvision's.
+        images: the first tells the size of the input of a model that is not torchvision's.
+        skip_damaged: take the first that can be read.
 
     Raises:
         ImportError: the module cannot be imported.
@@ -65,10 +60,9 @@ def load_setup(
         "threshold": threshold,
     }
     if source == "torchvision":
-        setup = explain(name, weights, **options)
-        return replace(setup, transforms=setup.transforms or as_tensor)
+        return explain(name, weights, **options)
     module, transform = _made(_imported(source, name), model)
-    first = transform(open_image(first_image))
+    first = transform(_first_image(images, skip_damaged))
     if not isinstance(first, Tensor):
         raise TypeError(
             f"the transform of model={model!r} gave a {type(first).__name__}; return a "
@@ -76,6 +70,18 @@ def load_setup(
         )
     setup = explain(module, inputs=tuple(first.shape), **options)
     return replace(setup, transforms=transform)
+
+
+def _first_image(images: Images, skip_damaged: bool) -> Any:
+    for row in range(len(images)):
+        try:
+            return open_image(images.path(row))
+        except DamagedImageError:
+            if not skip_damaged:
+                raise
+    raise ValueError(
+        f"none of the {len(images)} images in {images.folder!r} can be read"
+    )
 
 
 def _imported(module: str, name: str) -> Any:
@@ -99,81 +105,3 @@ def _made(factory: Callable[[], Any], model: str) -> tuple[Module, Transform]:
             "a tuple of one and a transform"
         )
     return module.eval(), transform
-
-
-class Images(ImageFolder):  # type: ignore[misc]
-    """All images under a folder, in the order of their paths.
-
-    Args:
-        folder: holds images, or one folder of images a class. What is hidden is no class.
-
-    Attributes:
-        paths: of the images, relative to the folder.
-        classes: names of the folders in it, or empty where it holds images itself.
-        targets: class of each image, -1 where there are no classes.
-
-    Raises:
-        ValueError: it is no folder, or holds no image.
-    """
-
-    def __init__(self, folder: str, transform: Transform | None = None) -> None:
-        if not os.path.isdir(folder):
-            raise ValueError(f"{folder!r} is no folder; give a folder of images")
-        super().__init__(folder, transform, loader=open_image, allow_empty=True)
-        self.paths = [os.path.relpath(path, folder) for path, _ in self.samples]
-        if not self.paths:
-            raise ValueError(
-                f"{folder!r} holds no image; give a folder with files that end in "
-                f"{', '.join(IMG_EXTENSIONS)}"
-            )
-
-    def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:
-        """The classes, and their numbers; the folder itself counts as one without name."""
-        shown = [one for one in os.scandir(directory) if not one.name.startswith(".")]
-        classes = sorted(one.name for one in shown if one.is_dir())
-        if any(is_image_file(one.name) for one in shown):
-            classes = []
-        return classes, {name: i for i, name in enumerate(classes)} or {"": -1}
-
-
-def open_image(path: str | Path) -> Image.Image:
-    """An image file, in RGB where it has no more than eight bits a channel.
-
-    Raises:
-        ValueError: it is no image.
-    """
-    try:
-        with Image.open(path) as image:
-            is_deep = image.mode.startswith(("I", "F"))
-            return image.copy() if is_deep else image.convert("RGB")
-    except UnidentifiedImageError as error:
-        raise ValueError(f"{os.fspath(path)!r} is no image that can be read") from error
-
-
-def as_tensor(image: Any) -> Tensor:
-    """Float tensor ``(3, H, W)`` in [0, 1] of a PIL image, as wide and high as it is.
-
-    >>> as_tensor(Image.new("L", (4, 2), 255)).shape
-    torch.Size([3, 2, 4])
-    """
-    pixels = np.asarray(image.convert("RGB"), dtype=np.float32)
-    return torch.from_numpy(pixels / 255).permute(2, 0, 1).contiguous()
-
-
-def as_shown(inputs: Tensor, transform: Any) -> Tensor:
-    """An input of the model as an image with values in [0, 1].
-
-    Undoes the transform's ``mean`` and ``std``, which torchvision's have; another input
-    outside [0, 1] is stretched from its smallest to its largest value.
-
-    >>> as_shown(torch.tensor([[[-1.0, 3.0]]]), as_tensor)
-    tensor([[[0., 1.]]])
-    """
-    mean, std = (getattr(transform, name, None) for name in ("mean", "std"))
-    if mean is not None and std is not None:
-        mean, std = (torch.as_tensor(one).reshape(-1, 1, 1) for one in (mean, std))
-        return (inputs * std + mean).clamp(0, 1)
-    low, high = inputs.min(), inputs.max()
-    if low >= 0 and high <= 1:
-        return inputs
-    return (inputs - low) / (high - low)

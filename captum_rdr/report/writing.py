@@ -98,7 +98,7 @@ def write_report(
     maps = bank_maps(rdr, by_query, reference)
     page = _rendered(title, rdr.reader.names, parts, maps)
     with replacing(Path(path)) as file:
-        file.write(page.encode())
+        file.write(page.encode(errors="replace"))  # of names that are no text
 
 
 def _asked(

@@ -1,0 +1,289 @@
+"""Images as people have them: any folder of files, as a model takes them."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from captum_rdr.bank.files import open_regular
+
+Transform = Callable[[Any], Tensor]
+
+Image.init()
+# Others of Pillow's formats start programs (PostScript), or hold no photos.
+_KNOWN = ["AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP"]
+_FORMATS = [name for name in _KNOWN if name in Image.OPEN]
+_ENDINGS = tuple(
+    sorted(
+        ending
+        for ending, name in Image.registered_extensions().items()
+        if name in _FORMATS
+    )
+)
+_WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
+
+
+class DamagedImageError(ValueError):
+    """A file that cannot be read as an image."""
+
+
+def open_image(path: str | Path) -> Image.Image:
+    """An image file in RGB, see `as_rgb`.
+
+    Raises:
+        DamagedImageError: it is no image, damaged, or too large to be one in earnest.
+    """
+    try:
+        with open_regular(path) as file, Image.open(file, formats=_FORMATS) as image:
+            return as_rgb(image)
+    except Exception as error:  # decoders do not say what damaged bytes raise
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DamagedImageError(
+            f"{os.fspath(path)!r} is no image that can be read ({reason}); restore it, "
+            "move it away, or leave such files out with --skip-damaged"
+        ) from error
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """An image in RGB as a viewer shows it.
+
+    It is turned as its EXIF orientation says, and laid over white where it is
+    transparent. Deep gray keeps its range: 16 bits become 8 by a division, floats count
+    from 0 to 1 or from 0 to 255; what lies outside of that is stretched from its smallest
+    to its largest value. Else it is what ``image.convert("RGB")`` makes of it.
+
+    >>> ramp = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    >>> len(np.unique(as_rgb(Image.fromarray(ramp))))
+    256
+    >>> as_rgb(Image.new("LA", (1, 1), (0, 128))).getpixel((0, 0))
+    (127, 127, 127)
+    """
+    image.load()
+    with suppress(Exception):  # damaged EXIF data says nothing of the pixels
+        image = ImageOps.exif_transpose(image) or image
+    if image.mode.startswith(("I", "F")):
+        return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
+    if image.mode in _WITH_ALPHA or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")
+
+
+def _eight_bits(values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """Deep gray values as 0 to 255; NaN counts as 0."""
+    known = values[np.isfinite(values)].astype(np.float64)
+    low, high = (known.min(), known.max()) if known.size else (0.0, 0.0)
+    tops = (1, 255) if values.dtype.kind == "f" else (65535,)
+    fitting = [top for top in tops if low >= 0 and high <= top]
+    low, top = (0.0, fitting[0]) if fitting else (low, high - low or 1)
+    scaled = np.nan_to_num((values.astype(np.float64) - low) / top)
+    return np.round(255 * scaled.clip(0, 1)).astype(np.uint8)
+
+
+def as_tensor(image: Any) -> Tensor:
+    """Float tensor ``(3, H, W)`` in [0, 1] of a PIL image, as wide and high as it is.
+
+    >>> as_tensor(Image.new("L", (4, 2), 255)).shape
+    torch.Size([3, 2, 4])
+    """
+    pixels = np.asarray(as_rgb(image), dtype=np.float32)
+    return torch.from_numpy(pixels / 255).permute(2, 0, 1).contiguous()
+
+
+def as_shown(inputs: Tensor, transform: Any) -> Tensor:
+    """An input of the model as an image with values in [0, 1].
+
+    Undoes the transform's ``mean`` and ``std``, which torchvision's have; another input
+    outside [0, 1] is stretched from its smallest to its largest value.
+
+    >>> as_shown(torch.tensor([[[-1.0, 3.0]]]), as_tensor)
+    tensor([[[0., 1.]]])
+    """
+    mean, std = (getattr(transform, name, None) for name in ("mean", "std"))
+    if mean is not None and std is not None:
+        mean, std = (torch.as_tensor(one).reshape(-1, 1, 1) for one in (mean, std))
+        return (inputs * std + mean).clamp(0, 1)
+    low, high = inputs.min(), inputs.max()
+    if low >= 0 and high <= 1:
+        return inputs
+    return (inputs - low) / (high - low)
+
+
+class Images(Dataset[Any]):
+    """All images under a folder, in the order in which torchvision's ImageFolder has them.
+
+    What is hidden is left out. Links are followed.
+
+    Args:
+        folder: holds images, or one folder of images a class.
+        transform: from an image in RGB to the model's input.
+
+    Attributes:
+        paths: of the images, relative to the folder.
+        classes: names of the folders in it, or empty where it holds images itself.
+        targets: class of each image, -1 where there are no classes.
+
+    Raises:
+        ValueError: it is no folder, or holds no image; or a link in it leads nowhere, or
+            to a folder that it lies in.
+    """
+
+    def __init__(self, folder: str, transform: Transform = as_tensor) -> None:
+        if not os.path.isdir(folder):
+            raise ValueError(f"{folder!r} is no folder; give a folder of images")
+        self.folder, self.transform = folder, transform
+        shown = sorted(_shown(folder), key=lambda one: one.name)
+        names = [one.name for one in shown if one.is_dir()]
+        if any(_is_image(one) for one in shown):
+            names = []
+        self.paths: list[str] = []
+        self.targets: list[int] = []
+        for target, name in enumerate(names) if names else [(-1, "")]:
+            start = os.path.join(folder, name)
+            found = sorted(_images_under(start, ()), key=os.path.split)
+            self.paths += [os.path.relpath(path, folder) for path in found]
+            self.targets += [target] * len(found)
+        # Names that are no valid text can be opened, but not shown.
+        self.classes = [os.fsencode(one).decode("utf-8", "replace") for one in names]
+        if not self.paths:
+            raise ValueError(
+                f"{folder!r} holds no image; give a folder with files that end in "
+                f"{', '.join(_ENDINGS)}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, row: int) -> tuple[Any, int]:
+        return self.transform(open_image(self.path(row))), self.targets[row]
+
+    def path(self, row: int) -> str:
+        """Where an image lies."""
+        return os.path.join(self.folder, self.paths[row])
+
+    def only(self, rows: Sequence[int]) -> None:
+        """Leave all images out but those of the given rows."""
+        self.paths = [self.paths[row] for row in rows]
+        self.targets = [self.targets[row] for row in rows]
+
+
+def _shown(folder: str) -> Iterator[os.DirEntry[str]]:
+    """What is in a folder and not hidden."""
+    with os.scandir(folder) as entries:
+        for one in entries:
+            if one.name.startswith("."):
+                continue
+            if not os.path.exists(one.path) and not _is_image(one):
+                raise ValueError(
+                    f"{one.path!r} is a link to nothing; mend or remove it"
+                )
+            yield one
+
+
+def _is_image(entry: os.DirEntry[str]) -> bool:
+    return entry.name.lower().endswith(_ENDINGS) and not entry.is_dir()
+
+
+def _images_under(folder: str, above: tuple[str, ...]) -> Iterator[str]:
+    real = os.path.realpath(folder)
+    if real in above:
+        raise ValueError(
+            f"{folder!r} is a link to a folder that it lies in; remove the link"
+        )
+    for one in _shown(folder):
+        if one.is_dir():
+            yield from _images_under(one.path, (*above, real))
+        elif _is_image(one):
+            yield one.path
+
+
+class ImageBatches:
+    """The inputs of a folder's images in batches; damaged ones may be skipped.
+
+    Args:
+        images: the images.
+        batch_size: of them at once.
+        workers: processes that read them.
+        skip_damaged: leave out files that cannot be read, rather than raise.
+
+    Attributes:
+        rows: the images that the last pass gave, in order.
+
+    Raises:
+        DamagedImageError: a file cannot be read.
+        ValueError: inputs differ in shape.
+    """
+
+    def __init__(
+        self, images: Images, batch_size: int, workers: int, skip_damaged: bool
+    ) -> None:
+        self.rows: list[int] = []
+        self._loader: DataLoader[Any] = DataLoader(
+            _Read(
+                [images.path(row) for row in range(len(images))], images, skip_damaged
+            ),
+            batch_size,
+            num_workers=workers,
+            collate_fn=_together,
+        )
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        self.rows = []
+        for rows, inputs in self._loader:
+            self.rows += rows
+            if rows:
+                yield inputs
+
+
+class _Read(Dataset[Any]):
+    """Inputs of files, each with its number and path; None for one that is skipped."""
+
+    def __init__(self, paths: Sequence[str], images: Images, skip: bool) -> None:
+        self._paths, self._images, self._skip = paths, images, skip
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, number: int) -> tuple[int, str, Tensor | None]:
+        path = self._paths[number]
+        try:
+            return number, path, self._images.transform(open_image(path))
+        except DamagedImageError:
+            if not self._skip:
+                raise
+            return number, path, None
+
+
+def read_images(
+    paths: Sequence[str], images: Images, skip_damaged: bool
+) -> tuple[list[int], Tensor]:
+    """The inputs of files, and which of them they are, as `ImageBatches` gives them."""
+    read = _Read(paths, images, skip_damaged)
+    return _together([read[number] for number in range(len(paths))])
+
+
+def _together(
+    items: Sequence[tuple[int, str, Tensor | None]],
+) -> tuple[list[int], Tensor]:
+    kept = [(number, path, one) for number, path, one in items if one is not None]
+    for _, path, one in kept:
+        if one.shape != kept[0][2].shape:
+            raise ValueError(
+                f"{path!r} becomes an input of shape {tuple(one.shape)}, {kept[0][1]!r} "
+                f"one of {tuple(kept[0][2].shape)}; resize images to one size, or return "
+                "a transform that does with the model"
+            )
+    inputs = torch.stack([one for _, _, one in kept]) if kept else torch.empty(0)
+    return [number for number, _, _ in kept], inputs
