@@ -3,6 +3,7 @@
 import operator
 import os
 from collections.abc import Iterable, Mapping, Sequence, Set
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,19 @@ def check_choice(name: str, value: object, known: Sequence[str]) -> None:
     ValueError: to='one' is unknown; use one of ('mean', 'zero')
     """
     if value not in known:
-        raise ValueError(f"{name}={value!r} is unknown; use one of {tuple(known)}")
+        raise ValueError(
+            f"{name}={value!r} is unknown; use one of {tuple(known)}{meant(value, known)}"
+        )
+
+
+def meant(value: object, known: Iterable[str]) -> str:
+    """A question after the known word that is most like an unknown one, if any is.
+
+    >>> meant("resnet5O", ["alexnet", "resnet50"])
+    "; did you mean 'resnet50'?"
+    """
+    near = get_close_matches(str(value), list(known), 1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def check_level(level: float) -> None:

@@ -81,6 +81,9 @@ def class_token(output: Tensor) -> Tensor:
 def last_token(output: Tensor, attention_mask: Tensor | None = None) -> Tensor:
     """Last token of each sequence that is not padding.
 
+    A decoder that pads on the left needs ``position_ids`` with its inputs, such as
+    ``(attention_mask.cumsum(-1) - 1).clamp(min=0)``: else it counts padding, too.
+
     Args:
         output: shape ``(B, T, E)``.
         attention_mask: shape ``(B, T)``, non-zero where a token is not padding, which

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from captum_rdr._arguments import check_whole
 from captum_rdr.axes import LayerAxes
+from captum_rdr._summary import as_html, of_bank
 from captum_rdr.bank import bits, files, queries
 from captum_rdr.bank.queries import Nearest, Wanted
 from captum_rdr.bank.rows import GrowingRows
@@ -185,6 +186,9 @@ class ConfigurationBank:
             f"shape {tuple(self.layer_shape)}, {self.nbytes} bytes"
             f"{' on disk' if self._on_disk else place}{features})"
         )
+
+    def _repr_html_(self) -> str:
+        return as_html("ConfigurationBank", of_bank(self))
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Refuse to pickle a bank on disk, which would read all of it."""

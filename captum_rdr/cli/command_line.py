@@ -153,9 +153,10 @@ def _add_fit(to: argparse.ArgumentParser) -> None:
 
 def _add_query(to: argparse.ArgumentParser) -> None:
     _add_model(to)
-    to.add_argument("--n-neighbors", type=int, default=8, help="size of S (default: 8)")
-    text = "principal neurons (default: 10)"
-    to.add_argument("--n-neurons", type=int, default=10, help=text)
+    text = "size of S (default: 8, or 16 by evidence)"
+    to.add_argument("--n-neighbors", type=int, help=text)
+    text = "principal neurons (default: 10, or all by evidence)"
+    to.add_argument("--n-neurons", type=int, help=text)
     text = "neurons that may disagree, or nats of evidence (default: 0)"
     to.add_argument("--tolerance", type=_number, default=0, help=text)
     to.add_argument(
@@ -164,8 +165,11 @@ def _add_query(to: argparse.ArgumentParser) -> None:
         default="uniform",
         help="the paper's rule, or log-odds weights (default: uniform)",
     )
-    text = "distance that chooses S (default: configuration)"
-    to.add_argument("--neighbors", default=_METRICS[0], choices=_METRICS, help=text)
+    text = (
+        "distance that chooses S (default: configuration; by evidence centered_cosine, "
+    )
+    text += "where the bank has features)"
+    to.add_argument("--neighbors", choices=_METRICS, help=text)
     to.add_argument("images", nargs="+", type=Path, help="files to explain")
 
 

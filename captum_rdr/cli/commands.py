@@ -4,12 +4,12 @@ import argparse
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from captum_rdr._summary import of_bank
 from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.bank import ConfigurationBank
 from captum_rdr.cli import listing
@@ -60,7 +60,7 @@ def fit(options: argparse.Namespace) -> Answer:
     skipped = listing.finish(folder, listed, batches.rows)
     (layer,) = setup.layers
     text = f"{bank}\nof layer {layer.name!r}, written to {options.bank}"
-    data = {"layer": layer.name, "skipped": skipped, **described(bank)}
+    data = {"layer": layer.name, "skipped": skipped, **of_bank(bank)}
     return Answer(text, data, skipped)
 
 
@@ -164,33 +164,8 @@ def check_file(path: Path) -> None:
 
 def inspect(options: argparse.Namespace) -> Answer:
     """Describe a bank."""
-    data = described(ConfigurationBank.load(options.bank))
+    data = of_bank(ConfigurationBank.load(options.bank))
     return Answer("\n".join(f"{name}: {value}" for name, value in data.items()), data)
-
-
-def described(bank: ConfigurationBank) -> dict[str, Any]:
-    """What a bank holds.
-
-    >>> import torch
-    >>> bank = ConfigurationBank((2,))
-    >>> bank.append(torch.tensor([[True, False], [False, False]]))
-    >>> described(bank)["active share"], described(bank)["never active neurons"]
-    (0.25, 1)
-    """
-    counts, size = bank.active_counts, len(bank)
-    return {
-        "instances": size,
-        "neurons": bank.n_neurons,
-        "layer shape": list(bank.layer_shape),
-        "threshold": bank.threshold.item() if bank.threshold.dim() == 0 else "a neuron",
-        "of the layer's input": bank.attribute_to_layer_input,
-        "features": bank.features is not None,
-        "bytes": bank.nbytes,
-        "active share": round(float(counts.double().mean()) / max(1, size), 4),
-        "never active neurons": int((counts == 0).sum()),
-        "always active neurons": int((counts == size).sum()),
-        "fingerprint": bank.fingerprint,
-    }
 
 
 def _loaded(options: argparse.Namespace, threshold: Any) -> tuple[Setup, Images]:
@@ -248,11 +223,11 @@ def _skipped(options: argparse.Namespace, kept: Sequence[int]) -> list[str]:
 
 
 def _as_text(path: Path, region: Region, images: Images) -> str:
+    named = region.named()
+    numbers, states = region.neurons[named].tolist(), region.states[named].tolist()
     neurons = " ".join(
         f"{neuron}{'+' if state else '-'}"
-        for neuron, state in zip(
-            region.neurons.tolist(), region.states.tolist(), strict=True
-        )
+        for neuron, state in zip(numbers, states, strict=True)
     )
     members = [images.paths[row] for row in region.members[:_SHOWN].tolist()]
     more = len(region.members) - len(members)
@@ -263,14 +238,8 @@ def _as_text(path: Path, region: Region, images: Images) -> str:
 
 
 def _as_data(path: Path, region: Region, images: Images) -> dict[str, Any]:
-    return {
-        "image": str(path),
-        "neurons": region.neurons.tolist(),
-        "coordinates": region.unravel(),
-        "states": region.states.tolist(),
-        "scores": region.scores.tolist(),
-        "tolerance": region.tolerance,
-        "neighbors": [images.paths[row] for row in region.neighbors.tolist()],
-        "members": [images.paths[row] for row in region.members.tolist()],
-        "significance": region.significance and asdict(region.significance),
+    named = {
+        name: [images.paths[row] for row in getattr(region, name).tolist()]
+        for name in ("neighbors", "members")
     }
+    return {"image": str(path), **region.to_dict(), **named}

@@ -1,9 +1,10 @@
 """A relaxed decision region: principal neurons, their states, and who shares them."""
 
 import os
-from collections.abc import Sized
+from collections.abc import Sequence, Sized
 from dataclasses import asdict, dataclass
 from dataclasses import fields as fields_of
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from captum.concept import Concept
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
+from captum_rdr._summary import as_html
 from captum_rdr.bank import files
 from captum_rdr.method.rule import Rule
 
@@ -246,6 +248,49 @@ class Region:
             f"{tested})"
         )
 
+    def _repr_html_(self) -> str:
+        return as_html(f"Region of a layer of {self.n_layer} neurons", self._summary())
+
+    def _summary(self) -> dict[str, Any]:
+        """A few plain values."""
+        test = self.significance
+        return {
+            "query": self.query,
+            "members": len(self.members),
+            "neighbors": len(self.neighbors),
+            "principal neurons": len(self.neurons),
+            "of them active": int(self.states.sum()),
+            "tolerance": self.tolerance,
+            "evidence cut": self.evidence_cut,
+            "significant": None if test is None else test.passed,
+            "p-value": None if test is None else test._decisive,
+            "effect": None if test is None else test.effect,
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """The region as values of JSON's types, but for a query that is no bank row.
+
+        Returns:
+            its attributes by name, tensors as lists, and the neurons' ``coordinates`` in
+            the layer's output.
+        """
+        lists = {name: getattr(self, name).tolist() for name in _TENSORS}
+        coordinates = [list(index) for index in self.unravel()]
+        return {**lists, "coordinates": coordinates, **self._fields()}
+
+    def _fields(self) -> dict[str, Any]:
+        """What is no tensor, as values of JSON's types."""
+        return {
+            "tolerance": self.tolerance,
+            "evidence_cut": self.evidence_cut,
+            "offset": self.offset,
+            "layer_shape": list(self.layer_shape),
+            "query": self.query,
+            "fingerprint": self.fingerprint,
+            "significance": self.significance and asdict(self.significance),
+            "rule": self.rule and self.rule.as_fields(),
+        }
+
     def mask(self, n_neurons: int | None = None) -> Tensor:
         """The region as a layer attribution.
 
@@ -422,17 +467,7 @@ class Region:
         for name in _OF_THE_QUERY:
             if getattr(self, name) is not None:
                 tensors[name] = getattr(self, name)
-        fields = {
-            "tolerance": self.tolerance,
-            "evidence_cut": self.evidence_cut,
-            "offset": self.offset,
-            "layer_shape": list(self.layer_shape),
-            "query": self.query,
-            "fingerprint": self.fingerprint,
-            "significance": self.significance and asdict(self.significance),
-            "rule": self.rule and self.rule.as_fields(),
-        }
-        files.write_tensors(path, "region", tensors, fields)
+        files.write_tensors(path, "region", tensors, self._fields())
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> "Region":
@@ -453,6 +488,44 @@ class Region:
             fields["rule"] = Rule.from_fields(fields["rule"])
         values: dict[str, Any] = {**tensors, **fields}
         return Region(**values)
+
+
+def regions_to_frame(regions: Sequence[Region]) -> Any:
+    """A pandas table with one row a region.
+
+    Args:
+        regions: the regions.
+
+    Returns:
+        a ``pandas.DataFrame``: the query's bank row, if it has one; how many members,
+        neighbors and principal neurons; tolerance; what a test found; and the flat
+        indices of the principal neurons and the members' rows, as lists.
+
+    Raises:
+        ImportError: pandas is not installed.
+
+    >>> from captum_rdr import RelaxedDecisionRegion
+    >>> model, data = torch.nn.Identity(), torch.eye(4)
+    >>> rdr = RelaxedDecisionRegion(model, model).fit(data, show_progress=False)
+    >>> regions_to_frame(rdr.attribute_members([2, 0], 1, 3))["members"].tolist()
+    [1, 1]
+    """
+    try:
+        pandas = import_module("pandas")
+    except ImportError as error:
+        raise ImportError(
+            "regions_to_frame needs pandas; install it, or use region.to_dict()"
+        ) from error
+    return pandas.DataFrame(
+        [
+            {
+                **region._summary(),
+                "neuron indices": region.neurons.tolist(),
+                "member rows": region.members.tolist(),
+            }
+            for region in regions
+        ]
+    ).astype({"query": "Int64"} if regions else {})
 
 
 class _InputsOnly(Dataset[Any]):

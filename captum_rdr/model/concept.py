@@ -1,5 +1,6 @@
 """The concept of a region as a differentiable function of the input."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,13 @@ from torch import Tensor
 from captum_rdr.model.inputs import input_arguments
 from captum_rdr.model.reader import LayerReader
 from captum_rdr.model.states import FittedLayer, check_shape
+
+_FLAT = (
+    "all principal neurons must be inactive, and nothing in the layer lies below its "
+    "threshold, as behind a ReLU: the score is 0 and flat wherever they are; explain the "
+    "layer before the nonlinearity, or what it takes in, with fit(..., "
+    "attribute_to_layer_input=True)"
+)
 
 
 def concept_score(
@@ -55,6 +63,10 @@ def concept_score(
         picked = activations.flatten(1)[:, neurons.clone().to(activations.device)]
         every = fitted.threshold.expand(fitted.layer_shape.numel())
         thresholds = every[neurons].clone().to(picked)
+        if not states.any() and not bool(
+            (activations.flatten(1) < every.to(picked)).any()
+        ):
+            warnings.warn(_FLAT, UserWarning, stacklevel=2)
         signs = torch.where(states, 1.0, -1.0).clone().to(picked)
         return ((picked - thresholds) * signs).mean(1)
 

@@ -14,6 +14,7 @@ from captum_rdr._arguments import check_whole, checked_rows, positional
 from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.bank.files import replacing
 from captum_rdr.method.region import Region
+from captum_rdr.metrics import significance
 from captum_rdr.report.contents import (
     Asked,
     Drawing,
@@ -58,9 +59,10 @@ def write_report(
         dataset: the reference set that was fitted, or a
             `captum_rdr.visualization.Reference` of it, which also knows labels,
             predictions, class names and how to make an image of an input.
-        regions: one `Region` a query, for a list of layers a list of such lists; made
-            with the defaults of ``rdr`` where they are not given. Give those that a test
-            of significance returned for the report to show what it found.
+        regions: one `Region` a query, for a list of layers a list of such lists. Where
+            they are not given they are made with the defaults of ``rdr`` and tested by
+            `captum_rdr.metrics.significance`, corrected for the number of queries; those
+            that are given are shown as they are, with what their tests found.
         query_labels: class of each input by position, a whole number or a name; not for
             bank rows.
         query_predictions: class that the model predicts for each input.
@@ -150,6 +152,13 @@ def _by_query(
     elif found is None:
         _, found = rdr.attribute(queries)
     by_layer = list(found or []) if isinstance(rdr.layer, list) else [list(found or [])]
+    if given is None:
+        by_layer = [
+            significance(regions, bank, show_progress=show_progress)
+            if bank.n_neurons > 1  # half of them judge
+            else regions
+            for regions, bank in zip(by_layer, banks_of(rdr), strict=True)
+        ]
     n_layers = len(banks_of(rdr))
     if len(by_layer) != n_layers or any(len(one) != count for one in by_layer):
         raise ValueError(

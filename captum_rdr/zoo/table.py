@@ -7,6 +7,7 @@ from typing import Any
 from torch.nn import Module
 
 from captum_rdr.axes import LayerAxes, axes_of
+from captum_rdr._arguments import meant
 from captum_rdr.zoo.kinds import kinds_of
 from captum_rdr.zoo.stages import Architecture, decides
 from captum_rdr.zoo.torchvision_models import build_untrained, example_inputs
@@ -261,6 +262,7 @@ def _named(table: LayerTable, name: str) -> LayerInfo:
         raise ValueError(
             f"layer {name!r} is not in the table; choose one that layers(model) lists, "
             f"e.g. {next((one.name for one in table if one.usable), None)!r}"
+            f"{meant(name, [one.name for one in table if one.usable])}"
         )
     if not info.usable:
         raise ValueError(f"layer {name!r} cannot be used as it is: {info.reason}")

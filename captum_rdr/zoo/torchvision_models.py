@@ -1,6 +1,7 @@
 """Torchvision's models by name: weights, input shapes, preprocessing, class names."""
 
 import inspect
+import os
 from functools import partial
 from importlib import import_module
 from typing import Any
@@ -8,6 +9,8 @@ from typing import Any
 import torch
 from torch.nn import Module
 from torch.overrides import TorchFunctionMode
+
+from captum_rdr._arguments import meant
 
 _FRAMES = 16
 _DETECTION_SIDE = 64
@@ -35,7 +38,7 @@ def weights_of(name: str, weights: Any) -> Any:
     if name not in models.list_models():
         raise ValueError(
             f"model {name!r} is not one of torchvision.models.list_models(); pass such "
-            "a name, or the model itself"
+            f"a name, or the model itself{meant(name, models.list_models())}"
         )
     if not isinstance(weights, str):
         return weights
@@ -43,7 +46,7 @@ def weights_of(name: str, weights: Any) -> Any:
     if weights not in members:
         raise ValueError(
             f"weights={weights!r} is not one of {sorted(members)} of {name!r}; pass one "
-            "of these, or None"
+            f"of these, or None{meant(weights, members)}"
         )
     return members[weights]
 
@@ -68,7 +71,16 @@ def build(name: str, weights: Any = None, **options: Any) -> Module:
         options.setdefault("weights_backbone", None)
     if weights is None and name.endswith(("googlenet", "inception_v3")):
         options.setdefault("init_weights", False)  # their default warns and is slow
-    model: Module = models.get_model(name, weights=weights, **options)
+    try:
+        model: Module = models.get_model(name, weights=weights, **options)
+    except OSError as error:
+        file = os.path.basename(getattr(weights, "url", ""))
+        folder = os.path.join(torch.hub.get_dir(), "checkpoints")
+        raise ConnectionError(
+            f"the weights of {name!r} cannot be downloaded ({error}); put {file} into "
+            f"{folder!r}, or take weights=None and load a file of your own with "
+            "setup.model.load_state_dict(torch.load(path))"
+        ) from error
     return model.eval()
 
 
