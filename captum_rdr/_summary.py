@@ -42,3 +42,19 @@ def of_bank(bank: Any) -> dict[str, Any]:
         "always active neurons": int((counts == size).sum()),
         "fingerprint": bank.fingerprint,
     }
+
+
+def of_explainer(reader: Any, thresholds: Any, banks: Any) -> dict[str, str]:
+    """What a `captum_rdr.RelaxedDecisionRegion` explains, and how."""
+    told = {"model": type(reader.model or reader.forward_func).__name__}
+    for index, name in enumerate(reader.names):
+        bank, pool = banks[index] if banks else None, reader.pools[index]
+        cut = thresholds[index] if bank is None else bank.threshold
+        threshold = "median" if cut is None else "a number a neuron"
+        if cut is not None and not cut.dim():
+            threshold = f"{cut.item():g}"
+        told[f"layer {name}"] = (
+            f"threshold {threshold}, pool {getattr(pool, '__name__', pool)}, "
+            f"{'no bank yet' if bank is None else bank}"
+        )
+    return told

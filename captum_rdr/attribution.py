@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn import Module
 
 from captum_rdr._arguments import checked_folders, checked_rows, for_each
+from captum_rdr._summary import as_html, of_explainer
 from captum_rdr.axes import LayerAxes
-from captum_rdr._summary import as_html
 from captum_rdr.bank import ConfigurationBank, bits
 from captum_rdr.bank.files import PathLike
 from captum_rdr.bank.writers import FolderWriter, MemoryWriter
@@ -134,27 +134,13 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         self._fingerprints = Fingerprints(self._reader, force=force)
 
     def __repr__(self) -> str:
-        said = "; ".join(f"{name}: {value}" for name, value in self._summary().items())
+        told = of_explainer(self._reader, self._thresholds, self._banks)
+        said = "; ".join(f"{name}: {value}" for name, value in told.items())
         return f"RelaxedDecisionRegion({said})"
 
     def _repr_html_(self) -> str:
-        return as_html("RelaxedDecisionRegion", self._summary())
-
-    def _summary(self) -> dict[str, Any]:
-        """What is explained, and how."""
-        told = {"model": type(self._reader.model or self.forward_func).__name__}
-        for index, name in enumerate(self._reader.names):
-            bank = self._banks[index] if self._banks else None
-            cut = bank.threshold if bank else self._thresholds[index]
-            threshold = "median" if cut is None else "a number a neuron"
-            if cut is not None and not cut.dim():
-                threshold = f"{cut.item():g}"
-            pool = self._reader.pools[index]
-            told[f"layer {name}"] = (
-                f"threshold {threshold}, pool {getattr(pool, '__name__', pool)}, "
-                f"{bank or 'no bank yet'}"
-            )
-        return told
+        told = of_explainer(self._reader, self._thresholds, self._banks)
+        return as_html("RelaxedDecisionRegion", told)
 
     @property
     def bank(self) -> Any:

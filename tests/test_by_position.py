@@ -139,6 +139,9 @@ BY_ROWS = {
         .tolist()
     ),
     "write_report": lambda r, w, path: page_of_rows(r, w, path / "rows.html"),
+    "states": lambda r, w, _: w[0].bank.states(r).tolist(),
+    "features_of": lambda r, w, _: w[0].bank.features_of(r).tolist(),
+    "take": lambda r, w, _: w[0].bank.take(r).rows.tolist(),
 }
 
 

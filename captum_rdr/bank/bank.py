@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from captum_rdr._arguments import check_whole
+from captum_rdr._arguments import check_whole, checked_rows
+from captum_rdr._summary import as_html, of_bank
 from captum_rdr.axes import LayerAxes
 from captum_rdr._summary import as_html, of_bank
 from captum_rdr.bank import bits, files, queries
@@ -287,7 +288,7 @@ class ConfigurationBank:
     def _padded(self, states: Tensor) -> Tensor:
         return bits.padded(states, self.layer_shape).to(self.device)
 
-    def take(self, rows: Tensor) -> "ConfigurationBank":
+    def take(self, rows: Sequence[int] | Tensor) -> "ConfigurationBank":
         """A bank of some of the rows, with their features, in memory.
 
         Args:
@@ -298,12 +299,12 @@ class ConfigurationBank:
         """
         picked = self.emptied(reserve=len(rows))
         features = None if self.features is None else self.features_of(rows)
-        at = rows.to(self.device)
+        at = self._at(rows)
         sketches = None if self.sketches is None else self.sketches[at]
         picked.append(self.rows[at], features, sketches)
         return picked
 
-    def features_of(self, rows: Tensor) -> Tensor:
+    def features_of(self, rows: Sequence[int] | Tensor) -> Tensor:
         """Float activations ``(M, D)`` of the given bank rows, where the bank lies.
 
         Raises:
@@ -316,12 +317,17 @@ class ConfigurationBank:
         """
         if self.features is None:
             raise ValueError("the bank holds no features; fit with keep_features=True")
-        return self.features[rows.to(self.device)]
+        return self.features[self._at(rows)]
 
-    def states(self, rows: Tensor | slice = slice(None)) -> Tensor:
+    def states(self, rows: Sequence[int] | Tensor | slice = slice(None)) -> Tensor:
         """Boolean states ``(M, D)``, on the CPU, of the given bank rows."""
-        picked = rows if isinstance(rows, slice) else rows.to(self.device)
+        picked = rows if isinstance(rows, slice) else self._at(rows)
         return bits.unpack(self.packed[picked], self.n_neurons)
+
+    def _at(self, rows: Any) -> Tensor:
+        given = isinstance(rows, Tensor)
+        at: Tensor = rows if given else checked_rows(rows, len(self), "rows")
+        return at.to(self.device)
 
     def distances(self, query: Tensor) -> Tensor:
         """Configuration distances from queries to every row.

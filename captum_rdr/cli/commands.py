@@ -39,7 +39,7 @@ class Answer(NamedTuple):
 def fit(options: argparse.Namespace) -> Answer:
     """Index a folder of images and write the bank."""
     folder = Path(options.bank)
-    check_folder(folder)
+    check_output(folder, is_folder=True)
     setup, images = _loaded(options, options.threshold)
     listed = listing.begin(folder, images, resume=options.resume)
     batches = ImageBatches(
@@ -67,20 +67,18 @@ def fit(options: argparse.Namespace) -> Answer:
 def explain(options: argparse.Namespace) -> Answer:
     """Find the region of each image."""
     if options.save is not None:
-        check_folder(options.save)
+        check_output(options.save, is_folder=True)
     images, _, rdr = _fitted(options)
     kept, _, regions = _found(rdr, images, options)
     paths = [options.images[number] for number in kept]
-    names = region_files(paths)
-    if options.save is not None:
-        options.save.mkdir(parents=True, exist_ok=True)
-        for name, region in zip(names, regions, strict=True):
-            region.save(options.save / name)
     named = list(zip(paths, regions, strict=True))
     data = [_as_data(path, region, images) for path, region in named]
     if options.save is not None:
-        for one, name in zip(data, names, strict=True):
-            one["region"] = str(options.save / name)
+        options.save.mkdir(parents=True, exist_ok=True)
+        files = [options.save / name for name in region_files(paths)]
+        for file, region, one in zip(files, regions, data, strict=True):
+            region.save(file)
+            one["region"] = str(file)
     text = "\n".join(_as_text(path, region, images) for path, region in named)
     return Answer(text, data, _skipped(options, kept))
 
@@ -90,7 +88,7 @@ def report(options: argparse.Namespace) -> Answer:
     from captum_rdr.report import write_report  # it draws matplotlib in
     from captum_rdr.visualization import Reference
 
-    check_file(options.output)
+    check_output(options.output, is_folder=False)
     images, setup, rdr = _fitted(options)
     kept, inputs, regions = _found(rdr, images, options)
     reference = Reference(
@@ -122,7 +120,7 @@ def region_files(paths: Sequence[Path]) -> list[str]:
     names: list[str] = []
     taken: set[str] = set()
     for path in paths:
-        stem = os.fsdecode(os.fsencode(path.name)[:200])
+        stem = os.fsencode(path.name)[:200].decode(errors="ignore")
         name, count = f"{stem}.region", 1
         while name.casefold() in taken:
             count += 1
@@ -132,34 +130,25 @@ def region_files(paths: Sequence[Path]) -> list[str]:
     return names
 
 
-def check_folder(folder: Path) -> None:
-    """Refuse a folder that cannot be written to, before the work.
+def check_output(path: Path, *, is_folder: bool) -> None:
+    """Refuse a file or folder that cannot be written, before the work.
 
     Raises:
         OSError: the system does not let it be.
-        ValueError: there is a file of that name.
+        ValueError: it is a folder where a file is wanted, or the other way round; or no
+            folder holds the file.
     """
-    there = folder
-    while not os.path.lexists(there) and there != there.parent:
+    if not is_folder and path.is_dir():
+        raise ValueError(f"{os.fspath(path)!r} is a folder; give a file")
+    there = path if is_folder else path.parent
+    while is_folder and not os.path.lexists(there) and there != there.parent:
         there = there.parent
     if not there.is_dir():
-        raise ValueError(f"{os.fspath(there)!r} is a file; give a folder")
+        raise ValueError(
+            f"{os.fspath(there)!r} is no folder; give one, or make it first"
+        )
     with tempfile.TemporaryFile(dir=there):
         pass
-
-
-def check_file(path: Path) -> None:
-    """Refuse a file that cannot be written, before the work.
-
-    Raises:
-        OSError: the system does not let it be.
-        ValueError: there is a folder of that name, or none to hold it.
-    """
-    if path.is_dir():
-        raise ValueError(f"{os.fspath(path)!r} is a folder; give a file")
-    if not path.parent.is_dir():
-        raise ValueError(f"{os.fspath(path.parent)!r} is no folder; make it first")
-    check_folder(path.parent)
 
 
 def inspect(options: argparse.Namespace) -> Answer:
@@ -171,15 +160,8 @@ def inspect(options: argparse.Namespace) -> Answer:
 def _loaded(options: argparse.Namespace, threshold: Any) -> tuple[Setup, Images]:
     """The model, and the reference images as it takes them."""
     images = Images(options.data)
-    setup = load_setup(
-        options.model,
-        options.weights,
-        options.layer,
-        options.pool,
-        threshold,
-        images=images,
-        skip_damaged=options.skip_damaged,
-    )
+    choices = (options.model, options.weights, options.layer, options.pool, threshold)
+    setup = load_setup(*choices, images, options.skip_damaged)
     images.transform = setup.transforms or as_tensor
     return setup, images
 

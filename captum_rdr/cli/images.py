@@ -21,13 +21,8 @@ Image.init()
 # Others of Pillow's formats start programs (PostScript), or hold no photos.
 _KNOWN = ["AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP"]
 _FORMATS = [name for name in _KNOWN if name in Image.OPEN]
-_ENDINGS = tuple(
-    sorted(
-        ending
-        for ending, name in Image.registered_extensions().items()
-        if name in _FORMATS
-    )
-)
+_BY_ENDING = Image.registered_extensions().items()
+_ENDINGS = tuple(sorted(ending for ending, name in _BY_ENDING if name in _FORMATS))
 _WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
 
 

@@ -283,12 +283,15 @@ def test_outputs_are_tried_before_the_work(photos, capsys, monkeypatch):
     inside[-1] = "file/bank"
     for arguments, message in [
         ([*report, "photos"], "'photos' is a folder; give a file"),
-        ([*report, "nowhere/page.html"], "'nowhere' is no folder; make it first"),
+        (
+            [*report, "nowhere/page.html"],
+            "'nowhere' is no folder; give one, or make it",
+        ),
         ([*report, "x" * 300], "name too long"),
-        (["explain", *FITTED, "query.png", "--save", "file"], "'file' is a file"),
-        (["explain", *FITTED, "query.png", "--save", "file/x"], "'file' is a file"),
-        (["fit", *other], "'file' is a file; give a folder"),
-        (["fit", *inside], "'file' is a file; give a folder"),
+        (["explain", *FITTED, "query.png", "--save", "file"], "'file' is no folder"),
+        (["explain", *FITTED, "query.png", "--save", "file/x"], "'file' is no folder"),
+        (["fit", *other], "'file' is no folder; give one"),
+        (["fit", *inside], "'file' is no folder; give one"),
     ]:
         assert message in fails(capsys, *arguments)
 
