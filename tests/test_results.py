@@ -61,10 +61,10 @@ def test_regions_in_a_table(world, monkeypatch):
     assert frame["query"].dropna().tolist() == [3, 5, 1, 1]
     assert frame["members"].tolist() == [len(one.members) for one in regions]
     assert frame["member rows"].tolist() == [one.members.tolist() for one in regions]
-    assert frame["significant"].isna().all()
+    assert frame["verdict"].isna().all()
     tested = significance(regions, rdr.bank, show_progress=False)
-    expected = [one.significance.adjusted_p_value for one in tested]
-    assert regions_to_frame(tested)["p-value"].tolist() == expected
+    verdicts = [one.significance.verdict for one in tested]
+    assert regions_to_frame(tested)["verdict"].tolist() == verdicts
     assert len(regions_to_frame([])) == 0
     monkeypatch.setitem(__import__("sys").modules, "pandas", None)
     with pytest.raises(
@@ -149,7 +149,7 @@ def test_reports_test_regions_that_they_make(world, tmp_path):
     regions = rdr.attribute_members([3, 5])
     tested = significance(regions, rdr.bank, show_progress=False)
     for one in tested:
-        assert f"p={one.significance.adjusted_p_value:.2g}" in page
+        assert one.significance.verdict in page
     assert "<div><dt>not tested</dt><dd>0</dd></div>" in page
     assert "<dt>principal neurons</dt>" in page
     regions = rdr.attribute_members([3, 5])

@@ -157,8 +157,8 @@ class Region:
     >>> round(wide.share(1), 3), wide.mask(1)
     (0.5, tensor([-1.6094,  0.0000,  0.0000]))
     >>> region.check_layer(rdr.bank.layer_shape, rdr.bank.fingerprint)
-    >>> region.unravel()
-    [(0,), (2,)]
+    >>> region.unravel(), region.to_dict()["coordinates"]
+    ([(0,), (2,)], [[0], [2]])
     >>> region.contains(torch.tensor([[False, False, True], [True, True, True]]))
     tensor([ True, False])
     >>> region.evidence(data > 0).round(decimals=2)
@@ -262,7 +262,7 @@ class Region:
             "of them active": int(self.states.sum()),
             "tolerance": self.tolerance,
             "evidence cut": self.evidence_cut,
-            "significant": None if test is None else test.passed,
+            "verdict": None if test is None else test.verdict,
             "p-value": None if test is None else test._decisive,
             "effect": None if test is None else test.effect,
         }

@@ -226,7 +226,7 @@ def test_pooled_layers_are_explained_but_not_repaired():
         (
             {"reference_predictions": [0.5] * 120},
             TypeError,
-            "reference_predictions has dtype torch.float64",
+            "reference_predictions has dtype torch.float32",
         ),
     ],
 )
