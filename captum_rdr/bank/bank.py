@@ -12,7 +12,6 @@ from torch import Tensor
 from captum_rdr._arguments import check_whole, checked_rows
 from captum_rdr._summary import as_html, of_bank
 from captum_rdr.axes import LayerAxes
-from captum_rdr._summary import as_html, of_bank
 from captum_rdr.bank import bits, files, queries
 from captum_rdr.bank.queries import Nearest, Wanted
 from captum_rdr.bank.rows import GrowingRows

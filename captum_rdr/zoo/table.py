@@ -6,8 +6,8 @@ from typing import Any
 
 from torch.nn import Module
 
-from captum_rdr.axes import LayerAxes, axes_of
 from captum_rdr._arguments import meant
+from captum_rdr.axes import LayerAxes, axes_of
 from captum_rdr.zoo.kinds import kinds_of
 from captum_rdr.zoo.stages import Architecture, decides
 from captum_rdr.zoo.torchvision_models import build_untrained, example_inputs
