@@ -222,10 +222,9 @@ class ImageBatches:
         self, images: Images, batch_size: int, workers: int, skip_damaged: bool
     ) -> None:
         self.rows: list[int] = []
+        paths = [images.path(row) for row in range(len(images))]
         self._loader: DataLoader[Any] = DataLoader(
-            _Read(
-                [images.path(row) for row in range(len(images))], images, skip_damaged
-            ),
+            _Read(paths, images.transform, skip_damaged),
             batch_size,
             num_workers=workers,
             collate_fn=_together,
@@ -245,8 +244,8 @@ class ImageBatches:
 class _Read(Dataset[Any]):
     """Inputs of files, each with its number and path; None for one that is skipped."""
 
-    def __init__(self, paths: Sequence[str], images: Images, skip: bool) -> None:
-        self._paths, self._images, self._skip = paths, images, skip
+    def __init__(self, paths: Sequence[str], transform: Transform, skip: bool) -> None:
+        self._paths, self._transform, self._skip = paths, transform, skip
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -254,7 +253,7 @@ class _Read(Dataset[Any]):
     def __getitem__(self, number: int) -> tuple[int, str, Tensor | None]:
         path = self._paths[number]
         try:
-            return number, path, self._images.transform(open_image(path))
+            return number, path, self._transform(open_image(path))
         except DamagedImageError:
             if not self._skip:
                 raise
@@ -265,7 +264,7 @@ def read_images(
     paths: Sequence[str], images: Images, skip_damaged: bool
 ) -> tuple[list[int], Tensor]:
     """The inputs of files, and which of them they are, as `ImageBatches` gives them."""
-    read = _Read(paths, images, skip_damaged)
+    read = _Read(paths, images.transform, skip_damaged)
     return _together([read[number] for number in range(len(paths))])
 
 

@@ -38,19 +38,17 @@ def begin(bank: Path, images: Images, *, resume: bool) -> list[list[str]]:
         ValueError: an earlier run, which is to be resumed, read other files.
     """
     here = listed(images)
-    draft = files.read_manifest(bank / files.DRAFT) if resume else None
-    whole = files.read_manifest(bank / files.MANIFEST) if resume else None
-    stored = _read(bank / _DRAFT) if draft else None
-    if draft and stored:
-        n_finished = draft["arrays"]["rows"]["shape"][0]
+    stored = (_read(bank / _DRAFT) or _read(bank / _LIST)) if resume else None
+    if stored:
+        draft = files.read_manifest(bank / files.DRAFT)
+        manifest = draft or files.read_manifest(bank / files.MANIFEST)
+        n_finished = manifest["arrays"]["rows"]["shape"][0] if manifest else 0
         if stored["files"][:n_finished] != here[:n_finished]:
             raise ValueError(
-                f"the unfinished bank {os.fspath(bank)!r} has indexed other files"
+                f"the bank to resume, {os.fspath(bank)!r}, has indexed other files"
                 f"{_difference(stored['files'], here)}; restore them, or fit without "
                 "--resume"
             )
-    elif whole:
-        compared(bank, images, whole["arrays"]["rows"]["shape"][0])
     bank.mkdir(parents=True, exist_ok=True)
     _write(bank / _DRAFT, {"files": here})
     return here
@@ -72,16 +70,6 @@ def check(bank: Path, images: Images, n_rows: int) -> None:
     Raises:
         ValueError: files were added, removed, renamed or changed since the bank was made.
     """
-    place = {path: row for row, path in enumerate(images.paths)}
-    images.only([place[path] for path in compared(bank, images, n_rows)])
-
-
-def compared(bank: Path, images: Images, n_rows: int) -> list[str]:
-    """The paths of a bank's rows, which must be there as they were.
-
-    Raises:
-        ValueError: they are not.
-    """
     stored = _read(bank / _LIST) or {"rows": ""}
     here = before = listed(images)
     if stored["rows"] == _rows_digest(bank):
@@ -99,7 +87,8 @@ def compared(bank: Path, images: Images, n_rows: int) -> list[str]:
             f"{images.folder!r} {found}{_difference(before, here)}; give the folder that "
             "fit read, or fit again"
         )
-    return [path for path, _ in before]
+    place = {path: row for row, path in enumerate(images.paths)}
+    images.only([place[path] for path, _ in before])
 
 
 def _difference(earlier: list[list[str]], here: list[list[str]]) -> str:
