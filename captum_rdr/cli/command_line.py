@@ -138,9 +138,9 @@ def _add_fit(to: argparse.ArgumentParser) -> None:
     to.add_argument(
         "--threshold",
         type=_threshold,
-        default=0.0,
+        default="median",
         metavar="NUMBER",
-        help="a neuron is active above this, or above its own 'median' (default: 0)",
+        help="a neuron is active above this, or above its own 'median' (the default)",
     )
     text = "also keep float activations, for cosine and Euclidean neighbors"
     to.add_argument("--keep-features", action="store_true", help=text)
@@ -162,8 +162,8 @@ def _add_query(to: argparse.ArgumentParser) -> None:
     to.add_argument(
         "--weighting",
         choices=("uniform", "evidence"),
-        default="uniform",
-        help="the paper's rule, or log-odds weights (default: uniform)",
+        default="evidence",
+        help="the paper's rule, or the purest regions by log-odds (the default)",
     )
     text = (
         "distance that chooses S (default: configuration; by evidence centered_cosine, "

@@ -148,9 +148,11 @@ def _by_query(
     """The regions of each query, one a layer."""
     found = given
     if found is None and _are_rows(queries):
-        found = rdr.attribute_members(queries, show_progress=show_progress)
+        found = rdr.attribute_members(
+            queries, weighting="evidence", show_progress=show_progress
+        )
     elif found is None:
-        _, found = rdr.attribute(queries)
+        _, found = rdr.attribute(queries, weighting="evidence")
     by_layer = list(found or []) if isinstance(rdr.layer, list) else [list(found or [])]
     if given is None:
         by_layer = [

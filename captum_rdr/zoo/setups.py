@@ -75,7 +75,7 @@ def explain(
     *,
     inputs: Any = None,
     pool: Pool | str | None = "auto",
-    threshold: Any = 0.0,
+    threshold: Any = "median",
     **options: Any,
 ) -> Setup:
     """Set up the explanation of a model: the only call that a named model needs.
@@ -91,7 +91,8 @@ def explain(
         inputs: what the model is traced on, as in `layers`; None for what suits it.
         pool: applied to each layer's output before it is binarized; ``"auto"`` chooses
             one token of a sequence and turns quantized outputs into floats.
-        threshold: as in `captum_rdr.RelaxedDecisionRegion`.
+        threshold: as in `captum_rdr.RelaxedDecisionRegion`; a neuron's median suits
+            layers of every kind, also those that no ReLU follows.
         **options: passed to torchvision's builder, e.g. ``num_classes``.
 
     Returns:
