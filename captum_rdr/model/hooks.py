@@ -2,6 +2,7 @@
 
 import contextlib
 import random
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -469,6 +470,8 @@ def on_call(
     ...     layer(torch.ones(2))
     tensor([2., 2.])
     """
+    if "torch._dynamo" in sys.modules:  # so that compiled code does not trace it
+        see = torch.compiler.disable(see)  # type: ignore[no-untyped-call]
 
     def before(_: Module, args: Any, kwargs: dict[str, Any]) -> Any:
         values = (*args, *kwargs.values())

@@ -113,9 +113,10 @@ def check_paper(region, rows, inside, t, tolerance) -> None:
     score = np.abs(inside.sum(0) * n - rows.sum(0) * k)
     unanimous = [i for i in range(len(p)) if p_s[i] in (0.0, 1.0)]
     best = sorted(sorted(unanimous, key=lambda i: (-score[i], i))[:t])
-    assert region.neurons.tolist() == best
-    assert region.states.tolist() == [bool(p_s[i] == 1) for i in best]
-    assert np.allclose(region.scores.numpy(), np.abs(p_s - p)[best], atol=1e-6)
+    found = region.neurons.numpy()
+    assert sorted(found) == best
+    assert region.states.tolist() == [bool(p_s[i] == 1) for i in found]
+    assert np.allclose(region.scores.numpy(), np.abs(p_s - p)[found], atol=1e-6)
     wrong = (rows[:, best] != (p_s[best] == 1)).sum(1)
     assert region.members.tolist() == np.flatnonzero(wrong <= tolerance).tolist()
 
@@ -124,8 +125,9 @@ def check_evidence(region, rows, inside, t) -> None:
     weight, offset = weights_of(inside, rows)
     heavy = sorted(np.flatnonzero(weight), key=lambda i: (-abs(weight[i]), i))
     best = sorted(heavy[:t])
-    assert region.neurons.tolist() == best
-    assert np.allclose(region.weights.numpy(), weight[best])
+    neurons = region.neurons.numpy()
+    assert sorted(neurons) == best
+    assert np.allclose(region.weights.numpy(), weight[neurons])
     constant = np.round(64 * offset[best].sum()) / 64
     total = rows[:, best] @ weight[best] + constant
     found = region.evidence(torch.from_numpy(rows)).numpy()

@@ -245,7 +245,6 @@ HIDING = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:Dynamo does not know how to trace")
 @pytest.mark.parametrize("hide", HIDING)
 @pytest.mark.parametrize("keep_probe", [True, False])
 def test_models_behind_functions(hide, keep_probe, x):
