@@ -83,7 +83,7 @@ def refusal(capsys, *arguments) -> str:
 
 
 def test_fit_writes_the_bank_of_the_python_api(folder, capsys):
-    found = answer(capsys, "fit", *FITTED)
+    found = answer(capsys, "fit", *FITTED, "--threshold=0")
     assert found["layer"] == "1"
     assert (found["instances"], found["neurons"]) == (40, 288)
     import cli_models
@@ -126,7 +126,7 @@ def test_explain(folder, capsys):
     assert all(path.startswith("light/") for path in found["neighbors"])
     assert main(["explain", *FITTED, "query.png"]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("query.png: Region(new input: 10 of 288 neurons")
+    assert out.startswith("query.png: Region(new input by evidence: all ")
     assert "members: light/" in out
 
 

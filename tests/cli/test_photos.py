@@ -150,7 +150,9 @@ def test_a_damaged_file_is_named_or_skipped(photos, capsys, kind):
         told = fails(capsys, "fit", *FITTED, "--workers", workers)
         assert "'photos/cats/3a.png' is no image that can be read" in told
         assert told.rstrip().endswith("or leave such files out with --skip-damaged")
-    found, told = succeeds(capsys, "fit", *FITTED, "--skip-damaged", "--batch-size=1")
+    found, told = succeeds(
+        capsys, "fit", *FITTED, "--skip-damaged", "--batch-size=1", "--threshold=0"
+    )
     assert (found["instances"], found["skipped"]) == (26, ["cats/3a.png"])
     assert told == "captum-rdr: 1 damaged skipped: cats/3a.png\n"
     found, told = succeeds(capsys, "explain", *FITTED, "photos/cats/4.png")
@@ -183,10 +185,12 @@ def test_a_failure_does_not_cost_the_hours_before(photos, capsys, monkeypatch):
     from captum_rdr.bank import writers
 
     monkeypatch.setattr(writers, "BLOCK_ROWS", 4)
-    whole, _ = succeeds(capsys, "fit", *MODEL, "--data", "photos", "--bank", "whole")
+    whole, _ = succeeds(
+        capsys, "fit", *MODEL, "--data", "photos", "--bank", "whole", "--threshold=0"
+    )
     bad = photos / "犬" / "9.png"
     put_damaged(bad, "cut short")
-    fit = ["fit", *FITTED, "--batch-size=4"]
+    fit = ["fit", *FITTED, "--batch-size=4", "--threshold=0"]
     fails(capsys, *fit)
     finished = json.loads(Path("bank/draft.json").read_text())
     assert finished["arrays"]["rows"]["shape"][0] == 24
