@@ -267,8 +267,8 @@ def test_texts_and_class_names_in_columns(world):
     rdr = RelaxedDecisionRegion(layer, layer, bank=bank)
     (region,) = rdr.attribute_members([0], 2, 1)
     column = pd.Series(texts, index=[3, 1, 0, 2])
-    assert str(visualize_text_region(region, bank, column)) == str(
-        visualize_text_region(region, bank, texts)
+    assert str(visualize_text_region(region, rdr, column)) == str(
+        visualize_text_region(region, rdr, texts)
     )
     names = pd.Series(["a", "b"], index=[1, 0])
     assert Reference([0], [0], class_names=names).classes(0).label == "a"

@@ -163,6 +163,7 @@ SKETCHED = 5
 """Numbers in a sketch of an instance."""
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def sketch(activations: Tensor) -> Tensor:
     """Five numbers that tell an instance from all others, whatever rounding does.
 
