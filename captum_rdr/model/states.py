@@ -1,6 +1,5 @@
 """From a layer's output to the states of its neurons."""
 
-import functools
 import hashlib
 import heapq
 from collections.abc import Mapping
@@ -163,7 +162,6 @@ SKETCHED = 5
 """Numbers in a sketch of an instance."""
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
 def sketch(activations: Tensor) -> Tensor:
     """Five numbers that tell an instance from all others, whatever rounding does.
 
@@ -203,13 +201,18 @@ def _is_half(tensor: Tensor) -> bool:
     return tensor.dtype in (torch.float16, torch.bfloat16)
 
 
-@functools.lru_cache(maxsize=8)
+# Not functools.lru_cache, of which torch.compile warns.
+_DIRECTIONS: dict[tuple[int, torch.device], Tensor] = {}
+
+
 def _directions(n_neurons: int, device: torch.device) -> Tensor:
     """Four directions, always the same, of unit variance a neuron."""
-    generator = torch.Generator().manual_seed(0)
-    with torch.inference_mode(False):
-        directions = torch.randn(n_neurons, SKETCHED - 1, generator=generator)
-        return directions.to(device, torch.float64)
+    if (n_neurons, device) not in _DIRECTIONS:
+        generator = torch.Generator().manual_seed(0)
+        with torch.inference_mode(False):
+            drawn = torch.randn(n_neurons, SKETCHED - 1, generator=generator)
+            _DIRECTIONS[n_neurons, device] = drawn.to(device, torch.float64)
+    return _DIRECTIONS[n_neurons, device]
 
 
 def as_threshold(threshold: float | Tensor) -> Tensor:

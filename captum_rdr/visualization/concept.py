@@ -95,6 +95,7 @@ def visualize_concept(
 
     >>> from captum.attr import Saliency
     >>> from captum_rdr import RelaxedDecisionRegion
+    >>> _ = torch.manual_seed(0)
     >>> model = torch.nn.Conv2d(1, 6, 3)
     >>> data = torch.rand(30, 1, 8, 8)
     >>> rdr = RelaxedDecisionRegion(model, model).fit(data, show_progress=False)

@@ -80,6 +80,7 @@ def visualize_principal_neurons(
     to human-understandable explanations through Concept Relevance Propagation*, 2023.
 
     >>> from captum_rdr import RelaxedDecisionRegion
+    >>> _ = torch.manual_seed(0)
     >>> model = torch.nn.Conv2d(1, 6, 3)
     >>> data = torch.rand(30, 1, 8, 8)
     >>> rdr = RelaxedDecisionRegion(model, model).fit(data, show_progress=False)
