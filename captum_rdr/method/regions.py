@@ -78,7 +78,7 @@ def _block(bank: ConfigurationBank, queries: Queries, rule: Rule) -> list[Region
     for packed, draft, row in zip(
         queries.packed, drafts, evidence(drafts, bank), strict=True
     ):
-        cut = _cut(bank, packed, draft)
+        cut = _cut(bank, packed, draft, row)
         rows = (row >= cut).nonzero().flatten()
         finished.append(replace(draft, evidence_cut=cut, members=rows))
     return finished
@@ -231,7 +231,9 @@ def _strongest(
     return at_rows(bank, packed, inside.query, rows)
 
 
-def _cut(bank: ConfigurationBank, packed: Tensor, draft: Region) -> float:
+def _cut(
+    bank: ConfigurationBank, packed: Tensor, draft: Region, of_rows: Tensor
+) -> float:
     """What a member must reach, in nats.
 
     Three quarters of S reach it when they are judged by the weights of the others (the
@@ -242,8 +244,10 @@ def _cut(bank: ConfigurationBank, packed: Tensor, draft: Region) -> float:
     if draft.query is None:
         rows = torch.cat([rows, packed[None]])
     inside = bits.unpack(rows, bank.n_neurons)[:, draft.neurons]
-    by_own = draft.weights @ inside.double().T + draft.offset
-    cut = float(by_own.min())
+    by_own = [of_rows[draft.neighbors]]
+    if draft.query is None:
+        by_own.append(inside[-1].double()[None] @ draft.weights + draft.offset)
+    cut = float(torch.cat(by_own).min())
     if len(inside) > 1:
         counts = bank.active_counts[draft.neurons].numpy()
         states = inside.numpy()
