@@ -479,7 +479,7 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         return self._as_given(
             [
                 bits.unpack(packed, bank.n_neurons).reshape(-1, *bank.layer_shape)
-                for bank, (packed, *_) in zip(banks, kept, strict=True)
+                for bank, (packed,) in zip(banks, kept, strict=True)
             ]
         )
 
@@ -576,12 +576,15 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         self,
         arguments: ForwardArguments,
         attribute_to_layer_input: bool,
-        with_features: bool = False,
+        with_features: bool | None = None,
         *,
         internal_batch_size: int | None,
         show_progress: bool,
     ) -> list[tuple[Tensor, ...]]:
-        """Packed states, and features where they are asked for, of every layer."""
+        """Packed states of every layer, and for queries sketches and maybe features.
+
+        ``with_features`` is None where only states are wanted.
+        """
         banks = self._current_banks(attribute_to_layer_input)
         size = BATCH_SIZE
         if internal_batch_size is not None:
@@ -592,6 +595,8 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
             name = self._reader.names[index]
             check_shape(activations, bank.layer_shape, name)
             packed = bits.pack(binarize(activations, bank.threshold))
+            if with_features is None:
+                return (packed,)
             kept = packed, sketch(activations.flatten(1))
             if not with_features:
                 return kept

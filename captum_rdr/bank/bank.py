@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from captum_rdr._arguments import check_whole, checked_rows
+from captum_rdr._arguments import check_range, check_whole, checked_rows
 from captum_rdr._summary import as_html, of_bank
 from captum_rdr.axes import LayerAxes
 from captum_rdr.bank import bits, files, queries
@@ -419,11 +419,7 @@ class ConfigurationBank:
             raise ValueError(
                 f"{len(picked)} neurons but {len(wanted)} states; give one state each"
             )
-        if len(picked) and not 0 <= picked.min() <= picked.max() < self.n_neurons:
-            raise ValueError(
-                f"neurons go from {int(picked.min())} to {int(picked.max())}, but the "
-                f"layer's flat indices from 0 to {self.n_neurons - 1}"
-            )
+        check_range("neurons", picked, self.n_neurons, "the layer's flat indices")
         return Wanted(picked, wanted)
 
     def weighted_sums(self, weights: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from captum_rdr._arguments import check_whole
+from captum_rdr._arguments import check_range, check_whole
 from captum_rdr.bank import ConfigurationBank
 
 METRICS = ("cosine", "centered_cosine", "euclidean")
@@ -207,11 +207,7 @@ def _check_rows(rows: Tensor, bank: ConfigurationBank, n_queries: int) -> None:
             f"neighbors has shape {tuple(rows.shape)}; give bank rows (m,) for all "
             f"queries or ({n_queries}, m) for each"
         )
-    if rows.numel() and not 0 <= rows.min() <= rows.max() < len(bank):
-        raise ValueError(
-            f"neighbors go from {int(rows.min())} to {int(rows.max())}, but the bank's "
-            f"rows from 0 to {len(bank) - 1}"
-        )
+    check_range("neighbors", rows, len(bank), "the bank's rows")
     ordered = rows.sort(-1).values
     if bool((ordered[..., 1:] == ordered[..., :-1]).any()):
         raise ValueError("neighbors holds a bank row twice; give each row once")

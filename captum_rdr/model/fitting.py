@@ -382,6 +382,12 @@ def _one_pass(
             has_run = True
             for layer, tensors in zip(layers, kept, strict=True):
                 layer.add(tensors, first)
+    _check_length(layers, n_instances, n_skipped)
+
+
+def _check_length(
+    layers: Sequence[LayerIndex], n_instances: int, n_skipped: int
+) -> None:
     if n_instances == 0:
         raise ValueError("data is empty; give one instance or more")
     _check_data(layers)
