@@ -1,6 +1,8 @@
 """Answers from regions: subclasses, causes of errors, depth, and checkpoints."""
 
+from captum_rdr.discovery._atlas import Assignment, Atlas, Concept, Drift, Errors
 from captum_rdr.discovery._comparison import Comparison, Matches, compare
+from captum_rdr.discovery._concepts import atlas, subclasses
 from captum_rdr.discovery._layerwise import Layerwise, Stage, layerwise
 from captum_rdr.discovery._misclassification import (
     Cause,
@@ -8,18 +10,21 @@ from captum_rdr.discovery._misclassification import (
     Misclassified,
     misclassification,
 )
-from captum_rdr.discovery._subclasses import Subclass, Subclasses, subclasses
 
 __all__ = [
+    "Assignment",
+    "Atlas",
     "Cause",
     "Comparison",
+    "Concept",
+    "Drift",
+    "Errors",
     "Layerwise",
     "Matches",
     "Misclassification",
     "Misclassified",
     "Stage",
-    "Subclass",
-    "Subclasses",
+    "atlas",
     "compare",
     "layerwise",
     "misclassification",

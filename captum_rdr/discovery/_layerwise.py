@@ -17,7 +17,7 @@ from captum_rdr.discovery._recipe import (
     input_regions,
     table,
 )
-from captum_rdr.discovery._walks import links
+from captum_rdr.discovery._links import links
 from captum_rdr.method.region import Region
 from captum_rdr.metrics import purity
 from captum_rdr.metrics._explainers import fitted_banks

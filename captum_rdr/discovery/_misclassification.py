@@ -21,7 +21,7 @@ from captum_rdr.discovery._recipe import (
     recipe,
     table,
 )
-from captum_rdr.discovery._walks import cover, links, reach
+from captum_rdr.discovery._links import cover, links, reach
 from captum_rdr.method.neighbors import nearest_features
 from captum_rdr.method.region import Region
 from captum_rdr.method.rule import Rule

@@ -1,0 +1,276 @@
+"""What an atlas tells: a layer's concepts, who lies in them, and how data drift."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from scipy.stats import false_discovery_control, fisher_exact
+from torch import Tensor
+
+from captum_rdr.attribution import RelaxedDecisionRegion
+from captum_rdr.bank import ConfigurationBank
+from captum_rdr.discovery._recipe import explainer_of, table
+from captum_rdr.method.region import Region
+from captum_rdr.method.regions import evidence
+
+_DEALT = 1999  # pairs of random sets that two are compared with
+
+
+@dataclass(frozen=True)
+class Errors:
+    """How often a model errs on the members of a concept.
+
+    Attributes:
+        n_wrong: members that it predicts wrongly.
+        n_members: members of the concept whose label is known.
+        rate: share of these that are wrong.
+        rate_elsewhere: share that is wrong of all other rows that were looked at.
+        p_value: of Fisher's exact test, two-sided, that the two shares are one, adjusted
+            for the number of concepts (Benjamini and Hochberg).
+    """
+
+    n_wrong: int
+    n_members: int
+    rate: float
+    rate_elsewhere: float
+    p_value: float
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Concept:
+    """One concept of a layer.
+
+    Attributes:
+        region: the rule that tells its members: S are the rows it was made of.
+            ``region.significance`` is a test on rows that did not choose it.
+        rows: int64 ``(n,)``, the bank rows it was made of, ascending.
+        members: int64 ``(m,)``, of the rows that were looked at those in the region,
+            ascending; a row may lie in several concepts, or in none.
+        exemplars: int64, the rows with the most evidence, most evident first.
+        gain: share of all rows that it newly covered when it was chosen.
+        found_again: Jaccard index of its rows with the concept most like it that either
+            half of the rows gives by itself, the mean of both halves; None if that was
+            not tried.
+        labels: how many members have which label, the most frequent first; None
+            without labels.
+        errors: how often the model errs on its members; None without predictions.
+    """
+
+    region: Region
+    rows: Tensor
+    members: Tensor
+    exemplars: Tensor
+    gain: float
+    found_again: float | None = None
+    labels: Counter[Any] | None = None
+    errors: Errors | None = None
+
+    def __repr__(self) -> str:
+        again = "" if self.found_again is None else f", found again {self.found_again:.2f}"
+        of_labels = "" if self.labels is None else f", {counted(self.labels)}"
+        return (
+            f"Concept({len(self.members)} members, {len(self.rows)} rows{of_labels}, "
+            f"exemplars={self.exemplars.tolist()}{again}, {self.region!r})"
+        )
+
+
+class Assignment(NamedTuple):
+    """Where instances lie in an atlas.
+
+    Attributes:
+        depth: float64 ``(B, K)``, by how many nats each instance's evidence exceeds what
+            members of each concept must reach: 0 or more inside.
+        concept: int64 ``(B,)``, the concept that each lies deepest in; -1 for none.
+    """
+
+    depth: Tensor
+    concept: Tensor
+
+
+class Drift(NamedTuple):
+    """How a second data set spreads over an atlas, against a first.
+
+    Attributes:
+        first: float64 ``(K + 1,)``, share of the first set in each concept, each instance
+            where it lies deepest; the last entry is the share in none.
+        second: float64 ``(K + 1,)``, the same of the second set.
+        p_value: chance that sets of these sizes, dealt at random from both together,
+            spread as differently (chi-squared statistic), so few instances are no harm.
+        p_values: float64 ``(K + 1,)``, of Fisher's exact test of each entry, adjusted for
+            their number (Benjamini and Hochberg).
+    """
+
+    first: Tensor
+    second: Tensor
+    p_value: float
+    p_values: Tensor
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Atlas(Sequence[Concept]):
+    """The concepts of a layer, or of some rows of its bank.
+
+    Attributes:
+        concepts: the concepts, in the order in which they were chosen: each covers most
+            of what those before it do not.
+        rows: int64 ``(n,)``, the bank rows that were looked at, as given.
+        labels: int64 ``(n,)``, the number of each row's concept: that whose rows it is
+            among, or for a row that no concept was made of, that in which it lies
+            deepest; -1 for none.
+        coverage: mean likeness of the rows to the one that stands for their concept, from
+            0 to 1.
+        explainer: the explainer of the layer.
+    """
+
+    concepts: tuple[Concept, ...]
+    rows: Tensor
+    labels: Tensor
+    coverage: float
+    explainer: RelaxedDecisionRegion
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.concepts[index]
+
+    def __len__(self) -> int:
+        return len(self.concepts)
+
+    @property
+    def overlap(self) -> Tensor:
+        """Jaccard index of each two concepts' members, float64 ``(K, K)``."""
+        inside = torch.zeros(len(self), len(self.explainer.bank))
+        for row, concept in zip(inside, self, strict=True):
+            row[concept.members] = 1
+        shared = (inside @ inside.T).double()
+        sizes = shared.diagonal()
+        return shared / (sizes[:, None] + sizes - shared).clamp(min=1)
+
+    def assign(self, inputs: Any, *, show_progress: bool = False) -> Assignment:
+        """Tell which concepts instances lie in, and how deep.
+
+        Args:
+            inputs: new ones as `captum_rdr.RelaxedDecisionRegion.fit` takes data: a
+                tensor, a data set or a loader; or a bank of the layer.
+            show_progress: draw a progress bar.
+
+        Raises:
+            TypeError: ``inputs`` is of an unusable type.
+            ValueError: they are those of another layer or state of the model.
+        """
+        bank = inputs
+        if not isinstance(bank, ConfigurationBank):
+            bank = indexed(self.explainer, inputs, show_progress=show_progress)
+        return assigned([concept.region for concept in self], bank)
+
+    def drift(
+        self, first: Any, second: Any, *, generator: torch.Generator | None = None
+    ) -> Drift:
+        """Tell whether two data sets spread over the concepts alike.
+
+        The bank's own rows lie deeper than new data do, since they chose the concepts:
+        compare two sets that did not, such as validation data and what came in since.
+
+        Args:
+            first: a data set, as in `assign`, or what that gave for it.
+            second: another.
+            generator: draws the sets that both are compared with; None for one seeded
+                with 0.
+
+        Raises:
+            ValueError: a set is empty.
+        """
+        counts = torch.stack([self._spread(one) for one in (first, second)])
+        sizes = counts.sum(1)
+        for name, size in zip(("first", "second"), sizes.tolist(), strict=True):
+            if not size:
+                raise ValueError(f"{name} holds no instance; give one or more")
+        p_values = [
+            fisher_exact([column.tolist(), (sizes - column).tolist()]).pvalue
+            for column in counts.T
+        ]
+        adjusted = torch.from_numpy(false_discovery_control(p_values))
+        together = _chance_of(counts, generator or torch.Generator().manual_seed(0))
+        return Drift(*(counts.double() / sizes[:, None]), together, adjusted)
+
+    def _spread(self, data: Any) -> Tensor:
+        """How many instances lie deepest in each concept, and at last in none."""
+        assigned = data if isinstance(data, Assignment) else self.assign(data)
+        numbers = torch.where(assigned.concept < 0, len(self), assigned.concept)
+        return numbers.bincount(minlength=len(self) + 1)
+
+    def __repr__(self) -> str:
+        inside = torch.cat([concept.members for concept in self]).unique()
+        title = (
+            f"Atlas: {len(self)} concepts of {len(self.rows)} rows, coverage "
+            f"{self.coverage:.3f}, {len(self.rows) - len(inside)} in none"
+        )
+        tests = [concept.region.significance for concept in self]
+        columns: dict[str, Sequence[Any]] = {
+            "concept": range(len(self)),
+            "rows": [len(concept.rows) for concept in self],
+            "members": [len(concept.members) for concept in self],
+            "verdict": [test.verdict if test else "not tested" for test in tests],
+            "again": [concept.found_again for concept in self],
+        }
+        if any(concept.labels for concept in self):
+            columns["labels"] = [counted(concept.labels or {}) for concept in self]
+        if any(concept.errors for concept in self):
+            columns["wrong"] = [one.errors and one.errors.rate for one in self]
+            columns["p"] = [one.errors and one.errors.p_value for one in self]
+        columns["exemplars"] = [
+            " ".join(map(str, concept.exemplars[:5].tolist())) for concept in self
+        ]
+        return table(title, columns)
+
+
+def counted(counts: Any) -> str:
+    """The most frequent of some counts, in words.
+
+    >>> counted(Counter("aab"))
+    'a x 2, b x 1'
+    """
+    common = [f"{label} x {count}" for label, count in Counter(counts).most_common(3)]
+    return ", ".join(common) + (", ..." if len(counts) > 3 else "")
+
+
+def assigned(regions: Sequence[Region], bank: ConfigurationBank) -> Assignment:
+    """How deep each row of a bank lies in each of some regions."""
+    cuts = torch.tensor([region.evidence_cut for region in regions]).double()
+    depth = (evidence(regions, bank) - cuts[:, None]).T
+    deepest = depth.max(1)
+    return Assignment(depth, torch.where(deepest.values < 0, -1, deepest.indices))
+
+
+def indexed(
+    rdr: RelaxedDecisionRegion, inputs: Any, *, show_progress: bool = False
+) -> ConfigurationBank:
+    """A bank of other inputs, made as the reference bank of one layer was."""
+    bank = rdr.bank
+    fitted = explainer_of(rdr, 0).fit(
+        inputs,
+        attribute_to_layer_input=bank.attribute_to_layer_input,
+        keep_features=bank.features is not None,
+        show_progress=show_progress,
+    )
+    made: ConfigurationBank = fitted.bank
+    return made
+
+
+def _chance_of(counts: Tensor, generator: torch.Generator) -> float:
+    """Chance of two rows of counts as different, if instances are dealt at random."""
+    n_first, n_all = int(counts[0].sum()), int(counts.sum())
+    kept = counts[:, counts.sum(0) > 0]
+    expected = kept.sum(0) * n_first / n_all
+    weights = (n_all / (n_all - n_first)) / expected  # both rows of a chi-squared sum
+
+    def difference(first: Tensor) -> float:
+        return float(((first - expected).square() * weights).sum())
+
+    numbers = torch.arange(kept.shape[1]).repeat_interleave(kept.sum(0))
+    reached, least = 0, difference(kept[0]) * (1 - 1e-9)
+    for _ in range(_DEALT):
+        dealt = torch.randperm(n_all, generator=generator)[:n_first]
+        drawn = numbers[dealt].bincount(minlength=kept.shape[1])
+        reached += difference(drawn) >= least
+    return (1 + reached) / (1 + _DEALT)

@@ -1,0 +1,277 @@
+"""The concepts of a layer, found without labels and tested on data that chose none."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.stats import false_discovery_control, fisher_exact
+from torch import Tensor
+
+from captum_rdr._arguments import check_level, check_whole, distinct_rows, positional
+from captum_rdr.attribution import RelaxedDecisionRegion
+from captum_rdr.bank import ConfigurationBank
+from captum_rdr.discovery._atlas import Atlas, Concept, Errors, assigned
+from captum_rdr.discovery._links import Cover, cover, links, reach
+from captum_rdr.discovery._recipe import Choices, bank_regions
+from captum_rdr.method.region import Region, Significance
+from captum_rdr.metrics import significance
+from captum_rdr.metrics._explainers import fitted_banks
+from captum_rdr.metrics._regions import jaccard
+
+Ints = npt.NDArray[Any]
+
+AT_MOST = 100
+"""Concepts that are looked for where their number is not given."""
+
+LEAST_GAIN = 0.002
+"""Share of the rows that a further concept must newly cover, where none is given."""
+
+SAMPLED = 10_000
+"""Rows whose regions make the concepts, at most."""
+
+AGAIN = 1 / 3
+"""Two sets of one size with this Jaccard index share half of what they hold."""
+
+
+def atlas(
+    rdr: RelaxedDecisionRegion,
+    rows: Sequence[int] | Tensor | None = None,
+    n_concepts: int | None = None,
+    *,
+    labels: Any = None,
+    predictions: Any = None,
+    walk_length: int = 16,
+    n_exemplars: int = 8,
+    tested: bool = True,
+    level: float = 0.05,
+    generator: torch.Generator | None = None,
+    show_progress: bool = True,
+    **choices: Any,
+) -> Atlas:
+    """Find the concepts that a layer holds, without labels.
+
+    1. The region of every row is found; of more than 10,000, those of a sample.
+    2. Two rows are linked when one is among the 16 most evident members of the other's
+       region. A random walk along these links tells how alike two rows are: by the cosine
+       between what ``walk_length`` steps from each reach. So overlapping regions merge.
+    3. The few rows are chosen that stand for all: those that cover them best. *Coverage*
+       is the mean likeness of a row to the one that stands for it. Greedy choice reaches
+       at least ``1 - 1/e`` (63 %) of the best coverage that as many rows can.
+    4. Every row belongs to the one that it is most like. The region with these rows for S
+       is the concept: a rule over the layer's neurons, for new inputs too.
+
+    A test must not look at what made the find. So the same is done once more on each of two
+    halves of the rows: ``found_again`` tells how much of a concept they give by themselves,
+    and ``region.significance`` is the test of the concept that the first half gives,
+    among the rows of the other half, on neurons that did not find them (see
+    `captum_rdr.metrics.significance`), adjusted for the number of concepts.
+
+    Args:
+        rdr: fitted explainer of one layer.
+        rows: bank rows to look at, each once, int64 ``(n,)`` or a sequence: those of one
+            class for its subclasses; None for all.
+        n_concepts: how many to find; fewer are found where fewer cover all. None to stop
+            before one that newly covers less than 0.2 % of the rows or fewer than two
+            rows, and at 100.
+        labels: whole numbers or names ``(N,)`` of all bank rows; None if unknown.
+        predictions: the labels ``(N,)`` that the model gives them; with ``labels`` each
+            concept's rate of errors is held against that of the other rows.
+        walk_length: steps of the random walk: more merge more.
+        n_exemplars: exemplars of each concept.
+        tested: whether to test the concepts and look whether they are found again, which
+            takes half as long again.
+        level: adjusted p-values up to this are significant.
+        generator: draws the sample, the halves and what the tests draw; None for one
+            seeded with 0.
+        show_progress: draw progress bars when it takes more than a second.
+        **choices: how regions are made, as in
+            `captum_rdr.RelaxedDecisionRegion.attribute_members`, by evidence if
+            ``weighting`` is left out.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+        ValueError: ``rdr`` is not fitted or explains several layers, or an argument is
+            out of range.
+
+    Source: this package; the walk is Coifman and Lafon's (2006), the cover Nemhauser,
+    Wolsey and Fisher's (1978).
+
+    >>> drawing = torch.Generator().manual_seed(0)
+    >>> centers = torch.randn(4, 64, generator=drawing).repeat_interleave(40, 0)
+    >>> data = centers + torch.randn(160, 64, generator=drawing) / 2
+    >>> model = torch.nn.Identity()
+    >>> rdr = RelaxedDecisionRegion(model, model, threshold="median")
+    >>> rdr = rdr.fit(data, keep_features=True, show_progress=False)
+    >>> names = [name for name in "abcd" for _ in range(40)]
+    >>> found = atlas(rdr, labels=names, n_exemplars=3)
+    >>> found
+    Atlas: 4 concepts of 160 rows, ...
+    >>> new = centers[[0, 50, 90]] + torch.randn(3, 64, generator=drawing) / 2
+    >>> [found[number].labels for number in found.assign(new).concept]
+    [Counter({'a': ...}), Counter({'b': ...}), Counter({'c': ...})]
+    """
+    (bank,) = fitted_banks(rdr)
+    picked = distinct_rows(range(len(bank)) if rows is None else rows, len(bank), "rows")
+    check_whole("walk_length", walk_length)
+    check_whole("n_exemplars", n_exemplars)
+    if n_concepts is not None:
+        check_whole("n_concepts", n_concepts)
+    check_level(level)
+    known = _known(labels, "labels", bank)
+    predicted = _known(predictions, "predictions", bank)
+    generator = generator or torch.Generator().manual_seed(0)
+    order = picked[torch.randperm(len(picked), generator=generator)[:SAMPLED]]
+    search = partial(
+        _search,
+        bank,
+        n_concepts=n_concepts,
+        walk_length=walk_length,
+        choices=choices,
+        show_progress=show_progress,
+    )
+    found, covered = search(order.sort().values)
+    if tested and len(found) and len(order) > 1:
+        halves = [half.sort().values for half in order.chunk(2)]
+        by_half = [search(half)[0] for half in halves]
+        tests = significance(
+            [one.region for one in by_half[0]],
+            bank,
+            rows=halves[1],
+            level=level,
+            generator=generator,
+            show_progress=show_progress,
+        )
+        found = [_tested(one, halves, by_half, tests) for one in found]
+    where = assigned([one.region for one in found], bank)
+    of_rows = where.concept.clone()
+    of_rows[order.sort().values] = torch.from_numpy(covered.labels)
+    concepts = []
+    for one, depth in zip(found, where.depth.T, strict=True):
+        members = picked[depth[picked] >= 0].sort().values
+        ranked = depth[one.rows].argsort(descending=True, stable=True)
+        exemplars = one.rows[ranked[:n_exemplars]]
+        held = None if known is None else Counter(known[members].tolist())
+        concepts.append(
+            replace(one, members=members, exemplars=exemplars, labels=held)
+        )
+    if known is not None and predicted is not None:
+        concepts = _with_errors(concepts, picked, known != predicted)
+    return Atlas(tuple(concepts), picked, of_rows[picked], covered.coverage, rdr)
+
+
+def subclasses(
+    rdr: RelaxedDecisionRegion,
+    class_indices: Sequence[int] | Tensor,
+    n_subclasses: int | None = None,
+    **options: Any,
+) -> Atlas:
+    """Find the subclasses of a class that nobody labeled: the `atlas` of its rows.
+
+    Args:
+        rdr: fitted explainer of one layer.
+        class_indices: bank rows of the class, each once: int64 ``(n,)`` or a sequence.
+        n_subclasses: how many to find, as in `atlas`.
+        **options: as in `atlas`.
+
+    >>> drawing = torch.Generator().manual_seed(0)
+    >>> centers = torch.randn(4, 32, generator=drawing).repeat_interleave(30, 0)
+    >>> data = centers + torch.randn(120, 32, generator=drawing)
+    >>> model = torch.nn.Identity()
+    >>> rdr = RelaxedDecisionRegion(model, model)
+    >>> rdr = rdr.fit(data, keep_features=True, show_progress=False)
+    >>> found = subclasses(rdr, range(60), tested=False, show_progress=False)
+    >>> found.labels.unique_consecutive(return_counts=True)
+    (tensor([0, 1]), tensor([30, 30]))
+    """
+    return atlas(rdr, class_indices, n_subclasses, **options)
+
+
+def _known(given: Any, name: str, bank: ConfigurationBank) -> Ints | None:
+    """Labels of all bank rows, as they were given."""
+    if given is None:
+        return None
+    values = positional(given, name)
+    if len(values) != len(bank):
+        raise ValueError(
+            f"{name} has {len(values)} items, the bank {len(bank)} rows; give one each"
+        )
+    return np.array(values, dtype=object)
+
+
+def _search(
+    bank: ConfigurationBank,
+    rows: Tensor,
+    *,
+    n_concepts: int | None,
+    walk_length: int,
+    choices: Choices,
+    show_progress: bool,
+) -> tuple[list[Concept], Cover]:
+    """Concepts of some rows of a bank, by these rows alone."""
+    alone = bank if len(rows) == len(bank) else bank.take(rows)
+    every = torch.arange(len(rows))
+
+    def regions_of(part: Tensor) -> list[Region]:
+        return bank_regions(alone, part, choices)
+
+    linked = links(alone, every, regions_of, show_progress=show_progress)
+    vectors = reach(linked, walk_length)
+    if n_concepts is None:
+        covered = cover(vectors, AT_MOST, max(LEAST_GAIN, 1.5 / len(rows)))
+    else:
+        covered = cover(vectors, n_concepts, 0.0)
+    concepts = []
+    for number, center in enumerate(covered.chosen):
+        of = rows[torch.from_numpy(covered.labels == number)]
+        (region,) = bank_regions(bank, [int(rows[center])], {"neighbors": of})
+        concepts.append(Concept(region, of, of, of, float(covered.gains[number])))
+    return concepts, covered
+
+
+def _tested(
+    one: Concept,
+    halves: Sequence[Tensor],
+    by_half: Sequence[Sequence[Concept]],
+    tests: Sequence[Region],
+) -> Concept:
+    """A concept, with the test of what one half makes of it, and whether both do."""
+    likeness = []
+    for half, others in zip(halves, by_half, strict=True):
+        own = one.rows[torch.isin(one.rows, half)]
+        likeness.append([jaccard(own, other.rows) for other in others])
+    test = tests[int(np.argmax(likeness[0]))].significance
+    if max(likeness[0]) < AGAIN:
+        test = Significance(1.0, 0.0, 0, untestable="not found again in half of the rows")
+    region = replace(one.region, significance=test)
+    again = float(np.mean([max(some) for some in likeness]))
+    return replace(one, region=region, found_again=again)
+
+
+def _with_errors(
+    concepts: Sequence[Concept], rows: Tensor, is_wrong: npt.NDArray[np.bool_]
+) -> list[Concept]:
+    """The concepts, with how often the model errs in each."""
+    wrong, total = int(is_wrong[rows].sum()), len(rows)
+    counts = [
+        (int(is_wrong[concept.members].sum()), len(concept.members))
+        for concept in concepts
+    ]
+    p_values = [
+        fisher_exact([[a, n - a], [wrong - a, total - n - (wrong - a)]]).pvalue
+        for a, n in counts
+    ]
+    adjusted = false_discovery_control(p_values) if p_values else []
+    return [
+        replace(
+            concept,
+            errors=Errors(
+                a, n, a / max(n, 1), (wrong - a) / max(total - n, 1), float(p_value)
+            ),
+        )
+        for concept, (a, n), p_value in zip(concepts, counts, adjusted, strict=True)
+    ]

@@ -1,0 +1,214 @@
+"""Rows linked by their regions, what walks reach, and which few rows stand for all."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.sparse import csr_array, diags_array
+from scipy.sparse.linalg import eigsh
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from captum_rdr.bank import ConfigurationBank
+from captum_rdr.method.region import Region
+from captum_rdr.method.regions import evidence
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+Vectors = npt.NDArray[np.float32]
+
+LINKED = 16
+"""Rows that one region links to its own, at most: the most evident of its members."""
+
+_REGIONS = 256  # regions held at a time
+_DENSE = 300  # up to so many rows all modes of the walk are taken
+_MODES = 96  # of more rows, the slowest modes: the others die out
+_MOST_MODES = 192
+_UNSEEN = 1e-3  # of the squared length of a vector, at most, is left out
+_BLOCK = 1024  # rows whose likeness to all others is held at a time
+_TIE = 1e-5  # likeness, and gains a row, that differ by less tie: float32 sums
+
+
+def links(
+    bank: ConfigurationBank,
+    rows: Tensor,
+    regions_of: Callable[[Tensor], Sequence[Region]],
+    *,
+    show_progress: bool = False,
+) -> Any:
+    """Which rows of a bank lie in which of their regions, as a sparse matrix.
+
+    Args:
+        bank: the bank.
+        rows: int64 ``(n,)``, bank rows, each once.
+        regions_of: gives the regions of rows, from positions in ``rows``.
+        show_progress: draw a progress bar when it takes more than a second.
+
+    Returns:
+        float64 ``csr_array`` of shape ``(n, n)``: 1 where row j is one of the 16 rows
+        with most evidence in the region of row i, ties to the lower, and on the diagonal.
+
+    >>> from captum_rdr import RelaxedDecisionRegion
+    >>> model, data = torch.nn.Identity(), torch.tensor([[1.0, 1], [1, 1], [-1, 1]])
+    >>> rdr = RelaxedDecisionRegion(model, model).fit(data, show_progress=False)
+    >>> regions = rdr.attribute_members([0, 2], n_neighbors=1, n_neurons=1)
+    >>> links(rdr.bank, torch.tensor([0, 2]), lambda part: regions).toarray()
+    array([[1., 0.],
+           [0., 1.]])
+    """
+    every = torch.arange(len(rows))
+    position = torch.full((len(bank),), -1)
+    position[rows] = every
+    heads, tails = [every], [every]
+    parts = torch.split(every, _REGIONS)
+    for part in tqdm(parts, "Linking", disable=not show_progress, delay=1):
+        regions = regions_of(part)
+        ranked = evidence(regions, bank)
+        for head, region, of_all in zip(part.tolist(), regions, ranked, strict=True):
+            inside = region.members[position[region.members] >= 0]
+            order = of_all[inside].argsort(descending=True, stable=True)
+            tails.append(position[inside[order[:LINKED]]])
+            heads.append(torch.full_like(tails[-1], head))
+    pairs = torch.cat(heads).numpy(), torch.cat(tails).numpy()
+    linked = csr_array((np.ones(len(pairs[0])), pairs), shape=(len(rows), len(rows)))
+    return (linked > 0).astype(np.float64)
+
+
+def reach(linked: Any, length: int) -> Vectors:
+    """Vectors whose products tell how alike rows are in what a random walk reaches.
+
+    A step goes along a link in either direction, with a chance in proportion to its
+    weight (1, or 2 where two rows lie in each other's regions). With ``P`` the steps'
+    chances, two rows are as alike as the distributions ``P^length`` from them: the cosine
+    between these, each entry over the square root of how often a long walk is there.
+
+    Up to 300 rows that is exact. Of more, as many of the walk's slowest modes are taken as
+    leave out at most 0.001 of each vector's squared length, and 192 at most, with a
+    warning where these leave out more.
+
+    Source: the diffusion maps of Coifman and Lafon, *Diffusion maps*, Applied and
+    Computational Harmonic Analysis 2006, of which this is the cosine.
+
+    Args:
+        linked: sparse ``(n, n)``, see `links`.
+        length: number of steps.
+
+    Returns:
+        float32 ``(n, q)`` of unit length; products are from 0 to 1.
+
+    >>> linked = csr_array(np.array([[1.0, 1, 0], [0, 1, 0], [0, 0, 1]]))
+    >>> vectors = reach(linked, 1)
+    >>> (vectors @ vectors.T).round(2) + 0.0
+    array([[1. , 0.8, 0. ],
+           [0.8, 1. , 0. ],
+           [0. , 0. , 1. ]], dtype=float32)
+    """
+    weights = (linked + linked.T).tocsr()
+    scale = diags_array(1 / np.sqrt(weights.sum(1)))
+    steps, size = (scale @ weights @ scale).tocsr(), weights.shape[0]
+    if size <= _DENSE:
+        values, modes = np.linalg.eigh(steps.toarray())
+        return _unit(modes * values**length)
+    count, unseen = _MODES, 1.0
+    while unseen > _UNSEEN and count <= min(_MOST_MODES, size // 2):
+        # A fixed start, so that the result is the same in every run.
+        values, modes = eigsh(steps, count, v0=np.ones(size))
+        # The modes of a row have length 1 together, and none of those left out is
+        # slower than these: that bounds what is left out.
+        missing = (1 - (modes**2).sum(1)) * np.abs(values).min() ** (2 * length)
+        seen = ((modes * values**length) ** 2).sum(1)
+        unseen, count = float((missing / (seen + missing)).max()), 2 * count
+    if unseen > _UNSEEN:
+        warnings.warn(
+            f"walk_length={length} leaves {unseen:.2g} of how alike rows are unseen, more "
+            f"than {_UNSEEN}; use longer walks",
+            UserWarning,
+            stacklevel=3,
+        )
+    return _unit(modes * values**length)
+
+
+def _unit(vectors: Floats) -> Vectors:
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return (vectors / lengths).astype(np.float32)
+
+
+class Cover(NamedTuple):
+    """The chosen rows.
+
+    Attributes:
+        chosen: int64 ``(K,)``, positions.
+        labels: int64 ``(n,)``, for each row the number of the chosen one that it is most
+            alike, ties to the earlier; -1 where it is like none of them.
+        gains: float64 ``(K,)``, how much coverage each added when it was chosen.
+        coverage: mean over the rows of the largest likeness to a chosen one.
+    """
+
+    chosen: Ints
+    labels: Ints
+    gains: Floats
+    coverage: float
+
+
+def cover(vectors: Vectors, at_most: int, least_gain: float) -> Cover:
+    """Choose rows so that every row is much like one of them.
+
+    The objective is that of facility location, ``f(C) = mean over x of the largest
+    likeness of x to a row of C``, from 0 to 1. It is monotone and submodular. Greedy
+    choice takes, again and again, the row that raises f most; so for K chosen rows f is
+    at least ``1 - (1 - 1/K)^K``, hence more than ``1 - 1/e`` = 63 %, of the largest value
+    that any K rows reach. What a row would add only falls as others are chosen, so most
+    need not be looked at again (lazy greedy).
+
+    Source: Nemhauser, Wolsey and Fisher, *An analysis of approximations for maximizing
+    submodular set functions*, Mathematical Programming 1978, Theorem 4.1; Minoux,
+    *Accelerated greedy algorithms for maximizing submodular set functions*, 1978.
+
+    Args:
+        vectors: float32 ``(n, q)``, see `reach`.
+        at_most: number of rows to choose, at most.
+        least_gain: stop before a row that raises f by less than this.
+
+    >>> angles = np.array([0.0, 0.1, 0.2, 1.5, 1.6])
+    >>> vectors = np.stack([np.cos(angles), np.sin(angles)], 1).astype(np.float32)
+    >>> cover(vectors, 2, 0.0).labels
+    array([0, 0, 0, 1, 1])
+    """
+    size = len(vectors)
+    covered, labels = np.zeros(size, np.float32), np.full(size, -1)
+    gains = np.full(size, np.inf)
+    chosen: list[int] = []
+    added: list[float] = []
+    while len(chosen) < min(at_most, size):
+        best = _best_offer(vectors, covered, gains)
+        if gains[best] <= max(_TIE, least_gain) * (1 - _TIE):
+            break
+        likeness = vectors @ vectors[best]
+        closer = likeness > covered + _TIE
+        labels[closer], covered[closer] = len(chosen), likeness[closer]
+        chosen.append(best)
+        added.append(float(gains[best]))
+    return Cover(np.array(chosen, int), labels, np.array(added), float(covered.mean()))
+
+
+def _best_offer(vectors: Vectors, covered: Vectors, gains: Floats) -> int:
+    """The row that would raise coverage most, ties to the lower.
+
+    ``gains`` are bounds, brought up to date for the rows that are looked at.
+    """
+    is_known = np.zeros(len(gains), bool)
+    while True:
+        best = int(np.argmax(gains))
+        if is_known[best]:
+            return best
+        ranked = np.argsort(-gains, kind="stable")[:_BLOCK]
+        asked = ranked[~is_known[ranked]]
+        if np.isfinite(gains[best]):
+            asked = asked[:64]
+        likeness = vectors[asked] @ vectors.T
+        raised = np.maximum(likeness - covered, 0, out=likeness).mean(1, dtype=float)
+        gains[asked] = np.round(raised / _TIE) * _TIE
+        is_known[asked] = True
