@@ -37,6 +37,7 @@ class LayerInfo:
         recommended: whether it is the one that stands for its stage.
         is_quantized: whether its output is a quantized tensor.
         axes: what the axes of its output mean; None where that is unknown.
+        has_tokens: whether the output is a sequence of tokens, ``(T, E)``.
     """
 
     name: str
@@ -50,11 +51,7 @@ class LayerInfo:
     recommended: bool
     is_quantized: bool
     axes: LayerAxes | None
-
-    @property
-    def has_tokens(self) -> bool:
-        """Whether the output is a sequence of tokens, ``(T, E)``."""
-        return self.axes is not None and self.axes.kinds == ("token", "channel")
+    has_tokens: bool
 
 
 class LayerTable(tuple[LayerInfo, ...]):
@@ -136,9 +133,9 @@ def layers(model: Module | str, inputs: Any = None) -> LayerTable:
 def _row(
     entry: Traced, refusal: str | None, architecture: Architecture, model: Module
 ) -> LayerInfo:
-    shape = axes = None
-    if entry.shape is not None:
-        shape = entry.shape[1:]
+    shape = None if entry.shape is None else entry.shape[1:]
+    axes = None
+    if shape is not None:
         axes = axes_of(entry.module, shape, model, leaf=entry.leaf)
     return LayerInfo(
         name=entry.name,
@@ -152,6 +149,7 @@ def _row(
         recommended=entry in architecture.recommended,
         is_quantized=entry.is_quantized,
         axes=axes,
+        has_tokens=len(shape or ()) == 2 and shape[:1] == (entry.n_positions,),
     )
 
 
