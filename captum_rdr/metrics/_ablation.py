@@ -218,57 +218,49 @@ def ablation(
     of_most, random = _random_sets(region, bank, among, n_random, generator)
     sets = [(region.neurons, region.states)]
     sets += [(neurons, of_most[neurons]) for neurons in random]
-    arguments = input_arguments(inputs, additional_forward_args)
-    batches = arguments.split(internal_batch_size or BATCH_SIZE)
+    whole = input_arguments(inputs, additional_forward_args)
+    batches = whole.split(internal_batch_size or BATCH_SIZE)
     read: dict[str, Any] = {
         "additional_forward_args": additional_forward_args,
         "internal_batch_size": internal_batch_size,
     }
 
-    def outcome() -> tuple[Tensor, list[Tensor]]:
+    def outcome() -> list[Tensor]:
         of_later = [other.contains(one, inputs, **read) for other, one in later]
-        return class_scores(rdr, batches), of_later
+        return [class_scores(rdr, batches), *of_later]
 
     inside = rdr.contains(region, inputs, **read)
     before, changes = outcome(), []
     progress = tqdm(sets, desc="Clamping", disable=not show_progress, delay=1)
     for neurons, states in progress:
         with rdr.clamping(neurons, _values(bank, neurons, states, to)):
-            changes.append(_change(*before, *outcome()))
-    principal, *others = changes
-
-    def compared(kept: Tensor) -> dict[str, PairedEffect]:
-        return {
-            what: PairedEffect.of(
-                value[kept], torch.stack([one[what][kept] for one in others])
-            )
-            for what, value in principal.items()
-        }
-
-    n_neurons, n_each = len(region.neurons), len(random[0])
-    return Ablation(compared(inside), compared(~inside), n_neurons, n_each, to)
+            changes.append(_change(before, outcome()))
+    members, others = _effects(changes, inside), _effects(changes, ~inside)
+    return Ablation(members, others, len(region.neurons), len(random[0]), to)
 
 
-def _change(
-    logits: Tensor, inside: list[Tensor], after: Tensor, now_inside: list[Tensor]
-) -> dict[str, Tensor]:
-    """What a clamp changed for each input.
-
-    Args:
-        logits: float32 ``(M, C)``, before.
-        inside: bool ``(M,)`` for each later region: which inputs lay in it.
-        after: as ``logits``, with the clamp.
-        now_inside: as ``inside``, with the clamp.
-    """
-    away, predicted = after - logits, logits.argmax(1)
+def _change(before: Sequence[Tensor], after: Sequence[Tensor]) -> dict[str, Tensor]:
+    """What a clamp changed for each input: of its logits, and where it lies in regions."""
+    away, predicted = after[0] - before[0], before[0].argmax(1)
     found = {
         "logit": away.gather(1, predicted[:, None])[:, 0].abs(),
         "logits": away.norm(dim=1),
-        "prediction": (after.argmax(1) != predicted).float(),
+        "prediction": (after[0].argmax(1) != predicted).float(),
     }
-    for index, (was, now) in enumerate(zip(inside, now_inside, strict=True)):
+    for index, (was, now) in enumerate(zip(before[1:], after[1:], strict=True)):
         found[f"later {index}"] = (was != now).float()
     return found
+
+
+def _effects(
+    changes: Sequence[dict[str, Tensor]], kept: Tensor
+) -> dict[str, PairedEffect]:
+    """Changes by the principal neurons beside those by random ones, of some inputs."""
+    principal, *random = ({k: v[kept] for k, v in one.items()} for one in changes)
+    return {
+        what: PairedEffect.of(value, torch.stack([one[what] for one in random]))
+        for what, value in principal.items()
+    }
 
 
 def _random_sets(

@@ -113,8 +113,8 @@ def significance(
     if not regions:
         return []
     units = units_of(bank, channel_axis)
-    rules_of(regions, bank)  # refuses what is no region of the bank
     if units.untestable:
+        rules_of(regions, bank)  # refuses what is no region of the bank
         none = Significance(1.0, 0.0, 0, None, level, untestable=units.untestable)
         return [replace(region, significance=none) for region in regions]
     split = split_and_find(

@@ -149,7 +149,7 @@ def _row(
         recommended=entry in architecture.recommended,
         is_quantized=entry.is_quantized,
         axes=axes,
-        has_tokens=len(shape or ()) == 2 and shape[:1] == (entry.n_positions,),
+        has_tokens=shape is not None and shape[:-1] == (entry.n_positions,),
     )
 
 
