@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from cifar_resnet import CifarResNet, normalize
 from safetensors.torch import load_file
+from scipy.stats import ttest_rel
 from torch import Tensor
 
 from captum_rdr import RelaxedDecisionRegion
-from captum_rdr.metrics import PairedEffect, ablation
+from captum_rdr.metrics import ablation
 
 N_QUERIES, N_INPUTS = 20, 10  # inputs inside, and as many outside
 EVIDENCE = {
@@ -85,12 +86,13 @@ def main() -> None:
                             ]
                         )
                     table = torch.tensor(rows, dtype=torch.float64)
-                    both = PairedEffect.of(table[:, 0], table[:, 1])
-                    low, high = both.interval
+                    own, other = table[:, 0], table[:, 1]
+                    low, high = ttest_rel(own, other).confidence_interval()
                     means = table.mean(0).tolist()
                     print(
                         f"| {threshold}, {name} | {to} | {among} ({means[4]:.0f}) | "
-                        f"{both.effect:.2f} | {both.control:.2f} | {both.ratio:.1f} | "
+                        f"{own.mean():.2f} | {other.mean():.2f} | "
+                        f"{own.mean() / other.mean():.1f} | "
                         f"{low:.2f} to {high:.2f} | {means[2]:.2f} | {means[3]:.2f} |",
                         flush=True,
                     )

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from scipy.stats import ttest_rel
 from torch import Tensor, nn
 
 from captum_rdr import ConfigurationBank, Region, RelaxedDecisionRegion
@@ -305,10 +306,11 @@ def on_intervals(n_cases: int) -> None:
                     controls = torch.tensor(each[1:])
                     found = PairedEffect.of(effects, controls)
                     covered.append(found.interval[0] <= target <= found.interval[1])
-                    low, high = PairedEffect.of(effects, controls.mean(0)).interval
+                    paired = ttest_rel(effects, controls.mean(0))
+                    low, high = paired.confidence_interval()
                     alone.append(low <= target <= high)
                     found = PairedEffect.of(torch.tensor(each[0]), controls)
-                    small.append(found.p_value is not None and found.p_value <= LEVEL)
+                    small.append(found.p_value <= LEVEL)
                 shares.append((np.mean(covered), np.mean(alone), np.mean(small)))
             print(
                 f"| {name} | {n_inputs} | {shares[0][0]:.3f} | {shares[1][0]:.3f} | "

@@ -106,8 +106,9 @@ def parser() -> argparse.ArgumentParser:
     _add_fit(command("fit", "index a folder of images"))
     explain = command("explain", "find the regions of images")
     _add_query(explain)
-    text = "write each region there, for Region.load"
-    explain.add_argument("--save", type=Path, metavar="FOLDER", help=text)
+    explain.add_argument(
+        "--save", type=Path, metavar="FOLDER", help="write each region, for Region.load"
+    )
     report = command("report", "write a page on the regions of images")
     _add_query(report)
     report.add_argument("--output", required=True, type=Path, help="HTML file")
@@ -117,72 +118,57 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_model(to: argparse.ArgumentParser) -> None:
-    text = "torchvision:NAME or package.module:factory"
-    to.add_argument("--model", required=True, help=text)
-    text = "of a model of torchvision, or 'none' (default: DEFAULT)"
-    to.add_argument("--weights", type=_weights, default="DEFAULT", help=text)
-    which = to.add_mutually_exclusive_group()
-    which.add_argument("--layer", metavar="NAME", help="the layer")
-    text = "the layer that stands for a stage (default: the last)"
-    which.add_argument("--stage", type=int, dest="layer", metavar="NUMBER", help=text)
-    to.add_argument("--pool", choices=_POOLS, help="applied to the layer's output")
-    text = "reference images, or one folder of them a class"
-    to.add_argument("--data", required=True, metavar="FOLDER", help=text)
-    to.add_argument("--bank", required=True, metavar="FOLDER", help="the index")
-    text = "leave out images that cannot be read, and name them"
-    to.add_argument("--skip-damaged", action="store_true", help=text)
+    add = to.add_argument
+    add("--model", required=True, help="torchvision:NAME or package.module:factory")
+    add("--weights", default="DEFAULT", help="of torchvision's model, or 'none'")
+    which = to.add_mutually_exclusive_group().add_argument
+    which("--layer", metavar="NAME", help="the layer")
+    of_stage = "the layer that stands for a stage (default: the last)"
+    which("--stage", type=int, dest="layer", metavar="NUMBER", help=of_stage)
+    add("--pool", choices=_POOLS, help="applied to the layer's output")
+    data = "reference images, or one folder of them a class"
+    add("--data", required=True, metavar="FOLDER", help=data)
+    add("--bank", required=True, metavar="FOLDER", help="the index")
+    skip = "leave out images that cannot be read, and name them"
+    add("--skip-damaged", action="store_true", help=skip)
 
 
 def _add_fit(to: argparse.ArgumentParser) -> None:
     _add_model(to)
-    to.add_argument(
-        "--threshold",
-        type=_threshold,
-        default="median",
-        metavar="NUMBER",
-        help="a neuron is active above this, or above its own 'median' (the default)",
-    )
-    text = "also keep float activations, for cosine and Euclidean neighbors"
-    to.add_argument("--keep-features", action="store_true", help=text)
-    to.add_argument("--batch-size", type=int, default=64, help="images (default: 64)")
-    text = "go on with a bank that was not finished"
-    to.add_argument("--resume", action="store_true", help=text)
-    text = "processes that read images (default: 0)"
-    to.add_argument("--workers", type=int, default=0, help=text)
+    add = to.add_argument
+    above = "a neuron is active above this, or above its own 'median' (the default)"
+    add("--threshold", type=_level, default="median", metavar="NUMBER", help=above)
+    features = "also keep float activations, for cosine and Euclidean neighbors"
+    add("--keep-features", action="store_true", help=features)
+    add("--batch-size", type=int, default=64, help="images (default: 64)")
+    resume = "go on with a bank that was not finished"
+    add("--resume", action="store_true", help=resume)
+    add("--workers", type=int, default=0, help="processes that read (default: 0)")
 
 
 def _add_query(to: argparse.ArgumentParser) -> None:
     _add_model(to)
-    text = "size of S (default: 8, or 16 by evidence)"
-    to.add_argument("--n-neighbors", type=int, help=text)
-    text = "principal neurons (default: 10, or all by evidence)"
-    to.add_argument("--n-neurons", type=int, help=text)
-    text = "neurons that may disagree, or nats of evidence (default: 0)"
-    to.add_argument("--tolerance", type=_number, default=0, help=text)
-    to.add_argument(
-        "--weighting",
-        choices=("uniform", "evidence"),
-        default="evidence",
-        help="the paper's rule, or the purest regions by log-odds (the default)",
-    )
-    text = (
-        "distance that chooses S (default: configuration; by evidence centered_cosine, "
-    )
-    text += "where the bank has features)"
-    to.add_argument("--neighbors", choices=_METRICS, help=text)
-    to.add_argument("images", nargs="+", type=Path, help="files to explain")
+    add = to.add_argument
+    add("--n-neighbors", type=int, help="size of S (default: 8, or 16 by evidence)")
+    neurons = "principal neurons (default: 10, or all by evidence)"
+    add("--n-neurons", type=int, help=neurons)
+    tolerance = "neurons that may disagree, or nats of evidence (default: 0)"
+    add("--tolerance", type=_number, default=0, help=tolerance)
+    rule = "the paper's rule, or the purest regions by log-odds (the default)"
+    rules = ("uniform", "evidence")
+    add("--weighting", choices=rules, default="evidence", help=rule)
+    nearest = "distance that chooses S (default: by features where there are any)"
+    add("--neighbors", choices=_METRICS, help=nearest)
+    add("images", nargs="+", type=Path, help="files to explain")
 
 
-def _threshold(text: str) -> float | str:
+def _level(text: str) -> float | str:
     return text if text == "median" else float(text)
 
 
 def _number(text: str) -> float:
+    """A whole number, which the paper's rule wants, as such."""
     try:
         return int(text)
     except ValueError:
         return float(text)
-
-
-def _weights(text: str) -> str | None:
-    return None if text == "none" else text

@@ -13,7 +13,7 @@ from captum_rdr._summary import of_bank
 from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.bank import ConfigurationBank
 from captum_rdr.cli import listing
-from captum_rdr.cli.images import ImageBatches, Images, as_shown, as_tensor, read_images
+from captum_rdr.cli.images import ImageBatches, Images, as_shown
 from captum_rdr.cli.sources import load_setup
 from captum_rdr.method.region import Region
 from captum_rdr.metrics import significance
@@ -39,12 +39,11 @@ class Answer(NamedTuple):
 def fit(options: argparse.Namespace) -> Answer:
     """Index a folder of images and write the bank."""
     folder = Path(options.bank)
-    check_output(folder, is_folder=True)
-    setup, images = _loaded(options, options.threshold)
+    check_output(folder)
+    images = Images(options.data, skip_damaged=options.skip_damaged)
+    setup = load_setup(options, images, options.threshold)
     listed = listing.begin(folder, images, resume=options.resume)
-    batches = ImageBatches(
-        images, options.batch_size, options.workers, options.skip_damaged
-    )
+    batches = ImageBatches(images, options.batch_size, options.workers)
     bank = setup.rdr.fit(
         batches,
         keep_features=options.keep_features,
@@ -67,14 +66,12 @@ def fit(options: argparse.Namespace) -> Answer:
 def explain(options: argparse.Namespace) -> Answer:
     """Find the region of each image."""
     if options.save is not None:
-        check_output(options.save, is_folder=True)
-    images, _, rdr = _fitted(options)
-    kept, _, regions = _found(rdr, images, options)
+        check_output(options.save)
+    images, _, _, kept, _, regions = _explained(options)
     paths = [options.images[number] for number in kept]
     named = list(zip(paths, regions, strict=True))
     data = [_as_data(path, region, images) for path, region in named]
     if options.save is not None:
-        options.save.mkdir(parents=True, exist_ok=True)
         files = [options.save / name for name in region_files(paths)]
         for file, region, one in zip(files, regions, data, strict=True):
             region.save(file)
@@ -88,9 +85,10 @@ def report(options: argparse.Namespace) -> Answer:
     from captum_rdr.report import write_report  # it draws matplotlib in
     from captum_rdr.visualization import Reference
 
-    check_output(options.output, is_folder=False)
-    images, setup, rdr = _fitted(options)
-    kept, inputs, regions = _found(rdr, images, options)
+    if options.output.is_dir():
+        raise ValueError(f"{os.fspath(options.output)!r} is a folder; give a file")
+    check_output(options.output.parent)
+    images, setup, rdr, kept, inputs, regions = _explained(options)
     reference = Reference(
         images,
         images.targets,
@@ -106,48 +104,36 @@ def report(options: argparse.Namespace) -> Answer:
         title=f"{setup.name}, layer {setup.layers[0].name}",
         show_progress=not options.quiet,
     )
-    written = str(options.output)
-    skipped = _skipped(options, kept)
-    return Answer(f"written to {written}", {"report": written}, skipped)
+    data = {"report": str(options.output)}
+    return Answer(f"written to {options.output}", data, _skipped(options, kept))
 
 
 def region_files(paths: Sequence[Path]) -> list[str]:
     """A file name for the region of each image, no two the same on any system.
 
-    >>> region_files([Path("a/1.png"), Path("b/1.png"), Path("b/1.PNG")])
-    ['1.png.region', '1.png-2.region', '1.PNG-3.region']
+    >>> region_files([Path("a/1.png"), Path("b/2.png")])
+    ['1.png.region', '2.png.region']
+    >>> region_files([Path("a/1.png"), Path("b/1.PNG")])
+    ['1-1.png.region', '2-1.PNG.region']
     """
-    names: list[str] = []
-    taken: set[str] = set()
-    for path in paths:
-        stem = os.fsencode(path.name)[:200].decode(errors="ignore")
-        name, count = f"{stem}.region", 1
-        while name.casefold() in taken:
-            count += 1
-            name = f"{stem}-{count}.region"
-        taken.add(name.casefold())
-        names.append(name)
-    return names
+    names = [os.fsencode(one.name)[:200].decode(errors="ignore") for one in paths]
+    if len({name.casefold() for name in names}) < len(names):
+        names = [f"{number}-{name}" for number, name in enumerate(names, 1)]
+    return [f"{name}.region" for name in names]
 
 
-def check_output(path: Path, *, is_folder: bool) -> None:
-    """Refuse a file or folder that cannot be written, before the work.
+def check_output(folder: Path) -> None:
+    """Make a folder, where there is none, that files can be written to.
 
     Raises:
         OSError: the system does not let it be.
-        ValueError: it is a folder where a file is wanted, or the other way round; or no
-            folder holds the file.
+        ValueError: it is a file, or lies in one.
     """
-    if not is_folder and path.is_dir():
-        raise ValueError(f"{os.fspath(path)!r} is a folder; give a file")
-    there = path if is_folder else path.parent
-    while is_folder and not os.path.lexists(there) and there != there.parent:
-        there = there.parent
-    if not there.is_dir():
-        raise ValueError(
-            f"{os.fspath(there)!r} is no folder; give one, or make it first"
-        )
-    with tempfile.TemporaryFile(dir=there):
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ValueError(f"{os.fspath(folder)!r} is no folder; give one") from error
+    with tempfile.TemporaryFile(dir=folder):
         pass
 
 
@@ -157,33 +143,20 @@ def inspect(options: argparse.Namespace) -> Answer:
     return Answer("\n".join(f"{name}: {value}" for name, value in data.items()), data)
 
 
-def _loaded(options: argparse.Namespace, threshold: Any) -> tuple[Setup, Images]:
-    """The model, and the reference images as it takes them."""
-    images = Images(options.data)
-    choices = (options.model, options.weights, options.layer, options.pool, threshold)
-    setup = load_setup(*choices, images, options.skip_damaged)
-    images.transform = setup.transforms or as_tensor
-    return setup, images
-
-
-def _fitted(
+def _explained(
     options: argparse.Namespace,
-) -> tuple[Images, Setup, RelaxedDecisionRegion]:
-    """The reference images, the model, and the attribution with the stored bank."""
+) -> tuple[Images, Setup, RelaxedDecisionRegion, list[int], Tensor, list[Region]]:
+    """The reference images, the model, the attribution with the stored bank, which images
+    are explained, what the model takes for them, and their regions, each tested.
+    """
     bank = ConfigurationBank.load(options.bank)
-    setup, images = _loaded(options, 0.0)  # the bank has its own thresholds
+    images = Images(options.data, skip_damaged=options.skip_damaged)
+    setup = load_setup(options, images, 0.0)  # the bank has its own thresholds
     listing.check(Path(options.bank), images, len(bank))
     rdr = RelaxedDecisionRegion(
         setup.model, setup.rdr.layer, pool=setup.pools[0], bank=bank
     )
-    return images, setup, rdr
-
-
-def _found(
-    rdr: RelaxedDecisionRegion, images: Images, options: argparse.Namespace
-) -> tuple[list[int], Tensor, list[Region]]:
-    """Which images are explained, as the model's inputs, and their regions, each tested."""
-    kept, inputs = read_images(options.images, images, options.skip_damaged)
+    kept, inputs = images.read(options.images)
     if not kept:
         raise ValueError(f"none of the {len(options.images)} images can be read")
     _, regions = rdr.attribute(
@@ -194,8 +167,8 @@ def _found(
         weighting=options.weighting,
         neighbors=options.neighbors,
     )
-    show = not options.quiet
-    return kept, inputs, significance(regions, rdr.bank, show_progress=show)
+    tested = significance(regions, bank, show_progress=not options.quiet)
+    return images, setup, rdr, kept, inputs, tested
 
 
 def _skipped(options: argparse.Namespace, kept: Sequence[int]) -> list[str]:

@@ -17,12 +17,11 @@ from captum_rdr.bank.files import open_regular
 
 Transform = Callable[[Any], Tensor]
 
-Image.init()
 # Others of Pillow's formats start programs (PostScript), or hold no photos.
 _KNOWN = ["AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP"]
-_FORMATS = [name for name in _KNOWN if name in Image.OPEN]
 _BY_ENDING = Image.registered_extensions().items()
-_ENDINGS = tuple(sorted(ending for ending, name in _BY_ENDING if name in _FORMATS))
+_ENDINGS = tuple(sorted(ending for ending, name in _BY_ENDING if name in _KNOWN))
+_FORMATS = [name for name in _KNOWN if name in Image.OPEN]
 _WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
 
 
@@ -74,14 +73,13 @@ def as_rgb(image: Image.Image) -> Image.Image:
 
 
 def _eight_bits(values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    """Deep gray values as 0 to 255; NaN counts as 0."""
-    known = values[np.isfinite(values)].astype(np.float64)
-    low, high = (known.min(), known.max()) if known.size else (0.0, 0.0)
+    """Deep gray values as 0 to 255; what is not finite counts as 0."""
     tops = (1, 255) if values.dtype.kind == "f" else (65535,)
+    values = np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)
+    low, high = values.min(), values.max()
     fitting = [top for top in tops if low >= 0 and high <= top]
     low, top = (0.0, fitting[0]) if fitting else (low, high - low or 1)
-    scaled = np.nan_to_num((values.astype(np.float64) - low) / top)
-    return np.round(255 * scaled.clip(0, 1)).astype(np.uint8)
+    return np.round(255 * ((values - low) / top)).astype(np.uint8)
 
 
 def as_tensor(image: Any) -> Tensor:
@@ -121,6 +119,7 @@ class Images(Dataset[Any]):
     Args:
         folder: holds images, or one folder of images a class.
         transform: from an image in RGB to the model's input.
+        skip_damaged: leave out files that cannot be read, rather than raise.
 
     Attributes:
         paths: of the images, relative to the folder.
@@ -132,28 +131,28 @@ class Images(Dataset[Any]):
             to a folder that it lies in.
     """
 
-    def __init__(self, folder: str, transform: Transform = as_tensor) -> None:
+    def __init__(
+        self, folder: str, transform: Transform = as_tensor, skip_damaged: bool = False
+    ) -> None:
         if not os.path.isdir(folder):
             raise ValueError(f"{folder!r} is no folder; give a folder of images")
-        self.folder, self.transform = folder, transform
-        shown = sorted(_shown(folder), key=lambda one: one.name)
-        names = [one.name for one in shown if one.is_dir()]
-        if any(_is_image(one) for one in shown):
-            names = []
-        self.paths: list[str] = []
-        self.targets: list[int] = []
-        for target, name in enumerate(names) if names else [(-1, "")]:
-            start = os.path.join(folder, name)
-            found = sorted(_images_under(start, ()), key=os.path.split)
-            self.paths += [os.path.relpath(path, folder) for path in found]
-            self.targets += [target] * len(found)
-        # Names that are no valid text can be opened, but not shown.
-        self.classes = [os.fsencode(one).decode("utf-8", "replace") for one in names]
-        if not self.paths:
+        self.folder, self.transform, self.skip_damaged = folder, transform, skip_damaged
+        names, found = _under(folder)
+        if not found:
             raise ValueError(
                 f"{folder!r} holds no image; give a folder with files that end in "
                 f"{', '.join(_ENDINGS)}"
             )
+        if not all(map(os.path.dirname, found)):  # it holds images itself
+            names = []
+        target = {name: number for number, name in enumerate(names)}
+        by_class = [
+            (target.get(p.split(os.sep)[0], -1), os.path.split(p)) for p in found
+        ]
+        self.targets = [number for number, _ in sorted(by_class)]
+        self.paths = [os.path.join(*split) for _, split in sorted(by_class)]
+        # Names that are no valid text can be opened, but not shown.
+        self.classes = [os.fsencode(one).decode("utf-8", "replace") for one in names]
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -170,64 +169,90 @@ class Images(Dataset[Any]):
         self.paths = [self.paths[row] for row in rows]
         self.targets = [self.targets[row] for row in rows]
 
+    def read(self, paths: Sequence[str | Path]) -> tuple[list[int], Tensor]:
+        """The inputs of files, in this folder or elsewhere, and which of them they are.
 
-def _shown(folder: str) -> Iterator[os.DirEntry[str]]:
-    """What is in a folder and not hidden."""
-    with os.scandir(folder) as entries:
-        for one in entries:
-            if one.name.startswith("."):
+        Raises:
+            DamagedImageError: a file cannot be read.
+            TypeError: the transform gives no tensor.
+            ValueError: inputs differ in shape.
+        """
+        kept: dict[int, Tensor] = {}
+        for number, path in enumerate(paths):
+            try:
+                one = self.transform(open_image(path))
+            except DamagedImageError:
+                if not self.skip_damaged:
+                    raise
                 continue
-            if not os.path.exists(one.path) and not _is_image(one):
-                raise ValueError(
-                    f"{one.path!r} is a link to nothing; mend or remove it"
+            if not isinstance(one, Tensor):
+                raise TypeError(
+                    f"the transform gave a {type(one).__name__}; return a tensor (C, H, W)"
                 )
-            yield one
+            kept[number] = one
+            first = next(iter(kept))
+            if one.shape != kept[first].shape:
+                raise ValueError(
+                    f"{os.fspath(path)!r} becomes an input of shape {tuple(one.shape)}, "
+                    f"{os.fspath(paths[first])!r} one of {tuple(kept[first].shape)}; "
+                    "resize images to one size, or return a transform that does with the "
+                    "model"
+                )
+        return list(kept), torch.stack([*kept.values()]) if kept else torch.empty(0)
+
+    def read_rows(self, rows: Sequence[int]) -> tuple[list[int], Tensor]:
+        """The same of images of this folder."""
+        kept, inputs = self.read([self.path(row) for row in rows])
+        return [rows[number] for number in kept], inputs
 
 
-def _is_image(entry: os.DirEntry[str]) -> bool:
-    return entry.name.lower().endswith(_ENDINGS) and not entry.is_dir()
+def _under(folder: str) -> tuple[list[str], list[str]]:
+    """Names of the folders in a folder, sorted, and paths of the images under it."""
 
+    def fail(error: OSError) -> None:
+        raise error
 
-def _images_under(folder: str, above: tuple[str, ...]) -> Iterator[str]:
-    real = os.path.realpath(folder)
-    if real in above:
-        raise ValueError(
-            f"{folder!r} is a link to a folder that it lies in; remove the link"
-        )
-    for one in _shown(folder):
-        if one.is_dir():
-            yield from _images_under(one.path, (*above, real))
-        elif _is_image(one):
-            yield one.path
+    found, names = [], []
+    for here, folders, others in os.walk(folder, onerror=fail, followlinks=True):
+        inner = os.path.relpath(here, folder)
+        above = [os.path.join(folder, one) for one in Path(inner).parents]
+        if any(os.path.samefile(here, one) for one in above):
+            raise ValueError(
+                f"{here!r} is a link to a folder that it lies in; remove the link"
+            )
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if here == folder:
+            names = [*folders]
+        for name in others:
+            path = os.path.join(here, name)
+            if name.startswith("."):
+                continue
+            if name.lower().endswith(_ENDINGS):
+                found.append(os.path.relpath(path, folder))
+            elif not os.path.exists(path):
+                raise ValueError(f"{path!r} is a link to nothing; mend or remove it")
+    return names, found
 
 
 class ImageBatches:
-    """The inputs of a folder's images in batches; damaged ones may be skipped.
+    """The inputs of a folder's images in batches.
 
     Args:
-        images: the images.
+        images: the images; as in `Images.read`, damaged ones may be left out.
         batch_size: of them at once.
         workers: processes that read them.
-        skip_damaged: leave out files that cannot be read, rather than raise.
 
     Attributes:
         rows: the images that the last pass gave, in order.
-
-    Raises:
-        DamagedImageError: a file cannot be read.
-        ValueError: inputs differ in shape.
     """
 
-    def __init__(
-        self, images: Images, batch_size: int, workers: int, skip_damaged: bool
-    ) -> None:
+    def __init__(self, images: Images, batch_size: int, workers: int = 0) -> None:
         self.rows: list[int] = []
-        paths = [images.path(row) for row in range(len(images))]
         self._loader: DataLoader[Any] = DataLoader(
-            _Read(paths, images.transform, skip_damaged),
+            range(len(images)),  # type: ignore[arg-type]  # read where it is collated
             batch_size,
             num_workers=workers,
-            collate_fn=_together,
+            collate_fn=images.read_rows,
         )
 
     def __len__(self) -> int:
@@ -239,45 +264,3 @@ class ImageBatches:
             self.rows += rows
             if rows:
                 yield inputs
-
-
-class _Read(Dataset[Any]):
-    """Inputs of files, each with its number and path; None for one that is skipped."""
-
-    def __init__(self, paths: Sequence[str], transform: Transform, skip: bool) -> None:
-        self._paths, self._transform, self._skip = paths, transform, skip
-
-    def __len__(self) -> int:
-        return len(self._paths)
-
-    def __getitem__(self, number: int) -> tuple[int, str, Tensor | None]:
-        path = self._paths[number]
-        try:
-            return number, path, self._transform(open_image(path))
-        except DamagedImageError:
-            if not self._skip:
-                raise
-            return number, path, None
-
-
-def read_images(
-    paths: Sequence[str], images: Images, skip_damaged: bool
-) -> tuple[list[int], Tensor]:
-    """The inputs of files, and which of them they are, as `ImageBatches` gives them."""
-    read = _Read(paths, images.transform, skip_damaged)
-    return _together([read[number] for number in range(len(paths))])
-
-
-def _together(
-    items: Sequence[tuple[int, str, Tensor | None]],
-) -> tuple[list[int], Tensor]:
-    kept = [(number, path, one) for number, path, one in items if one is not None]
-    for _, path, one in kept:
-        if one.shape != kept[0][2].shape:
-            raise ValueError(
-                f"{path!r} becomes an input of shape {tuple(one.shape)}, {kept[0][1]!r} "
-                f"one of {tuple(kept[0][2].shape)}; resize images to one size, or return "
-                "a transform that does with the model"
-            )
-    inputs = torch.stack([one for _, _, one in kept]) if kept else torch.empty(0)
-    return [number for number, _, _ in kept], inputs

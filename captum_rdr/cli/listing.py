@@ -14,9 +14,13 @@ _ENDS = 1 << 14  # bytes at either end of a file that tell it from others
 _NAMED = 3  # files that an error names
 
 
-def listed(images: Images) -> list[list[str]]:
-    """Path of each image, and a digest of its length and both its ends."""
-    return [[path, _digest(images.path(row))] for row, path in enumerate(images.paths)]
+Listed = dict[str, str]
+"""Paths of images, each with a digest of its file's length and both its ends."""
+
+
+def listed(images: Images) -> Listed:
+    """What the files of a folder are now."""
+    return {path: _digest(images.path(row)) for row, path in enumerate(images.paths)}
 
 
 def _digest(path: str) -> str:
@@ -31,7 +35,7 @@ def _digest(path: str) -> str:
     return hashlib.sha256(f"{size} ".encode() + ends).hexdigest()[:16]
 
 
-def begin(bank: Path, images: Images, *, resume: bool) -> list[list[str]]:
+def begin(bank: Path, images: Images, *, resume: bool) -> Listed:
     """List the files of a bank that is about to be made.
 
     Raises:
@@ -43,23 +47,23 @@ def begin(bank: Path, images: Images, *, resume: bool) -> list[list[str]]:
         draft = files.read_manifest(bank / files.DRAFT)
         manifest = draft or files.read_manifest(bank / files.MANIFEST)
         n_finished = manifest["arrays"]["rows"]["shape"][0] if manifest else 0
-        if stored["files"][:n_finished] != here[:n_finished]:
+        before = dict(stored["files"])
+        if list(before.items())[:n_finished] != list(here.items())[:n_finished]:
             raise ValueError(
                 f"the bank to resume, {os.fspath(bank)!r}, has indexed other files"
-                f"{_difference(stored['files'], here)}; restore them, or fit without "
+                f"{_difference(before, here)}; restore them, or fit without "
                 "--resume"
             )
-    bank.mkdir(parents=True, exist_ok=True)
-    _write(bank / _DRAFT, {"files": here})
+    _write(bank / _DRAFT, {"files": list(here.items())})
     return here
 
 
-def finish(bank: Path, here: list[list[str]], rows: list[int]) -> list[str]:
+def finish(bank: Path, here: Listed, rows: list[int]) -> list[str]:
     """Store which files became rows; gives the paths of those that were skipped."""
     kept = set(rows)
-    skipped = [path for row, (path, _) in enumerate(here) if row not in kept]
-    fields = {"files": here, "skipped": skipped, "rows": _rows_digest(bank)}
-    _write(bank / _LIST, fields)
+    skipped = [path for row, path in enumerate(here) if row not in kept]
+    fields = {"files": list(here.items()), "skipped": skipped}
+    _write(bank / _LIST, {**fields, "rows": _rows_digest(bank)})
     (bank / _DRAFT).unlink(missing_ok=True)
     return skipped
 
@@ -73,39 +77,35 @@ def check(bank: Path, images: Images, n_rows: int) -> None:
     stored = _read(bank / _LIST) or {"rows": ""}
     here = before = listed(images)
     if stored["rows"] == _rows_digest(bank):
-        skipped = set(stored["skipped"])
-        here = [one for one in here if one[0] not in skipped]
-        before = [one for one in stored["files"] if one[0] not in skipped]
+        before = dict(stored["files"])
+        for path in stored["skipped"]:
+            here.pop(path, None)
+            before.pop(path, None)
     # Of a bank that the command did not make only the size is known.
-    if len(here) != n_rows or sorted(before) != sorted(here):
-        found = (
-            f"has {len(here)} images, but the bank has {n_rows} instances"
-            if len(here) != n_rows
-            else "is not as fit read it"
-        )
+    if len(here) != n_rows or before != here:
+        found = "is not as fit read it"
+        if len(here) != n_rows:
+            found = f"has {len(here)} images, but the bank has {n_rows} instances"
         raise ValueError(
             f"{images.folder!r} {found}{_difference(before, here)}; give the folder that "
             "fit read, or fit again"
         )
     place = {path: row for row, path in enumerate(images.paths)}
-    images.only([place[path] for path, _ in before])
+    images.only([place[path] for path in before])
 
 
-def _difference(earlier: list[list[str]], here: list[list[str]]) -> str:
+def _difference(before: Listed, now: Listed) -> str:
     """How lists of files differ, in a few words."""
-    before = dict(earlier)
-    now = dict(here)
     groups = {
         "missing or renamed": [one for one in before if one not in now],
         "added or renamed": [one for one in now if one not in before],
         "changed": [one for one in before if now.get(one, before[one]) != before[one]],
     }
-    told = [
-        f"{len(names)} {what} ({', '.join(names[:_NAMED])}"
-        f"{', ...' if len(names) > _NAMED else ''})"
-        for what, names in groups.items()
-        if names
-    ]
+    told = []
+    for what, names in groups.items():
+        more = ", ..." if len(names) > _NAMED else ""
+        if names:
+            told.append(f"{len(names)} {what} ({', '.join(names[:_NAMED])}{more})")
     return f": {', '.join(told)}" if told else ""
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +14,9 @@ from captum_rdr._arguments import check_choice, check_whole
 from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.bank import ConfigurationBank
 from captum_rdr.method.region import Region
-from captum_rdr.metrics._explainers import batched, class_scores, fitted_banks
+from captum_rdr.metrics._explainers import class_scores, fitted_banks
 from captum_rdr.metrics._regions import query_states
-from captum_rdr.model.inputs import BATCH_SIZE, ForwardArguments, input_arguments
+from captum_rdr.model.inputs import BATCH_SIZE, input_arguments
 
 To = Literal["opposite", "mean", "zero"]
 Among = Literal["unanimous", "all"]
@@ -35,58 +35,52 @@ class PairedEffect:
 
     Attributes:
         n: number of instances.
-        effect: mean effect of the treatment; NaN without an instance.
+        effect: mean effect of the treatment; NaN, as all else, without an instance.
         control: mean effect of the control.
         interval: 95 % confidence interval of their mean difference, for other instances
             and other controls of the same kind; NaN below two of either.
         p_value: chance that a control drawn at random does as much as the treatment, from
-            those drawn; None where there is one control.
+            those drawn.
     """
 
     n: int
     effect: float
     control: float
     interval: tuple[float, float]
-    p_value: float | None = None
+    p_value: float
 
     @staticmethod
     def of(effects: Tensor, controls: Tensor) -> "PairedEffect":
-        """Compare two treatments of the same instances.
+        """Compare a treatment with controls of the same instances.
 
         Args:
             effects: float ``(n,)``, what the treatment did to each instance.
-            controls: float ``(n,)``, what a control of its own did to each; or
-                ``(R, n)``, what each of R controls, drawn at random, did to all.
+            controls: float ``(R, n)``, what each of R controls, drawn at random, did.
 
         Returns:
-            their means and an interval. With a control for each instance it is
-            Student's paired t interval; with R for all, instances and controls are both
-            drawn at random, and their variances add up (a crossed two-way layout, degrees
+            their means and an interval, for which instances and controls are both drawn
+            at random, so that their variances add up (a crossed two-way layout, degrees
             of freedom by Satterthwaite).
 
         Source: Satterthwaite, *An approximate distribution of estimates of variance
         components*, Biometrics Bulletin 1946.
 
-        >>> PairedEffect.of(torch.tensor([2.0, 3.0, 4.0]), torch.tensor([1.0, 1.0, 1.0]))
-        PairedEffect(3 against 1 at random, difference 2 [-0.484, 4.48], n=3)
+        >>> controls = torch.tensor([[1.0, 1.0, 1.0], [0.0, 1.0, 1.0]])
+        >>> PairedEffect.of(torch.tensor([2.0, 3.0, 4.0]), controls)
+        PairedEffect(3 against 0.833 at random, difference 2.17 [0.379, 3.95], p=0.33, n=3)
         """
         treated, several = effects.double().numpy(), controls.double().numpy()
-        n = len(treated)
-        if n == 0:
-            return PairedEffect(0, np.nan, np.nan, (np.nan, np.nan))
-        away = treated - np.atleast_2d(several)
-        reach = _reach(away) if several.ndim == 2 else _paired_reach(away[0])
-        middle = float(away.mean())
-        p_value = None
-        if several.ndim == 2:
-            as_much = int((several.mean(1) >= treated.mean()).sum())
-            p_value = (1 + as_much) / (1 + len(several))
+        if not len(treated):
+            return PairedEffect(0, np.nan, np.nan, (np.nan, np.nan), np.nan)
+        away = treated - several
+        middle, reach = float(away.mean()), _reach(away)
+        as_much = int((several.mean(1) >= treated.mean()).sum())
         return PairedEffect(
-            n,
+            len(treated),
             float(treated.mean()),
             float(several.mean()),
             (middle - reach, middle + reach),
-            p_value,
+            (1 + as_much) / (1 + len(several)),
         )
 
     @property
@@ -94,28 +88,13 @@ class PairedEffect:
         """How much more the treatment does."""
         return self.effect - self.control
 
-    @property
-    def ratio(self) -> float:
-        """How many times as much the treatment does."""
-        return self.effect / self.control if self.control else float("nan")
-
     def __repr__(self) -> str:
         low, high = self.interval
-        chance = "" if self.p_value is None else f"p={self.p_value:.2g}, "
         return (
             f"PairedEffect({self.effect:.3g} against {self.control:.3g} at random, "
             f"difference {self.difference:.3g} [{low:.3g}, {high:.3g}], "
-            f"{chance}n={self.n})"
+            f"p={self.p_value:.2g}, n={self.n})"
         )
-
-
-def _paired_reach(away: Floats) -> float:
-    """Half of Student's interval of the mean of differences ``(n,)``."""
-    from scipy.stats import sem, t
-
-    if len(away) < 2:
-        return float("nan")
-    return float(t.ppf((1 + _CONFIDENCE) / 2, len(away) - 1) * sem(away))
 
 
 def _reach(away: Floats) -> float:
@@ -151,20 +130,20 @@ class Ablation:
             i-th later region changes.
         others: the same for the inputs outside the region.
         n_neurons: neurons clamped.
-        n_random: neurons clamped in a random set, on average.
+        n_random: neurons clamped in a random set.
         to: what they were clamped to.
     """
 
     members: dict[str, PairedEffect]
     others: dict[str, PairedEffect]
     n_neurons: int
-    n_random: float
+    n_random: int
     to: str
 
     def __str__(self) -> str:
         lines = [
             f"{self.n_neurons} principal neurons clamped to {self.to}, beside "
-            f"{self.n_random:.4g} random ones"
+            f"{self.n_random} random ones"
         ]
         for who, effects in (("members", self.members), ("others", self.others)):
             lines += [f"{who}, {what}: {effect}" for what, effect in effects.items()]
@@ -181,7 +160,7 @@ def ablation(
     among: Among = "unanimous",
     n_random: int = 39,
     later: Later = (),
-    batch_size: int = BATCH_SIZE,
+    internal_batch_size: int | None = None,
     generator: torch.Generator | None = None,
     show_progress: bool = True,
 ) -> Ablation:
@@ -205,7 +184,7 @@ def ablation(
         n_random: number of random sets, of which the interval takes account, too; 39
             allow a p-value of 1/40.
         later: explainers of later layers of the same model, each with a region of its.
-        batch_size: inputs that go through the model at once.
+        internal_batch_size: inputs that the model sees at a time, 64 if None.
         generator: draws the random neurons; None for one seeded with 0.
         show_progress: draw a progress bar when it takes more than a second.
 
@@ -239,71 +218,49 @@ def ablation(
     of_most, random = _random_sets(region, bank, among, n_random, generator)
     sets = [(region.neurons, region.states)]
     sets += [(neurons, of_most[neurons]) for neurons in random]
-    arguments = input_arguments(inputs, additional_forward_args)
-    batches = batched(arguments, batch_size)
-    inside = _contains(rdr, region, batches)
-    before = _Outcome.of(rdr, later, batches)
-    changes = []
+    whole = input_arguments(inputs, additional_forward_args)
+    batches = whole.split(internal_batch_size or BATCH_SIZE)
+    read: dict[str, Any] = {
+        "additional_forward_args": additional_forward_args,
+        "internal_batch_size": internal_batch_size,
+    }
+
+    def outcome() -> list[Tensor]:
+        of_later = [other.contains(one, inputs, **read) for other, one in later]
+        return [class_scores(rdr, batches), *of_later]
+
+    inside = rdr.contains(region, inputs, **read)
+    before, changes = outcome(), []
     progress = tqdm(sets, desc="Clamping", disable=not show_progress, delay=1)
     for neurons, states in progress:
         with rdr.clamping(neurons, _values(bank, neurons, states, to)):
-            changes.append(before.change(_Outcome.of(rdr, later, batches)))
-    return Ablation(
-        _effects(changes, inside),
-        _effects(changes, ~inside),
-        len(region.neurons),
-        float(np.mean([len(neurons) for neurons in random])),
-        to,
-    )
+            changes.append(_change(before, outcome()))
+    members, others = _effects(changes, inside), _effects(changes, ~inside)
+    return Ablation(members, others, len(region.neurons), len(random[0]), to)
 
 
-class _Outcome(NamedTuple):
-    """What the model makes of the inputs.
-
-    Attributes:
-        logits: float32 ``(M, C)``.
-        inside: bool ``(M,)`` for each later region: which inputs lie in it.
-    """
-
-    logits: Tensor
-    inside: list[Tensor]
-
-    @classmethod
-    def of(
-        cls,
-        rdr: RelaxedDecisionRegion,
-        later: Later,
-        batches: Sequence[ForwardArguments],
-    ) -> "_Outcome":
-        """Run the model."""
-        inside = [_contains(other, region, batches) for other, region in later]
-        return cls(class_scores(rdr, batches), inside)
-
-    def change(self, after: "_Outcome") -> dict[str, Tensor]:
-        """What changed for each input."""
-        away = after.logits - self.logits
-        predicted = self.logits.argmax(1, keepdim=True)
-        found = {
-            "logit": away.gather(1, predicted)[:, 0].abs(),
-            "logits": away.norm(dim=1),
-            "prediction": (after.logits.argmax(1) != predicted[:, 0]).float(),
-        }
-        for index, (was, now) in enumerate(zip(self.inside, after.inside, strict=True)):
-            found[f"later {index}"] = (was != now).float()
-        return found
+def _change(before: Sequence[Tensor], after: Sequence[Tensor]) -> dict[str, Tensor]:
+    """What a clamp changed for each input: of its logits, and where it lies in regions."""
+    away, predicted = after[0] - before[0], before[0].argmax(1)
+    found = {
+        "logit": away.gather(1, predicted[:, None])[:, 0].abs(),
+        "logits": away.norm(dim=1),
+        "prediction": (after[0].argmax(1) != predicted).float(),
+    }
+    for index, (was, now) in enumerate(zip(before[1:], after[1:], strict=True)):
+        found[f"later {index}"] = (was != now).float()
+    return found
 
 
-def _contains(
-    rdr: RelaxedDecisionRegion, region: Region, batches: Sequence[ForwardArguments]
-) -> Tensor:
-    """Which inputs lie in a region, bool ``(M,)``."""
-    inside = [
-        rdr.contains(region, one.kwargs, one.args)
-        if one.kwargs
-        else rdr.contains(region, one.args)
-        for one in batches
-    ]
-    return torch.cat(inside)
+def _effects(
+    changes: Sequence[dict[str, Tensor]], kept: Tensor
+) -> dict[str, PairedEffect]:
+    """Changes by the principal neurons beside those by random ones, of some inputs."""
+    principal, *random = ({k: v[kept] for k, v in one.items()} for one in changes)
+    return {
+        what: PairedEffect.of(value, torch.stack([one[what] for one in random]))
+        for what, value in principal.items()
+    }
 
 
 def _random_sets(
@@ -320,13 +277,12 @@ def _random_sets(
     active, size = inside.numpy().sum(0, dtype=np.int64), len(inside)
     principal, states = region.neurons.numpy(), region.states.numpy()
     free = np.setdiff1d(np.arange(bank.n_neurons), principal)
-    if among == "unanimous":
-        pools = {True: free[active[free] == size], False: free[active[free] == 0]}
-    else:
+    pools = {True: free[active[free] == size], False: free[active[free] == 0]}
+    if among == "all":
         pools, states = {True: free}, np.ones(len(principal), bool)
     counts = bank.active_counts.numpy()
     sets = [
-        matched_neurons(principal, states, pools, counts, generator)
+        torch.from_numpy(matched_neurons(principal, states, pools, counts, generator))
         for _ in range(count)
     ]
     if not len(sets[0]):
@@ -334,7 +290,7 @@ def _random_sets(
             f"no neuron but the {len(principal)} principal ones can be drawn; lower "
             'n_neurons, or use among="all"'
         )
-    return torch.from_numpy(2 * active > size), [torch.from_numpy(one) for one in sets]
+    return torch.from_numpy(2 * active > size), sets
 
 
 def matched_neurons(
@@ -397,16 +353,3 @@ def _values(bank: ConfigurationBank, neurons: Tensor, states: Tensor, to: To) ->
     if to == "mean":
         return bank.neuron_means(neurons)
     return torch.zeros(len(neurons), dtype=torch.float64)
-
-
-def _effects(
-    changes: Sequence[dict[str, Tensor]], kept: Tensor
-) -> dict[str, PairedEffect]:
-    """Changes by the principal neurons beside those by random ones."""
-    principal, *random = changes
-    return {
-        what: PairedEffect.of(
-            value[kept], torch.stack([one[what][kept] for one in random])
-        )
-        for what, value in principal.items()
-    }

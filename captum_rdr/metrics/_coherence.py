@@ -78,24 +78,10 @@ def coherences(
         alike instances have nothing in common.
     """
     activity = Activity.of(judging)
-    sampled = [_sample_outside(region) for region in regions]
-    sizes = [min(len(one.neighbors), len(judging) - 1) for one in regions]
-    alike = {
-        size: _alike(
-            [
-                rows
-                for rows, own_size in zip(sampled, sizes, strict=True)
-                if own_size == size
-            ],
-            size,
-            activity,
-            finding,
-            judging,
-        )
-        for size in set(sizes)
-    }
     found: list[float | None] = []
-    for region, state, rows, size in zip(regions, own, sampled, sizes, strict=True):
+    for region, state in zip(regions, own, strict=True):
+        rows = _sample_outside(region)
+        size = min(len(region.neighbors), len(judging) - 1)
         if not len(rows) or not size:
             found.append(None)
             continue
@@ -103,9 +89,16 @@ def coherences(
         votes = inside.sum(0)
         if region.query is None:
             votes = votes + 2 * state.long() - 1
-        shared = activity.beyond(judging.states(rows), rows, votes)
+        near = finding.nearest(finding.rows[rows.to(finding.device)], size + 1).rows
+        beside = [
+            judging.states(around[around != row][:size]).sum(0)
+            for row, around in zip(rows, near, strict=True)
+        ]
+        asked = judging.states(rows)
+        shared = activity.beyond(asked, rows, votes)
+        alike = activity.beyond(asked, rows, 2 * torch.stack(beside) - size)
         within = activity.beyond(inside > 0, region.neighbors, votes - inside)
-        most = max(float(within.mean()), float(alike[size][rows].mean()))
+        most = max(float(within.mean()), float(alike.mean()))
         found.append(float(shared.mean()) / most if most > 0 else None)
     return found
 
@@ -115,25 +108,3 @@ def _sample_outside(region: Region) -> Tensor:
     outside = region.members[~torch.isin(region.members, region.neighbors)]
     count = min(len(outside), _JUDGED)
     return outside[torch.linspace(0, len(outside) - 1, count).long()]
-
-
-def _alike(
-    sampled: Sequence[Tensor],
-    size: int,
-    activity: Activity,
-    finding: ConfigurationBank,
-    judging: ConfigurationBank,
-) -> Floats:
-    """Agreement of rows with as many others next to them, by row; NaN where not asked."""
-    agreement = np.full(len(judging), np.nan)
-    step = max(1, _BLOCK_BYTES // (8 * judging.n_neurons))
-    distinct = torch.from_numpy(np.unique(torch.cat(list(sampled)).numpy()))
-    for rows in torch.split(distinct, step) if len(distinct) else ():
-        near = finding.nearest(finding.rows[rows.to(finding.device)], size + 1).rows
-        votes = []
-        for row, beside in zip(rows, near, strict=True):
-            others = judging.states(beside[beside != row][:size])
-            votes.append(2 * others.sum(0) - size)
-        asked = judging.states(rows)
-        agreement[rows.numpy()] = activity.beyond(asked, rows, torch.stack(votes))
-    return agreement

@@ -1,7 +1,6 @@
 """What metrics and discovery ask of an explainer: its banks, and its model's scores."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,26 +42,6 @@ def fitted_banks(
     return rdr.bank if several else [rdr.bank]
 
 
-def batched(
-    arguments: ForwardArguments, batch_size: int = BATCH_SIZE
-) -> list[ForwardArguments]:
-    """The same arguments, some instances at a time; one batch at least."""
-    n = arguments.batch_size
-
-    def part(value: Any, rows: slice) -> Any:
-        whole = isinstance(value, Tensor) and value.dim() and value.shape[0] == n
-        return value[rows] if whole else value
-
-    return [
-        ForwardArguments(
-            tuple(part(value, rows) for value in arguments.args),
-            {name: part(value, rows) for name, value in arguments.kwargs.items()},
-        )
-        for start in range(0, max(n, 1), batch_size)
-        for rows in [slice(start, start + batch_size)]
-    ]
-
-
 def class_scores(
     rdr: RelaxedDecisionRegion, batches: Sequence[ForwardArguments]
 ) -> Tensor:
@@ -70,7 +49,7 @@ def class_scores(
 
     Args:
         rdr: explainer of the model.
-        batches: the inputs, as `batched` makes them.
+        batches: the inputs, some at a time.
 
     Returns:
         float32 ``(M, C)``.
@@ -80,7 +59,7 @@ def class_scores(
 
     >>> model = torch.nn.Dropout()
     >>> rdr = RelaxedDecisionRegion(model, model)
-    >>> class_scores(rdr, batched(input_arguments(torch.ones(1, 2), None)))
+    >>> class_scores(rdr, [input_arguments(torch.ones(1, 2), None)])
     tensor([[1., 1.]])
     >>> model.training
     True
@@ -110,4 +89,5 @@ def predicted_classes(rdr: RelaxedDecisionRegion, inputs: Tensor) -> Tensor:
     >>> predicted_classes(rdr, torch.tensor([[1.0, 2, 0], [3, 1, 1]]))
     tensor([1, 0])
     """
-    return class_scores(rdr, batched(input_arguments(inputs, None))).argmax(1)
+    batches = input_arguments(inputs, None).split(BATCH_SIZE)
+    return class_scores(rdr, batches).argmax(1)

@@ -53,12 +53,8 @@ def purity(regions: Sequence[Region], labels: Any, targets: Any = None) -> Tenso
     >>> purity(regions, [7, 7, 5, 7])
     tensor([0.5000], dtype=torch.float64)
     """
-    labels, wanted = labels_and_targets(regions, labels, targets)
-    shares = [
-        share_with(labels, without_query(region.members, region), label)
-        for region, label in zip(regions, wanted, strict=True)
-    ]
-    return torch.tensor(shares, dtype=torch.float64)
+    _, n_members, _, n_hits = _counts(regions, labels, targets)
+    return n_hits / n_members
 
 
 def enrichment(
@@ -91,19 +87,11 @@ def enrichment(
     """
     from scipy.stats import hypergeom
 
-    labels, wanted = labels_and_targets(regions, labels, targets)
-    found = []
-    for region, label in zip(regions, wanted, strict=True):
-        rows = without_query(torch.arange(len(labels)), region)
-        members = without_query(region.members, region)
-        having = int((labels[rows] == label).sum())
-        hits = int((labels[members] == label).sum())
-        p_value = hypergeom.sf(hits - 1, len(rows), having, len(members))
-        base = having / max(1, len(rows))
-        fold = share_with(labels, members, label) / base if base else torch.nan
-        found.append((fold, float(p_value), base))
-    columns = torch.tensor(found, dtype=torch.float64).reshape(-1, 3).T
-    return Enrichment(*columns)
+    n_rows, n_members, n_having, n_hits = _counts(regions, labels, targets)
+    p_value = hypergeom.sf(n_hits - 1, n_rows, n_having, n_members)
+    base_rate = n_having / n_rows.clamp(min=1)
+    fold = n_hits / n_members / base_rate
+    return Enrichment(fold, torch.as_tensor(p_value), base_rate)
 
 
 def coverage(regions: Sequence[Region], labels: Any, targets: Any = None) -> Tensor:
@@ -131,12 +119,28 @@ def coverage(regions: Sequence[Region], labels: Any, targets: Any = None) -> Ten
     >>> coverage(regions, [7, 7, 5, 7])
     tensor([0.5000], dtype=torch.float64)
     """
+    _, _, n_having, n_hits = _counts(regions, labels, targets)
+    return n_hits / n_having
+
+
+def _counts(regions: Sequence[Region], labels: Any, targets: Any) -> Sequence[Tensor]:
+    """What `counted` tells of the whole bank, float64 ``(Q,)`` each."""
     labels, wanted = labels_and_targets(regions, labels, targets)
-    shares = []
-    for region, label in zip(regions, wanted, strict=True):
-        having = without_query((labels == label).nonzero().flatten(), region)
-        shares.append(float(torch.isin(having, region.members).double().mean()))
-    return torch.tensor(shares, dtype=torch.float64)
+    rows = torch.arange(len(labels))
+    found = [
+        counted(labels, label, region, rows, region.members)
+        for region, label in zip(regions, wanted, strict=True)
+    ]
+    return torch.tensor(found, dtype=torch.float64).reshape(-1, 4).unbind(1)
+
+
+def counted(
+    labels: Tensor, label: Tensor, region: Region, rows: Tensor, members: Tensor
+) -> tuple[int, int, int, int]:
+    """Number of rows and members but the query, and of those of them with a label."""
+    rows, members = without_query(rows, region), without_query(members, region)
+    n_having, n_hits = ((labels[some] == label).sum() for some in (rows, members))
+    return len(rows), len(members), int(n_having), int(n_hits)
 
 
 def labels_and_targets(
@@ -167,11 +171,6 @@ def labels_and_targets(
             "targets, one label for each region"
         )
     return of_rows, of_rows[torch.tensor(rows, dtype=torch.int64)]
-
-
-def share_with(labels: Tensor, rows: Tensor, label: Tensor) -> float:
-    """Share of rows that have a label; NaN without a row."""
-    return float((labels[rows] == label).double().mean())
 
 
 def without_query(rows: Tensor, region: Region) -> Tensor:

@@ -114,7 +114,7 @@ def significance(
         return []
     units = units_of(bank, channel_axis)
     if units.untestable:
-        rules_of(regions, bank)
+        rules_of(regions, bank)  # refuses what is no region of the bank
         none = Significance(1.0, 0.0, 0, None, level, untestable=units.untestable)
         return [replace(region, significance=none) for region in regions]
     split = split_and_find(
@@ -126,10 +126,12 @@ def significance(
     tests = []
     for region, found, judgment, counts, coherence in each:
         reason = _untestable(region, found)
-        p_value = _p_value(judgment, counts, n_permutations, split.seed)
+        p_value = 1.0
+        if not reason:
+            p_value = _p_value(judgment, counts, n_permutations, split.seed)
         tests.append(
             Significance(
-                p_value=1.0 if reason else p_value,
+                p_value=p_value,
                 effect=judgment.effect,
                 n_outside=len(judgment.picked),
                 level=level,
@@ -156,14 +158,12 @@ def _adjusted(regions: Sequence[Region], tests: Sequence[Significance]) -> list[
 
     p_values = [test.p_value for test in tests if test.testable]
     adjusted = iter(false_discovery_control(p_values) if p_values else [])
-    corrected = [
-        replace(test, adjusted_p_value=float(next(adjusted))) if test.testable else test
-        for test in tests
-    ]
-    return [
-        replace(region, significance=test)
-        for region, test in zip(regions, corrected, strict=True)
-    ]
+    corrected = []
+    for region, test in zip(regions, tests, strict=True):
+        if test.testable:
+            test = replace(test, adjusted_p_value=float(next(adjusted)))
+        corrected.append(replace(region, significance=test))
+    return corrected
 
 
 @dataclass(frozen=True)
@@ -253,26 +253,16 @@ class Judgment:
     Attributes:
         agreements: int64 ``(N',)``, for each bank row outside S the number of judging
             neurons in which it agrees with S's consensus.
+        compared: int64 ``(N',)``, what of that its overall activity does not explain, in
+            parts so fine that they are whole.
         picked: int64, positions in it of the region's members.
         n_judging: number of judging neurons.
-        explained: float64 ``(N',)``, what each row's overall activity explains of its
-            agreements; None for nothing.
     """
 
     agreements: Ints
+    compared: Ints
     picked: Ints
     n_judging: int
-    explained: Floats | None = None
-
-    @property
-    def compared(self) -> Ints:
-        """Agreements beyond what activity explains, in whole parts, to be compared."""
-        if self.explained is None:
-            return self.agreements
-        left: Ints = np.rint(_FINE * (self.agreements - self.explained)).astype(
-            np.int64
-        )
-        return left
 
     @property
     def total(self) -> int:
@@ -333,18 +323,17 @@ def judge(split: Split) -> Iterator[Judgment]:
         wanted = [_consensus(bank, *pair) for pair in zip(some, owns, strict=True)]
         distances = bank.distances(torch.stack(wanted))
         for region, away, states in zip(some, distances, wanted, strict=True):
-            steep = float(
-                np.where(states.numpy(), activity.slope, -activity.slope).sum()
-            )
-            outside = torch.ones(len(bank), dtype=torch.bool)
-            outside[region.neighbors] = False
-            is_member = torch.zeros(len(bank), dtype=torch.bool)
-            is_member[region.members] = True
+            slopes = np.where(states.numpy(), activity.slope, -activity.slope)
+            is_outside = np.ones(len(bank), dtype=bool)
+            is_outside[region.neighbors] = False
+            rows = np.flatnonzero(is_outside)
+            agreements = (bank.n_neurons - away[rows]).numpy()
+            left = agreements - float(slopes.sum()) * activity.above[rows]
             yield Judgment(
-                (bank.n_neurons - away[outside]).numpy(),
-                is_member[outside].nonzero().flatten().numpy(),
+                agreements,
+                np.rint(_FINE * left).astype(np.int64),
+                np.flatnonzero(np.isin(rows, region.members.numpy())),
                 bank.n_neurons,
-                steep * activity.above[outside.numpy()],
             )
 
 
@@ -365,11 +354,9 @@ def as_good_by_chance(
     The regions are judged anew for every block of permutations, so that few orders are
     held. Order i is the same whatever else is tested.
     """
-    longest = 1
-    for region in split.found:
-        everyone = len(split.judging) - len(region.neighbors)
-        size = _n_outside(region)
-        longest = max(longest, min(size, everyone - size))
+    n_rows = len(split.judging)
+    sizes = [(_n_outside(one), n_rows - len(one.neighbors)) for one in split.found]
+    longest = max(1, *(min(size, everyone - size) for size, everyone in sizes))
     block = max(1, _BLOCK_BYTES // (4 * longest))
     reached = np.zeros((len(split.found), 2), np.int64)
     for start in range(0, n_permutations, block):
@@ -401,8 +388,6 @@ def _n_outside(region: Region) -> int:
 
 def _p_value(judgment: Judgment, counts: Ints, n_permutations: int, seed: int) -> float:
     """The p-value, from how many random sets agree more and as much."""
-    if not len(judgment.picked):
-        return 1.0
     better, as_good = counts.tolist()
     # Which of those as good count as better is drawn for this region alone.
     drawing = np.random.default_rng([seed, *judgment.picked.tolist()])
@@ -419,7 +404,8 @@ def hoeffding_bound(judgment: Judgment) -> float:
     mean of ``exp(s agreement)`` over the rows outside S and T the mean agreement of the m
     members: Hoeffding (1963), Theorem 4.
 
-    >>> hoeffding_bound(Judgment(np.array([0, 0, 0, 4]), np.array([3]), 4))
+    >>> counts = np.array([0, 0, 0, 4])
+    >>> hoeffding_bound(Judgment(counts, counts, np.array([3]), 4))
     0.25
     """
     from scipy.optimize import minimize_scalar

@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 from captum_rdr.bank import ConfigurationBank
 from captum_rdr.method.region import Region
 from captum_rdr.method.regions import members as members_in
-from captum_rdr.metrics._labels import labels_and_targets, share_with
+from captum_rdr.metrics._labels import counted, labels_and_targets
 from captum_rdr.metrics._regions import found_in, jaccard
 
 
@@ -193,22 +193,15 @@ def generalization(
     rows = (order[:half].sort().values, order[half:].sort().values)
     fitted, held_out = (bank.take(part).to(bank.device) for part in rows)
     again = found_in(fitted, regions, bank, show_progress=show_progress)
-    counted = torch.empty(len(regions), 2, 3, dtype=torch.float64)
-    for side, (part, of_part) in enumerate(zip((fitted, held_out), rows, strict=True)):
-        for index, inside in enumerate(members_in(again, part)):
-            query, label = regions[index].query, wanted[index]
-            found = _counted(of_part[inside], of_part, query, labels, label)
-            counted[index, side] = torch.tensor(found, dtype=torch.float64)
-    purity, coverage, n_members = counted.unbind(2)
-    return Generalization(purity, coverage, n_members.long())
-
-
-def _counted(
-    members: Tensor, rows: Tensor, query: int | None, labels: Tensor, label: Tensor
-) -> tuple[float, float, int]:
-    """Purity, coverage and number of a region's members among some rows."""
-    having = rows[labels[rows] == label]
-    if query is not None:
-        members, having = members[members != query], having[having != query]
-    covered = float(torch.isin(having, members).double().mean())
-    return share_with(labels, members, label), covered, len(members)
+    counts = [
+        [
+            counted(labels, label, region, of_part, of_part[inside])
+            for region, label, inside in zip(
+                regions, wanted, members_in(again, part), strict=True
+            )
+        ]
+        for part, of_part in zip((fitted, held_out), rows, strict=True)
+    ]
+    by_part = torch.tensor(counts, dtype=torch.float64).reshape(2, -1, 4)
+    _, n_members, n_having, n_hits = by_part.movedim(1, 0).unbind(2)
+    return Generalization(n_hits / n_members, n_hits / n_having, n_members.long())

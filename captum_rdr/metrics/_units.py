@@ -50,27 +50,23 @@ def units_of(bank: ConfigurationBank, channel_axis: int | None = None) -> Units:
             "into a half that finds regions and a half that judges them"
         )
     known = bank.axes.channel_axis if bank.axes else None
+    axis, told = wide[0], "taken for channels"
     if channel_axis is not None:
-        axis = check_whole("channel_axis", channel_axis, least=0)
+        axis, told = check_whole("channel_axis", channel_axis, least=0), "as given"
         if axis >= len(shape):
             raise ValueError(
                 f"channel_axis={axis} is no axis of a layer of shape {tuple(shape)}; use "
                 f"0 to {len(shape) - 1}"
             )
-        units = Units(axis, f"split by axis {axis}, as given")
     elif known is not None:
-        units = Units(known, f"split by axis {known}, where the layer has channels")
-    else:
-        units = Units(wide[0], f"split by axis {wide[0]}, taken for channels")
-    if shape[units.axis] < 2:
-        return units._replace(untestable=f"axis {units.axis} has a single channel")
+        axis, told = known, "where the layer has channels"
     is_unsure = channel_axis is None and (known is None or len(wide) == 1)
-    if is_unsure and _places_matter(bank, units.axis):
-        return units._replace(
-            untestable=f"neurons along axis {units.axis} are alike by place; say "
-            "channel_axis"
-        )
-    return units
+    untestable = ""
+    if shape[axis] < 2:
+        untestable = f"axis {axis} has a single channel"
+    elif is_unsure and _places_matter(bank, axis):
+        untestable = f"neurons along axis {axis} are alike by place; say channel_axis"
+    return Units(axis, f"split by axis {axis}, {told}", untestable)
 
 
 def _places_matter(bank: ConfigurationBank, axis: int) -> bool:
@@ -87,21 +83,19 @@ def _places_matter(bank: ConfigurationBank, axis: int) -> bool:
     states = bank.states(rows).reshape(-1, *bank.layer_shape).float()
     units = states.movedim(axis + 1, 1).reshape(len(rows), n_units, -1)
     units = (units - units.mean(0)) / units.std(0, correction=0).clamp(min=1e-6)
-    n_places, noise = units.shape[2], 0.0
-    if n_places == 1:
-        likeness, start = _of_steps, torch.arange(n_units)[:, None]
-    else:
+    n_places = units.shape[2]
+    likeness, moved, noise = _of_steps, 1, 0.0
+    if n_places > 1:
         across, within = _in_place(units), _in_place(units.mT)
         if across.mean() < within.mean() / 2:
             return False
-        likeness, start = _in_place, torch.arange(n_places).expand(n_units, -1)
-        noise = float(across.std()) / len(rows) ** 0.5
+        likeness, moved, noise = _in_place, 2, float(across.std()) / len(rows) ** 0.5
     drawing = torch.Generator().manual_seed(0)
-    dim = 1 if n_places == 1 else 2
+    shuffles = torch.rand(_SHUFFLES, n_units, n_places, generator=drawing)
     chance = torch.stack(
         [
-            likeness(units.take_along_dim(order.argsort(dim - 1)[None], dim)).mean()
-            for order in torch.rand(_SHUFFLES, *start.shape, generator=drawing)
+            likeness(units.take_along_dim(order[None], moved)).mean()
+            for order in shuffles.argsort(moved)
         ]
     )
     spread = max(float(chance.std()), noise, _ROUNDING)

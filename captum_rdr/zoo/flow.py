@@ -147,11 +147,9 @@ class Flow(TorchFunctionMode):
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
-    """Tensors in a value and in the lists, tuples and dicts that it is made of."""
+    """Tensors in a value and in the lists and tuples that it is made of."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, (tuple, list)):
         for part in value:
             yield from _tensors(part)
-    elif isinstance(value, dict):
-        yield from _tensors(list(value.values()))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import Linear, Module
 
-from captum_rdr._arguments import check_whole
+from captum_rdr._arguments import check_choice, check_whole
 from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.model.hooks import recording
 from captum_rdr.model.inputs import ForwardArguments
@@ -17,7 +17,7 @@ from captum_rdr.zoo.table import LayerInfo, chosen, layers
 from captum_rdr.zoo.torchvision_models import build, example_inputs, weights_of
 from captum_rdr.zoo.tracing import example_arguments
 
-_CLASS_TOKENS = ("class_token", "cls_token", "class_embedding", "cls_pos")
+_CLASS_TOKENS = {"class_token", "cls_token", "class_embedding", "cls_pos"}
 
 # Name: the head, and the block boundaries.
 _PAPER = {
@@ -53,18 +53,12 @@ class Setup:
     rdr: RelaxedDecisionRegion
 
     def __repr__(self) -> str:
-        """Several lines: the model, each layer with its reason, the rest."""
+        """Several lines: the model, and each layer with its pool and reason."""
         lines = [f"Setup({self.name}"]
         for info, pool in zip(self.layers, self.pools, strict=True):
             shape = "x".join(map(str, info.shape or ()))
             pooled = "" if pool is None else f", {getattr(pool, '__name__', pool)}"
             lines.append(f"  layer {info.name}: {shape}{pooled}; {info.reason}")
-        if self.transforms is not None:
-            first = str(self.transforms).splitlines()[0].rstrip("(")
-            lines.append(f"  transforms: {first}")
-        if self.categories:
-            ends = f"{self.categories[0]} ... {self.categories[-1]}"
-            lines.append(f"  categories: {len(self.categories)}, {ends}")
         return "\n".join(lines) + ")"
 
 
@@ -110,46 +104,38 @@ def explain(
     >>> setup.rdr.bank is None
     True
     """
+    entry = None
     if isinstance(model, str):
         entry = weights_of(model, weights)
         network = build(model, entry, **options)
-        title = (
-            f"{model} without weights"
-            if entry is None
-            else f"{model} with {entry.name}"
-        )
+        title = f"{model} without weights"
+        if entry is not None:
+            title = f"{model} with {entry.name}"
         inputs = example_inputs(model) if inputs is None else inputs
-    else:
-        _refuse_extras(weights, options)
-        network, entry, title = model, None, type(model).__name__
-    table = layers(network, inputs)
-    several = isinstance(layer, Sequence) and not isinstance(layer, str)
-    wanted: Sequence[Any] = layer if several else [layer]  # type: ignore[assignment]
-    rows = tuple(chosen(table, one) for one in wanted)
-    modules = [network.get_submodule(row.name) for row in rows]
-    pools: list[Any] = [pool] * len(rows)
-    if pool == "auto":
-        pools = [_pool(network, row, inputs) for row in rows]
-    axes = [row.axes for row in rows]
-    rdr = RelaxedDecisionRegion(
-        network,
-        modules if several else modules[0],
-        threshold=threshold,
-        pool=pools if several else pools[0],
-        axes=axes if several else axes[0],
-    )
-    transforms = None if entry is None else entry.transforms()
-    categories = _categories(network, entry)
-    return Setup(title, network, rows, tuple(pools), transforms, categories, rdr)
-
-
-def _refuse_extras(weights: Any, options: dict[str, Any]) -> None:
-    if options or weights not in ("DEFAULT", None):
+    elif options or weights not in ("DEFAULT", None):
         given = sorted(options) or f"weights={weights!r}"
         raise ValueError(
             f"{given} is for a model given by its name; build the module with it, and "
             "leave it out here"
         )
+    else:
+        network, title = model, type(model).__name__
+    several = isinstance(layer, Sequence) and not isinstance(layer, str)
+    wanted: Sequence[Any] = layer if several else [layer]  # type: ignore[assignment]
+    table = layers(network, inputs)
+    rows = tuple(chosen(table, one) for one in wanted)
+    pools: list[Any] = [pool] * len(rows)
+    if pool == "auto":
+        pools = [_pool(network, row, inputs) for row in rows]
+    modules = [network.get_submodule(row.name) for row in rows]
+    each: tuple[Any, ...] = (modules, pools, [row.axes for row in rows])
+    of_layer, pooled, axes = each if several else (one[0] for one in each)
+    rdr = RelaxedDecisionRegion(
+        network, of_layer, threshold=threshold, pool=pooled, axes=axes
+    )
+    transforms = None if entry is None else entry.transforms()
+    categories = _categories(network, entry)
+    return Setup(title, network, rows, tuple(pools), transforms, categories, rdr)
 
 
 def _pool(network: Module, info: LayerInfo, inputs: Any) -> Pool | None:
@@ -167,8 +153,8 @@ def _pool(network: Module, info: LayerInfo, inputs: Any) -> Pool | None:
     if "input_ids" in arguments.kwargs:
         layer = network.get_submodule(info.name)
         return last_token if _is_causal(network, layer, arguments) else class_token
-    names = (name.rpartition(".")[2] for name, _ in network.named_parameters())
-    return class_token if any(name in _CLASS_TOKENS for name in names) else token_mean
+    names = {name.rpartition(".")[2] for name, _ in network.named_parameters()}
+    return class_token if names & _CLASS_TOKENS else token_mean
 
 
 def _is_causal(model: Module, layer: Module, arguments: ForwardArguments) -> bool:
@@ -238,11 +224,7 @@ def paper_setup(name: str, n_classes: int, weights: Any = "DEFAULT") -> Setup:
     >>> setup.model.classifier[1].out_features, len(setup.layers)
     (100, 8)
     """
-    if name not in _PAPER:
-        raise ValueError(
-            f"name={name!r} is not one of the paper's networks {sorted(_PAPER)}; use "
-            "explain for any other"
-        )
+    check_choice("name", name, sorted(_PAPER))  # for others there is `explain`
     check_whole("n_classes", n_classes)
     head, layers = _PAPER[name]
     setup = explain(name, weights, layers)

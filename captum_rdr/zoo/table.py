@@ -1,15 +1,14 @@
 """The table of a model's layers, and the choice of one."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch.nn import Module
 
-from captum_rdr._arguments import meant
+from captum_rdr._arguments import check_whole, meant
 from captum_rdr.axes import LayerAxes, axes_of
-from captum_rdr.zoo.kinds import kinds_of
-from captum_rdr.zoo.stages import Architecture, decides
+from captum_rdr.zoo.kinds import tell_kinds
+from captum_rdr.zoo.stages import Architecture
 from captum_rdr.zoo.torchvision_models import build_untrained, example_inputs
 from captum_rdr.zoo.tracing import Traced, example_arguments, trace
 
@@ -31,7 +30,6 @@ class LayerInfo:
             ``"normalization"``.
         shape: its output's shape without the batch; None where that is no tensor.
         n_neurons: the number of values of that.
-        n_positions: spatial positions or tokens among them; None where unknown.
         calls: how often it fired in one forward pass in evaluation mode.
         usable: whether `captum_rdr.RelaxedDecisionRegion` takes it as it is (for a
             quantized output, with ``pool=captum_rdr.zoo.dequantized``).
@@ -39,6 +37,7 @@ class LayerInfo:
         recommended: whether it is the one that stands for its stage.
         is_quantized: whether its output is a quantized tensor.
         axes: what the axes of its output mean; None where that is unknown.
+        has_tokens: whether the output is a sequence of tokens, ``(T, E)``.
     """
 
     name: str
@@ -46,19 +45,13 @@ class LayerInfo:
     kind: str
     shape: tuple[int, ...] | None
     n_neurons: int
-    n_positions: int | None
     calls: int
     usable: bool
     reason: str
     recommended: bool
     is_quantized: bool
     axes: LayerAxes | None
-
-    @property
-    def has_tokens(self) -> bool:
-        """Whether the output is a sequence of tokens, ``(T, E)``."""
-        shape = self.shape or ()
-        return len(shape) == 2 and self.n_positions == shape[0]
+    has_tokens: bool
 
 
 class LayerTable(tuple[LayerInfo, ...]):
@@ -122,44 +115,42 @@ def layers(model: Module | str, inputs: Any = None) -> LayerTable:
     try:
         traced = trace(model, arguments)
     except _FAILURES as error:
+        given = dict((*enumerate(arguments.args), *arguments.kwargs.items()))
+        shapes = {name: tuple(getattr(v, "shape", ())) for name, v in given.items()}
         raise ValueError(
-            f"the model cannot run on {_describe(arguments)}: {error}; pass inputs that "
-            "it takes, e.g. inputs=(3, 299, 299)"
+            f"the model cannot run on {shapes}: {error}; pass inputs that it takes, e.g. "
+            "inputs=(3, 299, 299)"
         ) from error
-    return _table(traced, arguments.batch_size)
+    listed = tell_kinds(traced)
+    refusals = {entry: _refusal(entry, arguments.batch_size) for entry in listed}
+    usable = [entry for entry, refusal in refusals.items() if refusal is None]
+    architecture = Architecture(traced, usable)
+    return LayerTable(
+        _row(entry, refusal, architecture, model) for entry, refusal in refusals.items()
+    )
 
 
-def _table(traced: Mapping[str, Traced], batch_size: int) -> LayerTable:
-    kinds = kinds_of(traced)
-    refusals = {name: _refusal(traced[name], batch_size) for name in kinds}
-    usable = [name for name, reason in refusals.items() if reason is None]
-    architecture = Architecture(traced, kinds, usable)
-
-    def row(name: str) -> LayerInfo:
-        entry, refusal = traced[name], refusals[name]
-        shape, leaf = (
-            None if entry.shape is None else entry.shape[1:],
-            architecture.leaves.get(name),
-        )
-        root = traced[""].module
-        return LayerInfo(
-            name=name,
-            stage=architecture.stage_of(name),
-            kind=kinds[name],
-            shape=shape,
-            n_neurons=entry.n_neurons,
-            n_positions=architecture.positions.get(name),
-            calls=entry.calls,
-            usable=refusal is None,
-            reason=refusal or _meaning(entry),
-            recommended=name in architecture.recommended,
-            is_quantized=entry.is_quantized,
-            axes=None
-            if shape is None
-            else axes_of(entry.module, shape, root, leaf=leaf),
-        )
-
-    return LayerTable(map(row, kinds))
+def _row(
+    entry: Traced, refusal: str | None, architecture: Architecture, model: Module
+) -> LayerInfo:
+    shape = None if entry.shape is None else entry.shape[1:]
+    axes = None
+    if shape is not None:
+        axes = axes_of(entry.module, shape, model, leaf=entry.leaf)
+    return LayerInfo(
+        name=entry.name,
+        stage=architecture.stage_of(entry),
+        kind=entry.kind or "",
+        shape=shape,
+        n_neurons=entry.n_neurons,
+        calls=entry.calls,
+        usable=refusal is None,
+        reason=refusal or _meaning(entry),
+        recommended=entry in architecture.recommended,
+        is_quantized=entry.is_quantized,
+        axes=axes,
+        has_tokens=shape is not None and shape[:-1] == (entry.n_positions,),
+    )
 
 
 def layer(model: Module, stage: int | str = -1, inputs: Any = None) -> Module:
@@ -199,7 +190,7 @@ def _refusal(entry: Traced, batch_size: int) -> str | None:
     if not entry.shape or entry.shape[0] != batch_size:
         size = entry.shape[0] if entry.shape else "none"
         return f"first dimension {size} is not the batch of {batch_size}: use pool"
-    if not decides(entry) and entry.gate is not None:
+    if not entry.decides and entry.gate is not None:
         return f"ends in {entry.gate.name}, never negative: use threshold='median'"
     return None
 
@@ -214,12 +205,6 @@ def _meaning(entry: Traced) -> str:
     return f"linear: nothing in the network switches at 0{suffix}"
 
 
-def _describe(arguments: Any) -> str:
-    given = {**dict(enumerate(arguments.args)), **arguments.kwargs}
-    shapes = [f"{name}: {tuple(getattr(v, 'shape', ()))}" for name, v in given.items()]
-    return "{" + ", ".join(shapes) + "}"
-
-
 def chosen(table: LayerTable, stage: int | str | None) -> LayerInfo:
     """The row of a table that stands for a stage, or that has a name.
 
@@ -232,11 +217,8 @@ def chosen(table: LayerTable, stage: int | str | None) -> LayerInfo:
     """
     if isinstance(stage, str):
         return _named(table, stage)
-    if isinstance(stage, bool) or not isinstance(stage, int | None):
-        raise TypeError(
-            f"stage={stage!r} is a {type(stage).__name__}; give a stage's number or a "
-            "layer's name"
-        )
+    if stage is not None:
+        check_whole("stage", stage, least=None)
     recommended = sorted(
         (info for info in table if info.recommended), key=lambda info: info.stage or 0
     )

@@ -2,15 +2,14 @@
 
 import inspect
 import os
-from functools import partial
 from importlib import import_module
 from typing import Any
 
 import torch
-from torch.nn import Module
-from torch.overrides import TorchFunctionMode
+from torch.nn import Module, Parameter
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from captum_rdr._arguments import meant
+from captum_rdr._arguments import check_choice, meant
 
 _FRAMES = 16
 _DETECTION_SIDE = 64
@@ -34,7 +33,7 @@ def weights_of(name: str, weights: Any) -> Any:
     >>> weights_of("resnet50", "IMAGENET1K_V1").meta["categories"][:2]
     ['tench', 'goldfish']
     """
-    models = torchvision_module("models")
+    models = torchvision_models()
     if name not in models.list_models():
         raise ValueError(
             f"model {name!r} is not one of torchvision.models.list_models(); pass such "
@@ -43,11 +42,7 @@ def weights_of(name: str, weights: Any) -> Any:
     if not isinstance(weights, str):
         return weights
     members = models.get_model_weights(name).__members__
-    if weights not in members:
-        raise ValueError(
-            f"weights={weights!r} is not one of {sorted(members)} of {name!r}; pass one "
-            f"of these, or None{meant(weights, members)}"
-        )
+    check_choice("weights", weights, sorted(members))
     return members[weights]
 
 
@@ -65,11 +60,13 @@ def build(name: str, weights: Any = None, **options: Any) -> Module:
     >>> type(build("alexnet", num_classes=3)).__name__
     'AlexNet'
     """
-    models = torchvision_module("models")
-    accepted = inspect.signature(models.get_model_builder(name)).parameters
-    if weights is None and "weights_backbone" in accepted:
+    models = torchvision_models()
+    if (
+        "weights_backbone"
+        in inspect.signature(models.get_model_builder(name)).parameters
+    ):
         options.setdefault("weights_backbone", None)
-    if weights is None and name.endswith(("googlenet", "inception_v3")):
+    if name.endswith(("googlenet", "inception_v3")):
         options.setdefault("init_weights", False)  # their default warns and is slow
     try:
         model: Module = models.get_model(name, weights=weights, **options)
@@ -94,7 +91,7 @@ def example_inputs(name: str) -> Any:
     >>> example_inputs("inception_v3"), example_inputs("r3d_18")
     ((3, 299, 299), (3, 16, 112, 112))
     """
-    models = torchvision_module("models")
+    models = torchvision_models()
     kind = models.get_model_builder(name).__module__
     if ".optical_flow." in kind:
         pair = torch.rand(2, 2, 3, 128, 128, generator=torch.Generator().manual_seed(0))
@@ -103,26 +100,10 @@ def example_inputs(name: str) -> Any:
         return (3, _DETECTION_SIDE, _DETECTION_SIDE)
     if name.startswith("vit_"):
         return None
-    transforms = models.get_model_weights(name).DEFAULT.transforms
-    options = transforms.keywords if isinstance(transforms, partial) else {}
-    crop = options.get("crop_size", options.get("resize_size", 224))
-    sides = crop if isinstance(crop, tuple) else (crop, crop)
-    return (3, _FRAMES, *sides) if ".video." in kind else (3, *sides)
-
-
-class _EmptyOnMeta(TorchFunctionMode):
-    """Parameters, which modules make with ``torch.empty``, go to the meta device.
-
-    As a default device, meta breaks models that compute their widths with tensors.
-    """
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func is torch.empty and kwargs.get("device") is None:
-            kwargs = {**kwargs, "device": "meta"}
-        return func(*args, **kwargs)
+    preset = models.get_model_weights(name).DEFAULT.transforms()
+    sides = getattr(preset, "crop_size", None) or preset.resize_size
+    both = (*sides, sides[0])[:2]  # a single one stands for both
+    return (3, _FRAMES, *both) if ".video." in kind else (3, *both)
 
 
 def build_untrained(name: str) -> Module:
@@ -139,9 +120,13 @@ def build_untrained(name: str) -> Module:
     weights_of(name, None)  # refuses an unknown name
     if is_detection(name):
         return build(name, **few_boxes(name))
-    with _EmptyOnMeta():
-        model = build(name)
-    return model.to("meta")
+    # As a default device, meta breaks models that compute their widths with tensors.
+    with register_module_parameter_registration_hook(_on_meta):  # type: ignore[arg-type]
+        return build(name).to("meta")
+
+
+def _on_meta(_: Module, __: str, parameter: Parameter) -> Parameter:
+    return Parameter(parameter.to("meta"), parameter.requires_grad)
 
 
 def few_boxes(name: str) -> dict[str, int]:
@@ -150,12 +135,12 @@ def few_boxes(name: str) -> dict[str, int]:
     >>> few_boxes("ssd300_vgg16")
     {'topk_candidates': 4}
     """
-    sides = {"min_size": _DETECTION_SIDE, "max_size": _DETECTION_SIDE}
+    few = {"topk_candidates": _BOXES}
     if "rcnn" in name:
         few = {"rpn_post_nms_top_n_test": _BOXES, "box_detections_per_img": _BOXES}
-        return {**sides, **few}
-    few = {"topk_candidates": _BOXES}
-    return few if name.startswith("ssd") else {**sides, **few}
+    if not name.startswith("ssd"):  # these know their own size
+        few |= {"min_size": _DETECTION_SIDE, "max_size": _DETECTION_SIDE}
+    return few
 
 
 def is_detection(name: str) -> bool:
@@ -164,19 +149,17 @@ def is_detection(name: str) -> bool:
     >>> is_detection("fcos_resnet50_fpn"), is_detection("resnet50")
     (True, False)
     """
-    return (
-        ".detection." in torchvision_module("models").get_model_builder(name).__module__
-    )
+    return ".detection." in torchvision_models().get_model_builder(name).__module__
 
 
-def torchvision_module(name: str) -> Any:
-    """A module of torchvision's, imported only when it is asked for.
+def torchvision_models() -> Any:
+    """``torchvision.models``, imported only when it is asked for.
 
-    >>> torchvision_module("models").__name__
+    >>> torchvision_models().__name__
     'torchvision.models'
     """
     try:
-        return import_module(f"torchvision.{name}")
+        return import_module("torchvision.models")
     except ImportError as error:
         raise ImportError(
             "models by name need torchvision; install captum-rdr[zoo], or pass the "

@@ -11,17 +11,18 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
+from captum_rdr.axes import channel_axis, channels_of
 from captum_rdr.model.hooks import recording
 from captum_rdr.model.inputs import ForwardArguments, input_arguments
 from captum_rdr.zoo.flow import Flow, Gate, is_gate_module
 
-_GLOBAL_POOLING = re.compile("adaptive|global", re.IGNORECASE)
+_GLOBAL_POOLING = re.compile("adaptive|global")
 _DEFAULT_SHAPE = (3, 224, 224)  # of an instance, where the model does not tell its own
 _BATCH = 2  # tells a batch from a single instance
 _TOKENS = 8
 
 
-@dataclass
+@dataclass(eq=False)
 class Traced:
     """What a forward pass showed of one module.
 
@@ -34,10 +35,14 @@ class Traced:
         shape: its output's shape, batch included; None where that is no tensor.
         output: its output's class.
         is_quantized: whether its output is a quantized tensor.
+        leaf: the last layer with channels of its own that ran in it, or before it; None
+            where the output is no tensor.
+        n_positions: spatial positions or tokens of its output; 0 where they are unknown.
         gate: the nonlinearity that its output comes from, or None.
         feeds: the nonlinearity that takes its output as it is, or None.
         enters: names of the modules around it whose input it takes as it is.
         pools_all: whether it is a global pooling that makes one position of several.
+        kind: what it is, see `captum_rdr.zoo.kinds.tell_kinds`; None until that told it.
     """
 
     name: str
@@ -48,15 +53,24 @@ class Traced:
     shape: tuple[int, ...] | None = None
     output: str = ""
     is_quantized: bool = False
+    leaf: Module | None = None
+    n_positions: int = 0
     gate: Gate | None = None
     feeds: Gate | None = None
     enters: set[str] = field(default_factory=set)
     pools_all: bool = False
+    kind: str | None = None
 
     @property
     def n_neurons(self) -> int:
         """Values of an instance in its output, 0 where that is no tensor."""
         return 0 if self.shape is None else math.prod(self.shape[1:])
+
+    @property
+    def decides(self) -> bool:
+        """Whether the sign of its output is what the network goes on with."""
+        gates = (self.gate, self.feeds)
+        return any(gate is not None and not gate.is_positive for gate in gates)
 
     def taken(self, gate: Gate) -> None:
         """Note a nonlinearity that takes the output."""
@@ -100,6 +114,7 @@ class _Running:
         self.flow = Flow()
         self._stack: list[tuple[Traced, Any]] = []
         self._ended = 0
+        self._leaf: Module | None = None
 
     def begin(self, entry: Traced, _: Module, args: Any, kwargs: Any) -> None:
         """Before a module is called."""
@@ -117,20 +132,29 @@ class _Running:
         entry.output = type(output).__name__
         if not isinstance(output, Tensor):
             return
-        kind, flow = type(module).__name__, self.flow
+        kind, flow = type(module).__name__.lower(), self.flow
         if entry.is_leaf and is_gate_module(kind) and flow.gate(output) is None:
             own = next(module.parameters(), None) is None
-            flow.pass_gate(kind.lower(), first if own else None, output)
-        entry.shape = tuple(output.shape)
-        entry.is_quantized = output.is_quantized
-        given = tuple(first.shape) if isinstance(first, Tensor) else ()
-        entry.pools_all = (
-            _GLOBAL_POOLING.search(kind) is not None
-            and len(given) == len(entry.shape) > 2
-            and set(entry.shape[2:]) == {1} != set(given[2:])
-        )
-        entry.gate = flow.gate(output)
+            flow.pass_gate(kind, first if own else None, output)
+        entry.gate, entry.is_quantized = flow.gate(output), output.is_quantized
         flow.watch(output, entry.taken)
+        if entry.is_leaf and is_learned(module):
+            self._leaf = module
+        shape = entry.shape = tuple(output.shape)
+        entry.leaf = self._leaf
+        if self._leaf is not None:
+            channels = (
+                shape[1:][channel_axis(self._leaf, shape[1:])] if shape[1:] else 1
+            )
+            entry.n_positions = entry.n_neurons // max(channels, 1)
+        given = tuple(first.shape) if isinstance(first, Tensor) else ()
+        if _GLOBAL_POOLING.search(kind) and len(given) == len(shape) > 2:
+            entry.pools_all = set(shape[2:]) == {1} != set(given[2:])
+
+
+def is_learned(module: Module) -> bool:
+    """Whether a leaf has channels of its own: a convolution, a linear layer, a norm."""
+    return channels_of(module)[0] > 0
 
 
 def example_arguments(model: Module, inputs: Any = None) -> ForwardArguments:

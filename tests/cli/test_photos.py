@@ -267,7 +267,7 @@ def test_no_two_regions_in_one_file(photos, capsys):
         noise(number).save(name)
     found, _ = succeeds(capsys, "explain", *FITTED, *queries, "--save", "regions")
     files = [one["region"] for one in found]
-    assert files[:2] == ["regions/0.png.region", "regions/0.png-2.region"]
+    assert files[:2] == ["regions/1-0.png.region", "regions/2-0.png.region"]
     assert len({one.casefold() for one in files}) == len(queries)
     assert len(os.listdir("regions")) == len(queries)
 
@@ -287,15 +287,12 @@ def test_outputs_are_tried_before_the_work(photos, capsys, monkeypatch):
     inside[-1] = "file/bank"
     for arguments, message in [
         ([*report, "photos"], "'photos' is a folder; give a file"),
-        (
-            [*report, "nowhere/page.html"],
-            "'nowhere' is no folder; give one, or make it",
-        ),
+        ([*report, "file/page.html"], "'file' is no folder; give one"),
         ([*report, "x" * 300], "name too long"),
         (["explain", *FITTED, "query.png", "--save", "file"], "'file' is no folder"),
-        (["explain", *FITTED, "query.png", "--save", "file/x"], "'file' is no folder"),
+        (["explain", *FITTED, "query.png", "--save", "file/x"], "file/x' is no folder"),
         (["fit", *other], "'file' is no folder; give one"),
-        (["fit", *inside], "'file' is no folder; give one"),
+        (["fit", *inside], "'file/bank' is no folder; give one"),
     ]:
         assert message in fails(capsys, *arguments)
 

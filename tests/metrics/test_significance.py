@@ -111,7 +111,8 @@ def chance_of(found: Judgment, *, more: bool = False) -> float:
 )
 def test_bound_and_effect_by_enumeration(agreements, data):
     size = data.draw(st.integers(1, len(agreements)))
-    found = Judgment(np.array(agreements), np.argsort(agreements)[-size:], 6)
+    counts = np.array(agreements)
+    found = Judgment(counts, counts, np.argsort(agreements)[-size:], 6)
     drawn = data.draw(st.permutations(range(len(agreements))))[:size]
     for one in (found, replace(found, picked=np.array(drawn))):
         assert hoeffding_bound(one) >= chance_of(one) - 1e-12
@@ -142,7 +143,7 @@ def test_p_values_by_enumeration():
 def test_the_bound_is_close_in_the_tail():
     generator = np.random.default_rng(0)
     agreements = generator.binomial(100, 0.5, size=5000)
-    found = Judgment(agreements, np.argsort(agreements)[-60:], 100)
+    found = Judgment(agreements, agreements, np.argsort(agreements)[-60:], 100)
     deviations = found.effect
     normal = math.erfc(deviations / math.sqrt(2)) / 2
     bound = hoeffding_bound(found)
