@@ -14,25 +14,24 @@ from captum_rdr.bank import ConfigurationBank
 from captum_rdr.discovery._recipe import explainer_of, table
 from captum_rdr.method.region import Region
 from captum_rdr.method.regions import evidence
+from captum_rdr.metrics._regions import jaccard
 
 _DEALT = 1999  # pairs of random sets that two are compared with
 
 
 @dataclass(frozen=True)
 class Errors:
-    """How often a model errs on the members of a concept.
+    """How often a model errs on the rows of a concept.
 
     Attributes:
-        n_wrong: members that it predicts wrongly.
-        n_members: members of the concept whose label is known.
-        rate: share of these that are wrong.
+        n_wrong: rows that it predicts wrongly.
+        rate: share of the rows that are wrong.
         rate_elsewhere: share that is wrong of all other rows that were looked at.
         p_value: of Fisher's exact test, two-sided, that the two shares are one, adjusted
             for the number of concepts (Benjamini and Hochberg).
     """
 
     n_wrong: int
-    n_members: int
     rate: float
     rate_elsewhere: float
     p_value: float
@@ -43,36 +42,40 @@ class Concept:
     """One concept of a layer.
 
     Attributes:
-        region: the rule that tells its members: S are the rows it was made of.
+        region: the rule that tells it, for new inputs too: S are its rows.
             ``region.significance`` is a test on rows that did not choose it.
-        rows: int64 ``(n,)``, the bank rows it was made of, ascending.
-        members: int64 ``(m,)``, of the rows that were looked at those in the region,
-            ascending; a row may lie in several concepts, or in none.
+        rows: int64 ``(n,)``, the bank rows that walks lead to it, ascending. Each row
+            belongs to one concept at most, but may lie in the regions of several.
         exemplars: int64, the rows with the most evidence, most evident first.
         gain: share of all rows that it newly covered when it was chosen.
         found_again: Jaccard index of its rows with the concept most like it that either
             half of the rows gives by itself, the mean of both halves; None if that was
             not tried.
-        labels: how many members have which label, the most frequent first; None
-            without labels.
-        errors: how often the model errs on its members; None without predictions.
+        labels: how many rows have which label; None without labels.
+        errors: how often the model errs on its rows; None without predictions.
     """
 
     region: Region
     rows: Tensor
-    members: Tensor
     exemplars: Tensor
     gain: float
     found_again: float | None = None
     labels: Counter[Any] | None = None
     errors: Errors | None = None
 
+    @property
+    def told(self) -> float:
+        """How well the rule tells the rows: Jaccard index with the region's members."""
+        return jaccard(self.rows, self.region.members)
+
     def __repr__(self) -> str:
-        again = "" if self.found_again is None else f", found again {self.found_again:.2f}"
+        again = (
+            "" if self.found_again is None else f", found again {self.found_again:.2f}"
+        )
         of_labels = "" if self.labels is None else f", {counted(self.labels)}"
         return (
-            f"Concept({len(self.members)} members, {len(self.rows)} rows{of_labels}, "
-            f"exemplars={self.exemplars.tolist()}{again}, {self.region!r})"
+            f"Concept({len(self.rows)} rows{of_labels}, told {self.told:.2f}{again}, "
+            f"exemplars={self.exemplars.tolist()}, {self.region!r})"
         )
 
 
@@ -138,10 +141,10 @@ class Atlas(Sequence[Concept]):
 
     @property
     def overlap(self) -> Tensor:
-        """Jaccard index of each two concepts' members, float64 ``(K, K)``."""
+        """Jaccard index of the members of each two regions, float64 ``(K, K)``."""
         inside = torch.zeros(len(self), len(self.explainer.bank))
         for row, concept in zip(inside, self, strict=True):
-            row[concept.members] = 1
+            row[concept.region.members] = 1
         shared = (inside @ inside.T).double()
         sizes = shared.diagonal()
         return shared / (sizes[:, None] + sizes - shared).clamp(min=1)
@@ -200,16 +203,15 @@ class Atlas(Sequence[Concept]):
         return numbers.bincount(minlength=len(self) + 1)
 
     def __repr__(self) -> str:
-        inside = torch.cat([concept.members for concept in self]).unique()
         title = (
             f"Atlas: {len(self)} concepts of {len(self.rows)} rows, coverage "
-            f"{self.coverage:.3f}, {len(self.rows) - len(inside)} in none"
+            f"{self.coverage:.3f}, {int((self.labels < 0).sum())} in none"
         )
         tests = [concept.region.significance for concept in self]
         columns: dict[str, Sequence[Any]] = {
             "concept": range(len(self)),
             "rows": [len(concept.rows) for concept in self],
-            "members": [len(concept.members) for concept in self],
+            "told": [concept.told for concept in self],
             "verdict": [test.verdict if test else "not tested" for test in tests],
             "again": [concept.found_again for concept in self],
         }

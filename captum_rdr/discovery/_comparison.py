@@ -216,7 +216,7 @@ def best_matches(
     """
     from scipy.stats import hypergeom
 
-    first, second = _incidence(sets, n_rows), _incidence(others, n_rows)
+    first, second = incidence(sets, n_rows), incidence(others, n_rows)
     shared = (first @ second.T).tocoo()
     one, other = shared.coords  # of each two sets that share a row
     sizes, other_sizes = (np.diff(matrix.indptr) for matrix in (first, second))
@@ -243,7 +243,7 @@ def best_matches(
     return Matches(*map(torch.from_numpy, (match, jaccard, chance, p_value)))
 
 
-def _incidence(sets: Sequence[Tensor], n_rows: int) -> Any:
+def incidence(sets: Sequence[Tensor], n_rows: int) -> Any:
     """Which rows lie in which sets, ``(Q, N)``."""
     ends = np.cumsum([0, *map(len, sets)])
     rows = torch.cat(list(sets)).numpy()

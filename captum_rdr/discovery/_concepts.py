@@ -19,9 +19,10 @@ from captum_rdr.discovery._atlas import Atlas, Concept, Errors, assigned
 from captum_rdr.discovery._links import Cover, cover, links, reach
 from captum_rdr.discovery._recipe import Choices, bank_regions
 from captum_rdr.method.region import Region, Significance
-from captum_rdr.metrics import significance
+from captum_rdr.method.regions import evidence
 from captum_rdr.metrics._explainers import fitted_banks
 from captum_rdr.metrics._regions import jaccard
+from captum_rdr.metrics._significance import judged_by, part_of
 
 Ints = npt.NDArray[Any]
 
@@ -47,7 +48,7 @@ def atlas(
     predictions: Any = None,
     walk_length: int = 16,
     n_exemplars: int = 8,
-    tested: bool = True,
+    test: bool = True,
     level: float = 0.05,
     generator: torch.Generator | None = None,
     show_progress: bool = True,
@@ -62,8 +63,9 @@ def atlas(
     3. The few rows are chosen that stand for all: those that cover them best. *Coverage*
        is the mean likeness of a row to the one that stands for it. Greedy choice reaches
        at least ``1 - 1/e`` (63 %) of the best coverage that as many rows can.
-    4. Every row belongs to the one that it is most like. The region with these rows for S
-       is the concept: a rule over the layer's neurons, for new inputs too.
+    4. Every row belongs to the one that it is most like. The region by evidence with these
+       rows for S is the concept's rule, for new inputs too; its cut is where it tells them
+       best.
 
     A test must not look at what made the find. So the same is done once more on each of two
     halves of the rows: ``found_again`` tells how much of a concept they give by themselves,
@@ -83,7 +85,7 @@ def atlas(
             concept's rate of errors is held against that of the other rows.
         walk_length: steps of the random walk: more merge more.
         n_exemplars: exemplars of each concept.
-        tested: whether to test the concepts and look whether they are found again, which
+        test: whether to test the concepts and look whether they are found again, which
             takes half as long again.
         level: adjusted p-values up to this are significant.
         generator: draws the sample, the halves and what the tests draw; None for one
@@ -116,7 +118,9 @@ def atlas(
     [Counter({'a': ...}), Counter({'b': ...}), Counter({'c': ...})]
     """
     (bank,) = fitted_banks(rdr)
-    picked = distinct_rows(range(len(bank)) if rows is None else rows, len(bank), "rows")
+    picked = distinct_rows(
+        range(len(bank)) if rows is None else rows, len(bank), "rows"
+    )
     check_whole("walk_length", walk_length)
     check_whole("n_exemplars", n_exemplars)
     if n_concepts is not None:
@@ -135,13 +139,14 @@ def atlas(
         show_progress=show_progress,
     )
     found, covered = search(order.sort().values)
-    if tested and len(found) and len(order) > 1:
+    if test and len(found) and len(order) > 1:
         halves = [half.sort().values for half in order.chunk(2)]
         by_half = [search(half)[0] for half in halves]
-        tests = significance(
+        tests = judged_by(
             [one.region for one in by_half[0]],
             bank,
-            rows=halves[1],
+            partial(_on_some_neurons, bank, by_half[0], halves[0]),
+            halves[1],
             level=level,
             generator=generator,
             show_progress=show_progress,
@@ -152,13 +157,10 @@ def atlas(
     of_rows[order.sort().values] = torch.from_numpy(covered.labels)
     concepts = []
     for one, depth in zip(found, where.depth.T, strict=True):
-        members = picked[depth[picked] >= 0].sort().values
         ranked = depth[one.rows].argsort(descending=True, stable=True)
         exemplars = one.rows[ranked[:n_exemplars]]
-        held = None if known is None else Counter(known[members].tolist())
-        concepts.append(
-            replace(one, members=members, exemplars=exemplars, labels=held)
-        )
+        held = None if known is None else Counter(known[one.rows].tolist())
+        concepts.append(replace(one, exemplars=exemplars, labels=held))
     if known is not None and predicted is not None:
         concepts = _with_errors(concepts, picked, known != predicted)
     return Atlas(tuple(concepts), picked, of_rows[picked], covered.coverage, rdr)
@@ -184,7 +186,7 @@ def subclasses(
     >>> model = torch.nn.Identity()
     >>> rdr = RelaxedDecisionRegion(model, model)
     >>> rdr = rdr.fit(data, keep_features=True, show_progress=False)
-    >>> found = subclasses(rdr, range(60), tested=False, show_progress=False)
+    >>> found = subclasses(rdr, range(60), test=False, show_progress=False)
     >>> found.labels.unique_consecutive(return_counts=True)
     (tensor([0, 1]), tensor([30, 30]))
     """
@@ -228,9 +230,49 @@ def _search(
     concepts = []
     for number, center in enumerate(covered.chosen):
         of = rows[torch.from_numpy(covered.labels == number)]
-        (region,) = bank_regions(bank, [int(rows[center])], {"neighbors": of})
-        concepts.append(Concept(region, of, of, of, float(covered.gains[number])))
+        region = rule_for(bank, of, int(rows[center]), rows)
+        concepts.append(Concept(region, of, of, float(covered.gains[number])))
     return concepts, covered
+
+
+def rule_for(bank: ConfigurationBank, of: Tensor, query: int, among: Tensor) -> Region:
+    """The region by evidence that tells some rows from others as well as one can.
+
+    Args:
+        bank: the bank.
+        of: int64 ``(n,)``, the bank rows; they are S.
+        query: the one that stands for them.
+        among: int64, bank rows that hold them, and those they are told from.
+
+    Returns:
+        the region whose cut gives the largest Jaccard index of its members with ``of``,
+        among the rows; the higher cut where two are as good.
+
+    >>> bank = ConfigurationBank((3,))
+    >>> bank.append(torch.tensor([[True, True, False], [False, True, True]]).repeat(4, 1))
+    >>> rule_for(bank, torch.tensor([0, 2, 4]), 0, torch.arange(6)).members
+    tensor([0, 2, 4, 6])
+    """
+    (region,) = bank_regions(bank, [query], {"neighbors": of})
+    sums = evidence([region], bank)[0]
+    order = among[sums[among].argsort(descending=True, stable=True)]
+    inside = torch.isin(order, of).cumsum(0)
+    likeness = inside / (len(of) + torch.arange(1, len(order) + 1) - inside)
+    ranked = sums[order]
+    likeness[:-1][ranked[:-1] == ranked[1:]] = 0  # a cut keeps ties together
+    cut = float(ranked[likeness.argmax()])
+    members = (sums >= cut).nonzero().flatten()
+    return replace(region, evidence_cut=cut, members=members)
+
+
+def _on_some_neurons(
+    bank: ConfigurationBank, concepts: Sequence[Concept], among: Tensor, neurons: Tensor
+) -> tuple[ConfigurationBank, list[Region]]:
+    """A bank of some neurons, and the rules that these give for concepts."""
+    part = part_of(bank, neurons)
+    return part, [
+        rule_for(part, one.rows, one.region.query or 0, among) for one in concepts
+    ]
 
 
 def _tested(
@@ -244,10 +286,12 @@ def _tested(
     for half, others in zip(halves, by_half, strict=True):
         own = one.rows[torch.isin(one.rows, half)]
         likeness.append([jaccard(own, other.rows) for other in others])
-    test = tests[int(np.argmax(likeness[0]))].significance
+    verdict = tests[int(np.argmax(likeness[0]))].significance
     if max(likeness[0]) < AGAIN:
-        test = Significance(1.0, 0.0, 0, untestable="not found again in half of the rows")
-    region = replace(one.region, significance=test)
+        verdict = Significance(
+            1.0, 0.0, 0, untestable="not found again in half of the rows"
+        )
+    region = replace(one.region, significance=verdict)
     again = float(np.mean([max(some) for some in likeness]))
     return replace(one, region=region, found_again=again)
 
@@ -258,8 +302,7 @@ def _with_errors(
     """The concepts, with how often the model errs in each."""
     wrong, total = int(is_wrong[rows].sum()), len(rows)
     counts = [
-        (int(is_wrong[concept.members].sum()), len(concept.members))
-        for concept in concepts
+        (int(is_wrong[concept.rows].sum()), len(concept.rows)) for concept in concepts
     ]
     p_values = [
         fisher_exact([[a, n - a], [wrong - a, total - n - (wrong - a)]]).pvalue
@@ -270,7 +313,7 @@ def _with_errors(
         replace(
             concept,
             errors=Errors(
-                a, n, a / max(n, 1), (wrong - a) / max(total - n, 1), float(p_value)
+                a, a / max(n, 1), (wrong - a) / max(total - n, 1), float(p_value)
             ),
         )
         for concept, (a, n), p_value in zip(concepts, counts, adjusted, strict=True)

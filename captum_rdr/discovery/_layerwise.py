@@ -11,13 +11,13 @@ from torch import Tensor
 from captum_rdr._arguments import checked_labels, coded_labels
 from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.bank import ConfigurationBank
+from captum_rdr.discovery._comparison import incidence
 from captum_rdr.discovery._recipe import (
     bank_regions,
     explainer_of,
     input_regions,
     table,
 )
-from captum_rdr.discovery._links import links
 from captum_rdr.method.region import Region
 from captum_rdr.metrics import purity
 from captum_rdr.metrics._explainers import fitted_banks
@@ -203,7 +203,7 @@ def _pieces(
     if not len(rows):
         return ()
     regions = bank_regions(bank, rows, choices, show_progress=show_progress)
-    linked = links(regions, rows, bank, len(rows))
+    linked = incidence([region.members for region in regions], len(bank))[:, rows]
     count, group = connected_components(linked, directed=False)
     pieces = [rows[torch.from_numpy(group == number)] for number in range(count)]
     return tuple(sorted(pieces, key=lambda piece: (-len(piece), int(piece[0]))))

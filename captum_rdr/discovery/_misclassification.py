@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from captum_rdr._arguments import checked_labels
 from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.bank import ConfigurationBank
+from captum_rdr.discovery._links import cover, links, reach
 from captum_rdr.discovery._recipe import (
     bank_regions,
     explainer_of,
@@ -21,7 +22,6 @@ from captum_rdr.discovery._recipe import (
     recipe,
     table,
 )
-from captum_rdr.discovery._links import cover, links, reach
 from captum_rdr.method.neighbors import nearest_features
 from captum_rdr.method.region import Region
 from captum_rdr.method.rule import Rule

@@ -14,6 +14,7 @@ from captum_rdr.method.region import Region
 Floats = npt.NDArray[np.float64]
 
 _BLOCK_BYTES = 1 << 26  # of states held at a time
+_BESIDE = 64  # rows next to a member that say what alike rows have in common, at most
 _JUDGED = 32  # members of a region whose own neighbors are looked at, at most
 
 
@@ -98,8 +99,8 @@ def coherences(
         shared = activity.beyond(asked, rows, votes)
         alike = activity.beyond(asked, rows, 2 * torch.stack(beside) - size)
         within = activity.beyond(inside > 0, region.neighbors, votes - inside)
-        most = max(float(within.mean()), float(alike.mean()))
-        found.append(float(shared.mean()) / most if most > 0 else None)
+        largest = max(float(within.mean()), float(alike.mean()))
+        found.append(float(shared.mean()) / largest if largest > 0 else None)
     return found
 
 

@@ -2,7 +2,7 @@
 the other.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 
@@ -21,6 +21,7 @@ from captum_rdr.metrics._regions import found_by, query_states, rules_of
 from captum_rdr.metrics._units import split_neurons, units_of
 
 Ints = npt.NDArray[np.int64]
+Finder = Callable[[Tensor], tuple[ConfigurationBank, list[Region]]]
 Floats = npt.NDArray[np.float64]
 
 _BLOCK_BYTES = 1 << 26  # of states, distances or random orders held at a time
@@ -108,6 +109,45 @@ def significance(
     adjusted p=8.5e-07
     a mixture: coherence 0.25, adjusted p=0.03
     """
+    find = partial(_found_anew, regions, bank, show_progress=show_progress)
+    return judged_by(
+        regions,
+        bank,
+        find,
+        channel_axis=channel_axis,
+        level=level,
+        n_permutations=n_permutations,
+        generator=generator,
+        show_progress=show_progress,
+    )
+
+
+def judged_by(
+    regions: Sequence[Region],
+    bank: ConfigurationBank,
+    find: Finder,
+    rows: Tensor | None = None,
+    *,
+    channel_axis: int | None = None,
+    level: float = 0.05,
+    n_permutations: int = 999,
+    generator: torch.Generator | None = None,
+    show_progress: bool = True,
+) -> list[Region]:
+    """Test regions as `significance` does, found anew as the caller says.
+
+    Args:
+        regions: regions of ``bank``.
+        bank: the bank they were found in.
+        find: gives, for the neurons bool ``(D,)`` of the half that finds, a bank of these
+            and the regions in it.
+        rows: int64, the bank rows that judge, for regions that others chose; None for all.
+        channel_axis: as there.
+        level: as there.
+        n_permutations: as there.
+        generator: as there.
+        show_progress: as there.
+    """
     check_level(level)
     check_whole("n_permutations", n_permutations)
     if not regions:
@@ -118,7 +158,7 @@ def significance(
         none = Significance(1.0, 0.0, 0, None, level, untestable=units.untestable)
         return [replace(region, significance=none) for region in regions]
     split = split_and_find(
-        regions, bank, generator, axis=units.axis, show_progress=show_progress
+        regions, bank, generator, find=find, rows=rows, axis=units.axis
     )
     reached = as_good_by_chance(split, n_permutations, show_progress=show_progress)
     coherent = coherences(split.found, split.own, split.finding, split.judging)
@@ -177,6 +217,7 @@ class Split:
         activity: how its states go with overall activity.
         own: bool ``(Q, D')``, states of the queries in these.
         seed: of what is drawn at random.
+        may_judge: bool ``(N,)``, the rows that do, unless they are in S.
     """
 
     found: list[Region]
@@ -185,6 +226,7 @@ class Split:
     activity: Activity
     own: Tensor
     seed: int
+    may_judge: Tensor
 
 
 def split_and_find(
@@ -192,38 +234,56 @@ def split_and_find(
     bank: ConfigurationBank,
     generator: torch.Generator | None = None,
     *,
+    find: Finder | None = None,
+    rows: Tensor | None = None,
     axis: int = 0,
-    show_progress: bool = False,
 ) -> Split:
-    """Split the neurons and find each region anew from its query on one half.
+    """Split the neurons and find each region anew on one half.
 
     Args:
         regions: regions of ``bank``, one or more.
         bank: the whole bank.
         generator: splits the neurons; None for one seeded with 0.
+        find: as in `judged_by`.
+        rows: bank rows that judge; None for all.
         axis: axis of the layer's shape whose entries are kept whole.
-        show_progress: draw a progress bar when it takes more than a second.
     """
-    rules = rules_of(regions, bank)
     generator = generator or torch.Generator().manual_seed(0)
     finding = split_neurons(bank.layer_shape, generator, axis)
-    with_features = any(rule.needs_features for rule in rules)
-    searched = _part(bank, finding, with_features=with_features)
-    found = found_by(
-        searched,
-        regions,
-        [_for_fewer_neurons(rule, searched.n_neurons) for rule in rules],
-        bank,
-        neurons=finding,
-        show_progress=show_progress,
-    )
+    find = find or partial(_found_anew, regions, bank)
+    searched, found = find(finding)
     own = query_states(bank, regions)[:, ~finding]
     seed = int(torch.randint(1 << 62, (), generator=generator))
-    judging = _part(bank, ~finding)
-    return Split(found, searched, judging, Activity.of(judging), own, seed)
+    judging = part_of(bank, ~finding)
+    may_judge = torch.ones(len(bank), dtype=torch.bool)
+    if rows is not None:
+        may_judge = torch.isin(torch.arange(len(bank)), rows)
+        found = [
+            replace(one, members=one.members[may_judge[one.members]]) for one in found
+        ]
+    activity = Activity.of(judging)
+    return Split(found, searched, judging, activity, own, seed, may_judge)
 
 
-def _part(
+def _found_anew(
+    regions: Sequence[Region],
+    bank: ConfigurationBank,
+    finding: Tensor,
+    *,
+    show_progress: bool = False,
+) -> tuple[ConfigurationBank, list[Region]]:
+    """Each region from its query, by its own rule, on some of the neurons."""
+    rules = rules_of(regions, bank)
+    with_features = any(rule.needs_features for rule in rules)
+    searched = part_of(bank, finding, with_features=with_features)
+    fewer = [_for_fewer_neurons(rule, searched.n_neurons) for rule in rules]
+    found = found_by(
+        searched, regions, fewer, bank, neurons=finding, show_progress=show_progress
+    )
+    return searched, found
+
+
+def part_of(
     bank: ConfigurationBank, neurons: Tensor, *, with_features: bool = False
 ) -> ConfigurationBank:
     """A bank of some of the neurons, bool ``(D,)``."""
@@ -324,7 +384,7 @@ def judge(split: Split) -> Iterator[Judgment]:
         distances = bank.distances(torch.stack(wanted))
         for region, away, states in zip(some, distances, wanted, strict=True):
             slopes = np.where(states.numpy(), activity.slope, -activity.slope)
-            is_outside = np.ones(len(bank), dtype=bool)
+            is_outside = split.may_judge.numpy().copy()
             is_outside[region.neighbors] = False
             rows = np.flatnonzero(is_outside)
             agreements = (bank.n_neurons - away[rows]).numpy()
@@ -354,9 +414,11 @@ def as_good_by_chance(
     The regions are judged anew for every block of permutations, so that few orders are
     held. Order i is the same whatever else is tested.
     """
-    n_rows = len(split.judging)
-    sizes = [(_n_outside(one), n_rows - len(one.neighbors)) for one in split.found]
-    longest = max(1, *(min(size, everyone - size) for size, everyone in sizes))
+    longest, n_rows = 1, int(split.may_judge.sum())
+    for one in split.found:
+        size = _n_outside(one)
+        others = n_rows - int(split.may_judge[one.neighbors].sum()) - size
+        longest = max(longest, min(size, others))
     block = max(1, _BLOCK_BYTES // (4 * longest))
     reached = np.zeros((len(split.found), 2), np.int64)
     for start in range(0, n_permutations, block):
