@@ -203,7 +203,8 @@ def _pieces(
     if not len(rows):
         return ()
     regions = bank_regions(bank, rows, choices, show_progress=show_progress)
-    linked = incidence([region.members for region in regions], len(bank))[:, rows]
+    linked = incidence([region.members for region in regions], len(bank))
+    linked = linked[:, rows.numpy()]
     count, group = connected_components(linked, directed=False)
     pieces = [rows[torch.from_numpy(group == number)] for number in range(count)]
     return tuple(sorted(pieces, key=lambda piece: (-len(piece), int(piece[0]))))
