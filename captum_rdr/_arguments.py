@@ -13,21 +13,32 @@ import torch
 from torch import Tensor
 
 
-def check_whole(name: str, value: object, least: int | None = 1) -> int:
-    """A whole number as a plain int, refused where it is none, or too small.
+def check_whole(
+    name: str,
+    value: object,
+    least: int | None = 1,
+    most: int | None = None,
+    of: str = "",
+) -> int:
+    """A whole number as a plain int, refused where it is none, too small or too large.
 
     Args:
         name: the argument's, for the message.
         value: the argument.
         least: the smallest number that is taken; None for any.
+        most: the largest, None for any.
+        of: what there are ``most`` of, in words, for the message.
 
     Raises:
         TypeError: the value is no whole number.
-        ValueError: it is less than ``least``.
+        ValueError: it is less than ``least`` or more than ``most``.
 
     >>> check_whole("n_neurons", 0)
     Traceback (most recent call last):
     ValueError: n_neurons=0 is too small; use 1 or more
+    >>> check_whole("k", 4, most=3, of="the bank's 3 instances")
+    Traceback (most recent call last):
+    ValueError: k=4 is more than the bank's 3 instances; lower it
     """
     try:
         number = operator.index(value)  # type: ignore[arg-type]
@@ -39,6 +50,8 @@ def check_whole(name: str, value: object, least: int | None = 1) -> int:
         )
     if least is not None and number < least:
         raise ValueError(f"{name}={number} is too small; use {least} or more")
+    if most is not None and number > most:
+        raise ValueError(f"{name}={number} is more than {of}; lower it")
     return number
 
 

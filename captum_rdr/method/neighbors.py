@@ -55,11 +55,6 @@ class Neighborhood:
     rows: Tensor
     distances: Tensor
 
-    @property
-    def size(self) -> int:
-        """Number of instances in S, the query included."""
-        return len(self.rows) + (self.query is None)
-
 
 def recognized(
     bank: ConfigurationBank,
@@ -185,29 +180,34 @@ def nearest_features(
     >>> nearest_features(features, features[1:2], 2, "cosine")[0][0]
     tensor([1, 2])
     """
-    mean = _mean(features) if metric == "centered_cosine" else None
-    targets = queries.detach().to(features.device).double()
-    if mean is not None:
-        targets = targets - mean
-    products, lengths = _products(features, targets)
-    of_mean = 0.0 if mean is None else (targets @ mean)[:, None]
-    square = lengths.square()
-    if mean is not None:
-        square = square - 2 * _products(features, mean[None])[0][0] + mean @ mean
+    mean = torch.zeros(features.shape[1], dtype=torch.float64, device=features.device)
+    if metric == "centered_cosine":
+        for rows in _blocks(features):
+            mean += features[rows].double().sum(0)
+        mean /= len(features)
+    targets = queries.detach().to(features.device).double() - mean
+    products, lengths = _products(features, targets, mean)
     target_lengths = targets.norm(dim=1)[:, None]
     # What rounding can change in a product of a stretch of so many terms, at most.
-    error = 4 * _STRETCH * torch.finfo(_exactly(features.dtype)).eps
-    error = error * (lengths + (0 if mean is None else mean.norm())) * target_lengths
+    rounding = 4 * _STRETCH * torch.finfo(_exactly(features.dtype)).eps
+    error = rounding * (lengths + 2 * mean.norm()) * target_lengths
     if metric == "euclidean":
-        distances = square + target_lengths.square() - 2 * (products - of_mean)
-        error = 2 * error + 4 * _STRETCH * torch.finfo(torch.float64).eps * square
+        square = lengths.square()
+        distances = square + target_lengths.square() - 2 * products
+        error = 2 * error + rounding * square
     else:
-        scale = square.clamp(min=0).sqrt() * target_lengths
-        distances, error = 1 - (products - of_mean) / scale, error / scale
+        scale = lengths * target_lengths
+        distances, error = 1 - products / scale, error / scale
     found = []
     for target, away, bound in zip(targets, distances, error, strict=True):
         near = _candidates(away, bound, count)
-        found.append(_nearest_of(features, near, target, mean, count, metric))
+        exact = [np.empty(0)]
+        for rows in torch.split(near, max(1, _BLOCK_VALUES // features.shape[1])):
+            held = features[rows].double() - mean
+            exact.append(_exact(target.cpu().numpy(), held.cpu().numpy(), metric))
+        away, places = np.concatenate(exact), near.cpu().numpy()
+        order = np.lexsort((places, away))[:count]
+        found.append((torch.from_numpy(places[order]), torch.from_numpy(away[order])))
     return found
 
 
@@ -216,19 +216,24 @@ def _exactly(dtype: torch.dtype) -> torch.dtype:
     return dtype if dtype in (torch.float32, torch.float64) else torch.float32
 
 
-def _products(features: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Inner products ``(Q, N)`` of targets and rows, and the rows' lengths ``(N,)``."""
+def _products(features: Tensor, targets: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+    """Inner products ``(Q, N)`` of targets and centered rows, and these rows' lengths."""
     dtype = _exactly(features.dtype)
-    narrow = targets.to(dtype)
+    narrow, center = targets.to(dtype), mean.to(dtype)
     products = targets.new_zeros(len(targets), len(features))
     squares = targets.new_zeros(len(features))
     for rows in _blocks(features):
         for start in range(0, features.shape[1], _STRETCH):
             part = slice(start, start + _STRETCH)
-            block = features[rows, part].to(dtype)
+            block = features[rows, part].to(dtype) - center[part]
             products[:, rows] += (narrow[:, part] @ block.T).double()
             squares[rows] += torch.linalg.vecdot(block, block).double()
     return products, squares.sqrt()
+
+
+def _blocks(features: Tensor) -> list[slice]:
+    step = max(1, _BLOCK_VALUES // max(1, features.shape[1]))
+    return [slice(start, start + step) for start in range(0, len(features), step)]
 
 
 def _candidates(away: Tensor, bound: Tensor, count: int) -> Tensor:
@@ -239,27 +244,8 @@ def _candidates(away: Tensor, bound: Tensor, count: int) -> Tensor:
     return (~(lowest > kth)).nonzero().flatten()
 
 
-def _nearest_of(
-    features: Tensor,
-    near: Tensor,
-    target: Tensor,
-    mean: Tensor | None,
-    count: int,
-    metric: str,
-) -> tuple[Tensor, Tensor]:
-    """The nearest of some rows, by distances in double precision."""
-    origin = None if mean is None else mean.cpu().numpy()
-    query = target.cpu().numpy()
-    exact = [np.empty(0)]
-    for rows in torch.split(near, max(1, _BLOCK_VALUES // features.shape[1])):
-        held = features[rows].cpu().double().numpy()
-        exact.append(_exact(query, held if origin is None else held - origin, metric))
-    distances, places = np.concatenate(exact), near.cpu().numpy()
-    order = np.lexsort((places, distances))[:count]
-    return torch.from_numpy(places[order]), torch.from_numpy(distances[order])
-
-
 def _exact(query: Floats, rows: Floats, metric: str) -> Floats:
+    """Distances of rows from a query in double precision."""
     if metric == "euclidean":
         lengths, _ = _scaled(rows - query)
         return lengths
@@ -276,16 +262,3 @@ def _scaled(rows: Floats) -> tuple[Floats, Floats]:
     lengths = np.sqrt(np.square(parts).sum(1, keepdims=True))
     unit = np.divide(parts, lengths, out=np.zeros_like(parts), where=lengths > 0)
     return (largest * lengths)[:, 0], unit
-
-
-def _blocks(features: Tensor) -> list[slice]:
-    step = max(1, _BLOCK_VALUES // max(1, features.shape[1]))
-    starts = range(0, len(features), step)
-    return [slice(start, min(start + step, len(features))) for start in starts]
-
-
-def _mean(features: Tensor) -> Tensor:
-    total = torch.zeros(features.shape[1], dtype=torch.float64, device=features.device)
-    for rows in _blocks(features):
-        total += features[rows].double().sum(0)
-    return total / len(features)
