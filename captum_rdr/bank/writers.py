@@ -113,9 +113,7 @@ class FolderWriter:
     def _check_model(self) -> Tensor:
         """Refuse to go on with another model; gives the earlier run's threshold."""
         layer, arrays = self._layer, self._fields["arrays"]
-        entry = arrays["threshold"]
-        values = files.map_array(self._folder, entry)
-        files.check_sum(self._folder, entry, values)
+        values = files.map_array(self._folder, arrays["threshold"])
         threshold = torch.from_numpy(np.array(values))
         self._check_same("fingerprint", self._fields["fingerprint"], layer.fingerprint)
         self._check_same("median", self._fields["is_median"], layer.is_median)
@@ -158,7 +156,7 @@ class FolderWriter:
             self._check_same("shape", self._fields["layer_shape"], list(layer_shape))
             return
         bank = _empty_bank(self._layer, layer_shape, threshold)
-        self._fields = files.new_fields(self._folder, bank)
+        self._fields = files.new_fields(self._folder, bank.fields)
         files.write_array(self._folder, self._fields, "threshold", bank.threshold)
         self._grow("rows", bits.row_width(bank.n_neurons), "|u1")
         self._grow("sketches", SKETCHED, "<f4")
@@ -210,7 +208,7 @@ class FolderWriter:
         del fields["expected"]
         for name, array in self._arrays.items():
             fields["arrays"][name] = array.finish()
-        rows = files.map_array(self._folder, fields["arrays"]["rows"])
+        rows = files.map_array(self._folder, fields["arrays"]["rows"], verify=False)
         n_neurons = torch.Size(fields["layer_shape"]).numel()
         counts = bits.count_active(torch.from_numpy(rows), n_neurons)
         files.write_array(self._folder, fields, "active_counts", counts)

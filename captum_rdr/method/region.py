@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from captum.concept import Concept
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 
 from captum_rdr._summary import as_html
 from captum_rdr.bank import ConfigurationBank, files
@@ -117,18 +117,6 @@ class Significance:
         )
 
 
-_TENSORS = (
-    "neurons",
-    "states",
-    "scores",
-    "weights",
-    "members",
-    "neighbors",
-    "distances",
-)
-_OF_THE_QUERY = ("query_states", "query_features")
-
-
 NAMED = 10
 """Neurons that name a region whose members are told by all neurons of the layer."""
 
@@ -229,16 +217,14 @@ class Region:
 
     def __repr__(self) -> str:
         active, count = int(self.states.sum()), len(self.neurons)
-        by_all = self.rule is not None and self.rule.n_neurons is None
         query = "new input" if self.query is None else f"bank row {self.query}"
         if self.evidence_cut is None:
-            neurons, told = (
-                f": {count} of {self.n_layer} neurons",
-                f"tolerance={self.tolerance}",
-            )
+            neurons = f": {count} of {self.n_layer} neurons"
+            told = f"tolerance={self.tolerance}"
         else:
+            every = "all " * (self.rule is not None and self.rule.n_neurons is None)
+            neurons = f" by evidence: {every}{count} weighty neurons of {self.n_layer}"
             told = f"evidence of at least {self.evidence_cut:.4g} nats"
-            neurons = f" by evidence: {'all ' * by_all}{count} weighty neurons of {self.n_layer}"
             if count > NAMED:
                 told += f", {NAMED} neurons carry {self.share():.0%} of the weight"
         tested = "" if self.significance is None else f", {self.significance!s}"
@@ -274,9 +260,16 @@ class Region:
             its attributes by name, tensors as lists, and the neurons' ``coordinates`` in
             the layer's output.
         """
-        lists = {name: getattr(self, name).tolist() for name in _TENSORS}
-        coordinates = [list(index) for index in self.unravel()]
-        return {**lists, "coordinates": coordinates, **self._fields()}
+        tensors = self._tensors().items()
+        return {
+            **{name: one.tolist() for name, one in tensors if name[:5] != "query"},
+            "coordinates": [list(index) for index in self.unravel()],
+            **self._fields(),
+        }
+
+    def _tensors(self) -> dict[str, Tensor]:
+        every = {field.name: getattr(self, field.name) for field in fields_of(self)}
+        return {name: one for name, one in every.items() if isinstance(one, Tensor)}
 
     def _fields(self) -> dict[str, Any]:
         """What is no tensor, as values of JSON's types."""
@@ -329,11 +322,9 @@ class Region:
         (tensor([2]), tensor([2]))
         """
         rule = self.rule
-        by_all = rule is not None and rule.is_evidence and rule.n_neurons is None
-        if n_neurons is None and by_all:
-            n_neurons = NAMED
-        order = self.scores.argsort(descending=True, stable=True)
-        return order if n_neurons is None else order[:n_neurons]
+        if n_neurons is None and rule is not None and rule.is_evidence:
+            n_neurons = NAMED if rule.n_neurons is None else None
+        return self.scores.argsort(descending=True, stable=True)[:n_neurons]
 
     def share(self, n_neurons: int = 10) -> float:
         """Share of the evidence's weight that the heaviest neurons carry.
@@ -410,10 +401,8 @@ class Region:
                 f"region belongs to a layer of shape {tuple(self.layer_shape)}, the bank "
                 f"to {tuple(layer_shape)}; pass a region of this layer"
             )
-        if (
-            "" not in (self.fingerprint, fingerprint)
-            and self.fingerprint != fingerprint
-        ):
+        known = {self.fingerprint, fingerprint} - {""}
+        if len(known) > 1:
             raise ValueError(
                 f"region has fingerprint {self.fingerprint[:12]}..., the bank "
                 f"{fingerprint[:12]}...; pass a region made with this model and layer"
@@ -452,22 +441,18 @@ class Region:
             )
         if not len(self.members):
             raise ValueError("the region has no member in the bank; raise tolerance")
-        size = len(dataset)
-        if len(self.members) and int(self.members[-1]) >= size:
+        size, last = len(dataset), int(self.members[-1])
+        if last >= size:
             raise ValueError(
-                f"dataset has {size} items, but the region has member "
-                f"{int(self.members[-1])}; give the dataset that fit read"
+                f"dataset has {size} items, but the region has member {last}; give the "
+                "dataset that fit read"
             )
-        inputs = _InputsOnly(Subset(dataset, self.members.tolist()))
-        return Concept(id, name, DataLoader(inputs, batch_size=64))
+        inputs = Subset(dataset, self.members.tolist())
+        return Concept(id, name, DataLoader(inputs, 64, collate_fn=_inputs_only))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the region to one file, atomically and with a checksum."""
-        tensors = {name: getattr(self, name) for name in _TENSORS}
-        for name in _OF_THE_QUERY:
-            if getattr(self, name) is not None:
-                tensors[name] = getattr(self, name)
-        files.write_tensors(path, "region", tensors, self._fields())
+        files.write_tensors(path, "region", self._tensors(), self._fields())
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> "Region":
@@ -477,17 +462,14 @@ class Region:
             ValueError: the file is damaged, or holds something else.
         """
         tensors, fields = files.read_tensors(path, "region")
-        needed = {field.name for field in fields_of(Region)} - set(_OF_THE_QUERY)
-        missing = needed - tensors.keys() - fields.keys()
-        if missing:
-            raise files.refused(path, f"lacks {sorted(missing)}")
-        fields["layer_shape"] = torch.Size(fields["layer_shape"])
-        if fields["significance"] is not None:
-            fields["significance"] = Significance(**fields["significance"])
-        if fields["rule"] is not None:
-            fields["rule"] = Rule.from_fields(fields["rule"])
-        values: dict[str, Any] = {**tensors, **fields}
-        return Region(**values)
+        try:
+            test, rule = fields["significance"], fields["rule"]
+            fields["layer_shape"] = torch.Size(fields["layer_shape"])
+            fields["significance"] = test and Significance(**test)
+            fields["rule"] = rule and Rule.from_fields(rule)
+            return Region(**tensors, **fields)
+        except (LookupError, TypeError) as error:
+            raise files.refused(path, f"holds no region ({error})") from error
 
 
 def regions_to_frame(regions: Sequence[Region]) -> Any:
@@ -528,18 +510,11 @@ def regions_to_frame(regions: Sequence[Region]) -> Any:
     ).astype({"query": "Int64"} if regions else {})
 
 
-class _InputsOnly(Dataset[Any]):
-    """The inputs of a dataset's items, as Captum's concepts need them."""
-
-    def __init__(self, dataset: Subset[Any]) -> None:
-        self._dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self._dataset)
-
-    def __getitem__(self, index: int) -> Any:
-        item = self._dataset[index]
-        return item[0] if isinstance(item, (tuple, list)) else item
+def _inputs_only(items: list[Any]) -> Any:
+    """A batch of inputs alone, as Captum's concepts need them."""
+    return default_collate(
+        [item[0] if isinstance(item, (tuple, list)) else item for item in items]
+    )
 
 
 def checked_regions(
