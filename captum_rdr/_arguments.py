@@ -1,10 +1,8 @@
 """Checks of the arguments that a user passes."""
 
 import operator
-import os
 from collections.abc import Iterable, Mapping, Sequence, Set
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -278,38 +276,6 @@ def coded_labels(**given: Any) -> list[Tensor]:
         checked_labels([number.get(one, one) for one in column], name)
         for name, column in columns.items()
     ]
-
-
-def checked_folders(out: Any, layer: Any, resume: bool) -> list[Path | None]:
-    """One folder a layer, or None for banks in memory.
-
-    Args:
-        out: None, a folder, or for a list of layers a list of folders.
-        layer: a module or a list of modules.
-        resume: whether an earlier run is to be resumed.
-
-    Raises:
-        TypeError: a list does not meet a list.
-        ValueError: the lists differ in length, two folders are one, or there is nothing
-            to resume.
-
-    >>> checked_folders(None, [1, 2], False)
-    [None, None]
-    """
-    count = len(layer) if isinstance(layer, list) else 1
-    if out is None:
-        if resume:
-            raise ValueError("resume=True needs out, the folder of the unfinished bank")
-        return [None] * count
-    if isinstance(layer, list) != isinstance(out, list):
-        raise TypeError(
-            f"out={out!r} does not fit layer; give a folder for a module, a list of "
-            "folders for a list of modules"
-        )
-    folders = [Path(one) for one in for_each(out, count, "out")]
-    if len({os.path.realpath(folder) for folder in folders}) < count:
-        raise ValueError(f"out={out!r} names one folder twice; give each layer its own")
-    return list(folders)
 
 
 def check_range(name: str, indices: Tensor, count: int, of: str) -> None:

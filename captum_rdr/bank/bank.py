@@ -34,6 +34,9 @@ class ConfigurationBank:
         attribute_to_layer_input: whether the states are those of the layer's input.
         reserve: instances to make room for at once; more may be appended.
 
+    Attributes:
+        active_counts: in how many instances each neuron is active, int64 ``(D,)``.
+
     Raises:
         ValueError: a size is not positive, or the threshold has another shape.
 
@@ -99,7 +102,7 @@ class ConfigurationBank:
         self.probe: Probe | None = None
         packed = torch.empty(0, bits.row_width(shape.numel()), dtype=torch.uint8)
         self._held = {"rows": GrowingRows.like(packed, reserve)}
-        self._counts = torch.zeros(shape.numel(), dtype=torch.int64)
+        self.active_counts = torch.zeros(shape.numel(), dtype=torch.int64)
 
     @property
     def n_neurons(self) -> int:
@@ -141,11 +144,6 @@ class ConfigurationBank:
         long as the system has room.
         """
         return self._held["rows"].filled
-
-    @property
-    def active_counts(self) -> Tensor:
-        """In how many instances each neuron is active, int64 ``(D,)``; a view."""
-        return self._counts
 
     @property
     def features(self) -> Tensor | None:
@@ -236,7 +234,9 @@ class ConfigurationBank:
                 if name not in self._held:
                     self._held[name] = GrowingRows.like(block, reserve)
                 self._held[name].append(block)
-        self._counts = self._counts + bits.count_active(packed, self.n_neurons)
+        self.active_counts = self.active_counts + bits.count_active(
+            packed, self.n_neurons
+        )
 
     def _check_features(self, features: Tensor | None, n_new: int) -> None:
         had = self.features is not None
@@ -269,7 +269,7 @@ class ConfigurationBank:
         taken._held = {
             name: GrowingRows(held.filled[at]) for name, held in self._held.items()
         }
-        taken._counts = bits.count_active(taken.packed, self.n_neurons)
+        taken.active_counts = bits.count_active(taken.packed, self.n_neurons)
         return taken
 
     def features_of(self, rows: Sequence[int] | Tensor) -> Tensor:
@@ -467,7 +467,7 @@ class ConfigurationBank:
         bank = copy.copy(self)
         bank.source = self.source._replace(first_rows="")
         bank._held = {"rows": GrowingRows.like(self.packed[:0].cpu(), reserve)}
-        bank._counts = torch.zeros_like(self._counts)
+        bank.active_counts = torch.zeros_like(self.active_counts)
         return bank
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -478,7 +478,7 @@ class ConfigurationBank:
                 one is.
         """
         arrays = {name: rows.filled for name, rows in self._held.items()}
-        arrays |= {"active_counts": self._counts, "threshold": self.threshold}
+        arrays |= {"active_counts": self.active_counts, "threshold": self.threshold}
         if self.probe is not None:
             arrays["probe"] = self.probe.packed()
         files.write_bank(path, self.fields, arrays)
@@ -523,7 +523,7 @@ class ConfigurationBank:
         bank.source = files.Source(*(fields[name] for name in files.Source._fields))
         if "probe" in arrays:
             bank.probe = Probe.unpacked(arrays.pop("probe"))
-        bank._counts = arrays.pop("active_counts")
+        bank.active_counts = arrays.pop("active_counts")
         bank._held = {
             name: GrowingRows(rows, is_mapped=mmap) for name, rows in arrays.items()
         }

@@ -115,7 +115,24 @@ def read_bank(
         FileNotFoundError: there is nothing of that name.
     """
     folder = Path(path)
-    fields, mapped = _mapped(folder, verify)
+    for _ in range(100):
+        fields = read_manifest(folder / MANIFEST)
+        if fields is None:
+            kind = ValueError if os.path.lexists(folder) else FileNotFoundError
+            raise kind(
+                f"{os.fspath(folder)!r} holds no bank; give the folder that save or "
+                "fit(..., out=...) wrote, or finish an unfinished bank with "
+                "fit(..., out=..., resume=True)"
+            )
+        named, missing = fields["arrays"].items(), ""
+        try:
+            mapped = {n: map_array(folder, one, verify=verify) for n, one in named}
+            break
+        except FileNotFoundError as error:
+            # The bank was replaced meanwhile, unless the file stays away.
+            missing = error.filename
+    else:
+        raise refused(missing, "is missing")
     grown = ("rows", "features", "sketches") if mmap else ()
     arrays = {
         name: torch.from_numpy(array if name in grown else np.array(array))
@@ -149,28 +166,6 @@ def _check_fit(fields: Fields, arrays: Tensors) -> None:
         raise ValueError(f"its arrays do not fit {n_neurons} neurons")
     if fields["axes"]:
         LayerAxes(**fields["axes"]).check(shape)
-
-
-def _mapped(folder: Path, verify: bool) -> tuple[Fields, dict[str, Array]]:
-    """The manifest of a folder's bank, and its arrays."""
-    for _ in range(100):
-        fields = read_manifest(folder / MANIFEST)
-        if fields is None:
-            kind = ValueError if os.path.lexists(folder) else FileNotFoundError
-            raise kind(
-                f"{os.fspath(folder)!r} holds no bank; give the folder that save or "
-                "fit(..., out=...) wrote, or finish an unfinished bank with "
-                "fit(..., out=..., resume=True)"
-            )
-        try:
-            return fields, {
-                name: map_array(folder, entry, verify=verify)
-                for name, entry in fields["arrays"].items()
-            }
-        except FileNotFoundError as error:
-            # The bank was replaced meanwhile, unless the file stays away.
-            missing = error.filename
-    raise refused(missing, "is missing")
 
 
 def map_array(folder: Path, entry: Fields, *, verify: bool = True) -> Array:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from captum_rdr.bank import ConfigurationBank, bits
-from captum_rdr.bank.queries import equal_rows
+from captum_rdr.bank.queries import Nearest, equal_rows
 from captum_rdr.method.rule import Rule
 from captum_rdr.model.states import same_instance, sketch
 
@@ -39,21 +39,6 @@ class Queries:
     def __getitem__(self, part: slice) -> "Queries":
         features = None if self.features is None else self.features[part]
         return Queries(self.packed[part], self.rows[part], features)
-
-
-@dataclass(frozen=True)
-class Neighborhood:
-    """S of one query.
-
-    Attributes:
-        query: the query's own bank row, or None if the bank does not hold it.
-        rows: int64, the bank rows in S, nearest first, the query's own row among them.
-        distances: their distances from the query, int64 or float64.
-    """
-
-    query: int | None
-    rows: Tensor
-    distances: Tensor
 
 
 def recognized(
@@ -96,15 +81,19 @@ def recognized(
 
 def neighborhoods(
     bank: ConfigurationBank, queries: Queries, rule: Rule
-) -> list[Neighborhood]:
+) -> list[Nearest]:
     """S of each query: the query itself and its nearest others.
 
-    A query that the bank holds is one of the k, at distance 0.
+    A query that the bank holds is one of the k, at distance 0; one that it does not hold
+    belongs to S, but has no row.
 
     Args:
         bank: the reference bank.
         queries: the instances to explain.
         rule: which metric or rows, and how many.
+
+    Returns:
+        the bank rows in S, nearest first, and their distances, int64 or float64.
     """
     if isinstance(rule.neighbors, Tensor):
         return _given(bank, queries, rule.neighbors)
@@ -121,38 +110,35 @@ def neighborhoods(
     ]
 
 
-def _given(
-    bank: ConfigurationBank, queries: Queries, given: Tensor
-) -> list[Neighborhood]:
-    rows_of_each = given if given.dim() == 2 else given.expand(len(queries), -1)
+def _given(bank: ConfigurationBank, queries: Queries, given: Tensor) -> list[Nearest]:
     found = []
-    for index, rows in enumerate(rows_of_each.cpu()):
-        own = queries.rows[index]
+    for index, own in enumerate(queries.rows):
+        rows = (given[index] if given.dim() == 2 else given).cpu()
         if own is not None and own not in rows:
             rows = torch.cat([torch.tensor([own]), rows])
-        found.append(at_rows(bank, queries.packed[index], own, rows))
+        found.append(at_rows(bank, queries.packed[index], rows))
     return found
 
 
-def at_rows(
-    bank: ConfigurationBank, packed: Tensor, query: int | None, rows: Tensor
-) -> Neighborhood:
+def at_rows(bank: ConfigurationBank, packed: Tensor, rows: Tensor) -> Nearest:
     """S made of given bank rows, nearest by configuration first."""
+    rows = rows.sort().values
     held = bank.packed[rows.to(bank.device)]
     distances = bits.hamming(packed[None], held)[0].cpu().long()
-    rows, order = rows.sort()
-    distances, ranks = distances[order].sort(stable=True)
-    return Neighborhood(query, rows[ranks], distances)
+    distances, ranks = distances.sort(stable=True)
+    return Nearest(rows[ranks], distances)
 
 
-def _with_own(rows: Tensor, distances: Tensor, own: int | None, k: int) -> Neighborhood:
+def _with_own(rows: Tensor, distances: Tensor, own: int | None, k: int) -> Nearest:
     """The query and its k - 1 nearest others; the query has a row if the bank holds it."""
-    others = rows != own if own is not None else torch.ones_like(rows, dtype=torch.bool)
-    rows, distances = rows[others][: k - 1], distances[others][: k - 1]
+    others = (
+        (rows != own).nonzero().flatten()[: k - 1] if own is not None else slice(k - 1)
+    )
+    rows, distances = rows[others], distances[others]
     if own is not None:
         rows = torch.cat([torch.tensor([own]), rows])
         distances = torch.cat([distances.new_zeros(1), distances])
-    return Neighborhood(own, rows, distances)
+    return Nearest(rows, distances)
 
 
 def nearest_features(
@@ -202,8 +188,8 @@ def nearest_features(
     for target, away, bound in zip(targets, distances, error, strict=True):
         near = _candidates(away, bound, count)
         exact = [np.empty(0)]
-        for rows in torch.split(near, max(1, _BLOCK_VALUES // features.shape[1])):
-            held = features[rows].double() - mean
+        for part in torch.split(near, max(1, _BLOCK_VALUES // features.shape[1])):
+            held = features[part].double() - mean
             exact.append(_exact(target.cpu().numpy(), held.cpu().numpy(), metric))
         away, places = np.concatenate(exact), near.cpu().numpy()
         order = np.lexsort((places, away))[:count]

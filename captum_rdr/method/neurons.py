@@ -98,8 +98,8 @@ def by_evidence(
     weighty = np.flatnonzero(weights)
     chosen = weighty[largest(np.abs(weights[weighty]), count)]
     neurons = chosen[np.argsort(-np.abs(weights[chosen]), kind="stable")]
-    offset, weights = _in_units(when_inactive[neurons]), weights[neurons] / UNITS
-    return Principal(neurons, weights > 0, np.abs(weights), weights, offset)
+    offset, nats = _in_units(when_inactive[neurons]), weights[neurons] / UNITS
+    return Principal(neurons, nats > 0, np.abs(nats), nats, offset)
 
 
 def _in_units(values: Floats) -> float:

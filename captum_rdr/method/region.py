@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 
 from captum_rdr._summary import as_html
-from captum_rdr.bank import ConfigurationBank, files
+from captum_rdr.bank import ConfigurationBank, bits, files
 from captum_rdr.method.rule import Rule
 
 COHERENT = 0.55
@@ -342,7 +342,7 @@ class Region:
         """Log-likelihood ratio of S against the bank on the principal neurons.
 
         Args:
-            states: bool ``(M, D)`` or ``(M, D1, ..., Dm)``.
+            states: bool ``(M, D)`` or ``(M, D1, ..., Dm)``, or packed rows of a bank.
 
         Returns:
             float64 tensor ``(M,)``, in nats.
@@ -357,7 +357,7 @@ class Region:
         """Whether instances lie in the region.
 
         Args:
-            states: bool ``(M, D)`` or ``(M, D1, ..., Dm)``.
+            states: bool ``(M, D)`` or ``(M, D1, ..., Dm)``, or packed rows of a bank.
 
         Returns:
             bool tensor ``(M,)``.
@@ -371,20 +371,10 @@ class Region:
         return disagreements <= self.tolerance
 
     def _picked(self, states: Tensor) -> Tensor:
-        n_neurons = self.layer_shape.numel()
-        states = torch.as_tensor(states)
-        if states.dtype != torch.bool:
-            raise TypeError(
-                f"states has dtype {states.dtype}; give torch.bool, e.g. activations > "
-                "threshold"
-            )
-        if states.shape[1:] not in (self.layer_shape, (n_neurons,)):
-            raise ValueError(
-                f"states has shape {tuple(states.shape)}, but the region's layer needs "
-                f"(M, {n_neurons}) or (M, *{tuple(self.layer_shape)}); take them from "
-                "the same layer"
-            )
-        return states.cpu().reshape(-1, n_neurons)[:, self.neurons]
+        flat = bits.flat(states, self.layer_shape)
+        if flat.dtype == torch.uint8:
+            flat = bits.unpack(flat, self.n_layer)
+        return flat.cpu()[:, self.neurons]
 
     def check_layer(self, layer_shape: torch.Size, fingerprint: str) -> None:
         """Refuse to be used with another layer or model.
@@ -467,7 +457,8 @@ class Region:
             fields["layer_shape"] = torch.Size(fields["layer_shape"])
             fields["significance"] = test and Significance(**test)
             fields["rule"] = rule and Rule.from_fields(rule)
-            return Region(**tensors, **fields)
+            values: dict[str, Any] = {**tensors, **fields}
+            return Region(**values)
         except (LookupError, TypeError) as error:
             raise files.refused(path, f"holds no region ({error})") from error
 
@@ -484,7 +475,7 @@ def regions_to_frame(regions: Sequence[Region]) -> Any:
         indices of the principal neurons and the members' rows, as lists.
 
     Raises:
-        ImportError: pandas is not installed.
+        ImportError: pandas is not installed; see `Region.to_dict`.
 
     >>> from captum_rdr import RelaxedDecisionRegion
     >>> model, data = torch.nn.Identity(), torch.eye(4)
@@ -492,12 +483,7 @@ def regions_to_frame(regions: Sequence[Region]) -> Any:
     >>> regions_to_frame(rdr.attribute_members([2, 0], 1, 3))["members"].tolist()
     [1, 1]
     """
-    try:
-        pandas = import_module("pandas")
-    except ImportError as error:
-        raise ImportError(
-            "regions_to_frame needs pandas; install it, or use region.to_dict()"
-        ) from error
+    pandas = import_module("pandas")  # only this needs it
     return pandas.DataFrame(
         [
             {

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,8 +11,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from captum_rdr.bank import ConfigurationBank, bits
-from captum_rdr.bank.queries import Wanted, agreeing
-from captum_rdr.method.neighbors import Neighborhood, Queries, at_rows, neighborhoods
+from captum_rdr.bank.queries import Nearest, Wanted, agreeing
+from captum_rdr.method.neighbors import Queries, at_rows, neighborhoods
 from captum_rdr.method.neurons import (
     UNITS,
     Bools,
@@ -74,8 +75,12 @@ def _block(
         found = zip(drafts, members(drafts, bank), strict=True)
         return [replace(draft, members=rows) for draft, rows in found]
     for _ in range(rule.rounds - 1):
-        stronger = zip(queries.packed, near, evidence(drafts, bank), strict=True)
-        near = [_strongest(bank, *of_query) for of_query in stronger]
+        near = [
+            at_rows(bank, packed, _strongest(draft, row))
+            for packed, draft, row in zip(
+                queries.packed, drafts, evidence(drafts, bank), strict=True
+            )
+        ]
         inside, drafts = _drafts(bank, queries, near, rule, frequencies)
     finished = []
     for draft, states, row in zip(drafts, inside, evidence(drafts, bank), strict=True):
@@ -88,7 +93,7 @@ def _block(
 def _drafts(
     bank: ConfigurationBank,
     queries: Queries,
-    near: Sequence[Neighborhood],
+    near: Sequence[Nearest],
     rule: Rule,
     frequencies: Frequencies | None,
 ) -> tuple[list[Bools], list[Region]]:
@@ -97,7 +102,7 @@ def _drafts(
     count = rule.count(bank.n_neurons)
     for index, one in enumerate(near):
         rows = bank.packed[one.rows.to(bank.device)]
-        if one.query is None:
+        if queries.rows[index] is None:
             rows = torch.cat([rows, queries.packed[index : index + 1]])
         states = bits.unpack(rows, bank.n_neurons).numpy()
         active, k = _active(states), len(states)
@@ -114,20 +119,22 @@ def _drafts(
 def _active(states: Bools) -> Ints:
     """In how many instances each neuron is active."""
     narrow = np.uint8 if len(states) <= 255 else np.int64  # the narrow one is faster
-    return states.view(np.uint8).sum(0, dtype=narrow).astype(np.int64)
+    active: Ints = states.view(np.uint8).sum(0, dtype=narrow).astype(np.int64)
+    return active
 
 
 def _draft(
     bank: ConfigurationBank,
     queries: Queries,
     index: int,
-    near: Neighborhood,
+    near: Nearest,
     rule: Rule,
     chosen: Principal,
 ) -> Region:
     given = isinstance(rule.neighbors, Tensor)  # then the rule has this region's own S
-    query: dict[str, Tensor] = {}
-    if near.query is None:
+    query: dict[str, Any] = {}
+    own = queries.rows[index]
+    if own is None:
         packed = queries.packed[index, : bits.row_bytes(bank.n_neurons)]
         query["query_states"] = packed.cpu().clone()
         if queries.features is not None:
@@ -144,7 +151,7 @@ def _draft(
         neighbors=near.rows,
         distances=near.distances,
         layer_shape=bank.layer_shape,
-        query=near.query,
+        query=own,
         fingerprint=bank.fingerprint,
         rule=replace(rule, neighbors=near.rows) if given else rule,
         **query,
@@ -210,15 +217,12 @@ def _wanted(region: Region) -> Wanted:
     return Wanted(region.neurons[order], region.states[order], int(region.tolerance))
 
 
-def _strongest(
-    bank: ConfigurationBank, packed: Tensor, inside: Neighborhood, evidence: Tensor
-) -> Neighborhood:
+def _strongest(draft: Region, evidence: Tensor) -> Tensor:
     """S chosen anew: the query and the bank rows of largest evidence."""
     ranked = evidence.numpy().copy()
-    if inside.query is not None:
-        ranked[inside.query] = np.inf
-    rows = torch.from_numpy(largest(ranked, len(inside.rows)))
-    return at_rows(bank, packed, inside.query, rows)
+    if draft.query is not None:
+        ranked[draft.query] = np.inf
+    return torch.from_numpy(largest(ranked, len(draft.neighbors)))
 
 
 def _cut(draft: Region, states: Bools, bank: Frequencies) -> float:

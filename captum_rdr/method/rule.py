@@ -142,7 +142,7 @@ class Rule:
             _check_metric(self.neighbors, bank)
 
 
-def _check_nats(tolerance: object) -> None:
+def _check_nats(tolerance: float) -> None:
     if not isinstance(tolerance, (Real, np.number)):
         raise TypeError(
             f"tolerance={tolerance!r} is a {type(tolerance).__name__}; give a number of "

@@ -110,7 +110,13 @@ def test_states_of_another_layer_are_refused(region):
     ):
         region.evidence(torch.ones(2, 144))
     with pytest.raises(ValueError, match="states has shape"):
-        region.contains(torch.ones(144, dtype=torch.bool))
+        region.contains(torch.ones(2, 3, 144, dtype=torch.bool))
+
+
+def test_packed_rows_and_single_instances(fitted, region):
+    inside = region.contains(fitted.bank.states())
+    assert region.contains(fitted.bank.rows).equal(inside)
+    assert region.contains(fitted.bank.states([4])[0]).tolist() == [True]
 
 
 def test_files(region, fitted, tmp_path):
