@@ -143,19 +143,17 @@ def positional(values: Any, name: str) -> list[Any]:
             "are one-hot"
         )
     items: list[Any] = column.tolist()
-    if column.dtype.kind in "iu":
-        return items
     items = [None if _is_unknown(one) else one for one in items]
     if None in items:  # a column of numbers that has unknown ones holds floats
         items = [int(one) if _is_whole(one) else one for one in items]
     kinds = {type(one) for one in items} - {type(None)}
-    if not (kinds <= {int} or kinds <= {str}):
-        if len(kinds) > 1 or not kinds <= {bool, float, complex}:
-            raise _no_sequence(values, name)
-        dtype = getattr(values, "dtype", torch.tensor(items[:1]).dtype)
-        mask = ", or for a mask mask.nonzero().flatten()" if bool in kinds else ""
-        raise TypeError(f"{name} has dtype {dtype}; give whole numbers{mask}")
-    return items
+    if kinds <= {int} or kinds <= {str}:
+        return items
+    if len(kinds) > 1 or not kinds <= {bool, float, complex}:
+        raise _no_sequence(values, name)
+    dtype = getattr(values, "dtype", torch.tensor(items[:1]).dtype)
+    mask = ", or for a mask mask.nonzero().flatten()" if bool in kinds else ""
+    raise TypeError(f"{name} has dtype {dtype}; give whole numbers{mask}")
 
 
 def _as_array(values: Any, name: str) -> npt.NDArray[Any]:

@@ -232,7 +232,17 @@ def hamming(queries: Tensor, rows: Tensor, ready: Any = None) -> Tensor:
         if ready is not None:
             found = numkong.hammings_packed(queries.numpy(), ready)
             return torch.from_numpy(np.asarray(found).view(np.int32))
-        return _one_by_one(queries, rows)
+        counts = np.empty((len(queries), len(rows)), np.int32)
+
+        def count(start: int, stop: int) -> None:
+            some = rows[start:stop].numpy()
+            found = numkong.cdist(
+                queries.numpy(), some, metric="hamming", dtype="uint1"
+            )
+            counts[:, start:stop] = np.asarray(found)  # doubles, which hold them all
+
+        in_shares(rows, count)
+        return torch.from_numpy(counts)
     out = numkong.empty((len(rows), len(queries)), dtype="uint32")
     packed, array = numkong.hammings_pack(queries.numpy()), rows.numpy()
     in_shares(
@@ -242,22 +252,6 @@ def hamming(queries: Tensor, rows: Tensor, ready: Any = None) -> Tensor:
         ),
     )
     return torch.from_numpy(np.asarray(out).view(np.int32)).T
-
-
-def _one_by_one(queries: Tensor, rows: Tensor) -> Tensor:
-    """`hamming` for so few queries that packing them does not pay."""
-    counts = np.empty((len(queries), len(rows)), np.int32)
-    array = rows.numpy()
-
-    def fill(start: int, stop: int) -> None:
-        for query, own in zip(queries.numpy(), counts, strict=True):
-            found = numkong.cdist(
-                query[None], array[start:stop], metric="hamming", dtype="uint1"
-            )
-            own[start:stop] = np.asarray(found)[0]  # doubles, which hold them exactly
-
-    in_shares(rows, fill)
-    return torch.from_numpy(counts)
 
 
 def in_shares(rows: Tensor, call: Callable[[int, int], Any]) -> None:

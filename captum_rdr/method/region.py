@@ -1,6 +1,7 @@
 """A relaxed decision region: principal neurons, their states, and who shares them."""
 
 import os
+from collections import namedtuple
 from collections.abc import Sequence, Sized
 from dataclasses import asdict, dataclass
 from dataclasses import fields as fields_of
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 
 from captum_rdr._summary import as_html
+from captum_rdr.axes import LayerAxes
 from captum_rdr.bank import ConfigurationBank, bits, files
 from captum_rdr.method.rule import Rule
 
@@ -187,6 +189,7 @@ class Region:
         fingerprint: that of the bank, empty when unknown.
         significance: what a test of the region found, or None if it was not tested.
         rule: the choices that made the region; None when unknown.
+        axes: what the axes of the layer's output mean; None where that is unknown.
         query_states: packed configuration of a query that the bank does not hold, uint8
             ``(ceil(D / 8),)``; else None.
         query_features: its float activations ``(D,)``, where S was chosen by them.
@@ -207,6 +210,7 @@ class Region:
     fingerprint: str = ""
     significance: Significance | None = None
     rule: Rule | None = None
+    axes: LayerAxes | None = None
     query_states: Tensor | None = None
     query_features: Tensor | None = None
 
@@ -282,6 +286,7 @@ class Region:
             "fingerprint": self.fingerprint,
             "significance": self.significance and asdict(self.significance),
             "rule": self.rule and self.rule.as_fields(),
+            "axes": self.axes and self.axes.as_fields(),
         }
 
     def mask(self, n_neurons: int | None = None) -> Tensor:
@@ -403,11 +408,25 @@ class Region:
 
         Returns:
             for each neuron its index in ``layer_shape``, as Captum's
-            ``neuron_selector`` takes it.
+            ``neuron_selector`` takes it; where the bank knows what several axes mean, a
+            named tuple that says so.
+
+        >>> from captum_rdr import RelaxedDecisionRegion
+        >>> model, data = torch.nn.Identity(), torch.eye(4).reshape(4, 2, 2, 1)
+        >>> axes = LayerAxes("height width channel")
+        >>> rdr = RelaxedDecisionRegion(model, model, axes=axes)
+        >>> rdr = rdr.fit(data, show_progress=False)
+        >>> rdr.attribute_members([2], n_neighbors=1, n_neurons=1)[0].unravel()
+        [Place(height=1, width=0, channel=0)]
         """
         coordinates = torch.unravel_index(self.neurons, self.layer_shape)
         columns = [axis.tolist() for axis in coordinates]
-        return [tuple(index) for index in zip(*columns, strict=True)]
+        place: Any = tuple
+        if self.axes is not None and len(self.axes.kinds) > 1:
+            kinds = self.axes.kinds
+            named: Any = namedtuple("Place", kinds, rename=True)  # type: ignore[misc]
+            place = named._make
+        return [place(index) for index in zip(*columns, strict=True)]
 
     def to_concept(self, dataset: Dataset[Any], id: int, name: str) -> Concept:
         """The region's members as a concept for ``captum.concept.TCAV``.
@@ -457,6 +476,8 @@ class Region:
             fields["layer_shape"] = torch.Size(fields["layer_shape"])
             fields["significance"] = test and Significance(**test)
             fields["rule"] = rule and Rule.from_fields(rule)
+            axes = fields.get("axes")  # files of earlier versions have none
+            fields["axes"] = axes and LayerAxes(**axes)
             values: dict[str, Any] = {**tensors, **fields}
             return Region(**values)
         except (LookupError, TypeError) as error:

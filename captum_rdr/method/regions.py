@@ -151,6 +151,7 @@ def _draft(
         neighbors=near.rows,
         distances=near.distances,
         layer_shape=bank.layer_shape,
+        axes=bank.axes,
         query=own,
         fingerprint=bank.fingerprint,
         rule=replace(rule, neighbors=near.rows) if given else rule,

@@ -62,6 +62,7 @@ def test_coordinates_point_at_the_neurons(region):
     assert mask.shape == (4, 6, 6)
     coordinates = region.unravel()
     assert len(coordinates) == 10
+    assert {one._fields for one in coordinates} == {("channel", "height", "width")}
     for index, state, score in zip(
         coordinates, region.states, region.scores, strict=True
     ):
@@ -128,6 +129,7 @@ def test_files(region, fitted, tmp_path):
         assert repr(loaded) == repr(one)
         assert loaded.members.equal(one.members)
         assert loaded.mask().equal(one.mask())
+        assert repr(loaded.unravel()) == repr(one.unravel())
         assert isinstance(loaded.layer_shape, torch.Size)
         states = fitted.bank.states()
         assert loaded.contains(states).equal(one.contains(states))
