@@ -10,14 +10,14 @@ from captum.attr import LayerAttribution
 from captum.log import log_usage
 from torch import Tensor
 from torch.nn import Module
-from tqdm.auto import tqdm
 
-from captum_rdr._arguments import check_whole, checked_rows, for_each
+from captum_rdr._arguments import checked_rows, for_each
 from captum_rdr._summary import as_html, of_explainer
 from captum_rdr.axes import LayerAxes
 from captum_rdr.bank import ConfigurationBank, bits
 from captum_rdr.bank.checks import checked_banks, warn_if_alike
 from captum_rdr.bank.files import PathLike
+from captum_rdr.bank.reading import read_states
 from captum_rdr.bank.writers import writers
 from captum_rdr.method.neighbors import Queries, recognized
 from captum_rdr.method.region import Region, checked_regions
@@ -27,20 +27,14 @@ from captum_rdr.model.clamping import clamping
 from captum_rdr.model.concept import concept_score
 from captum_rdr.model.fingerprint import Fingerprints
 from captum_rdr.model.fitting import LayerIndex, index_data
-from captum_rdr.model.inputs import BATCH_SIZE, ForwardArguments, input_arguments
+from captum_rdr.model.inputs import ForwardArguments, input_arguments
 from captum_rdr.model.reader import (
     LayerReader,
     check_layer,
     checked_call_index,
     checked_pools,
 )
-from captum_rdr.model.states import (
-    as_threshold,
-    binarize,
-    check_shape,
-    sketch,
-    storable,
-)
+from captum_rdr.model.states import as_threshold
 from captum_rdr.pooling import Pool
 
 
@@ -313,9 +307,9 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         read = self._read(
             arguments,
             attribute_to_layer_input,
-            internal_batch_size,
-            show_progress,
             with_features=any(one.needs_features for one in rules),
+            internal_batch_size=internal_batch_size,
+            show_progress=show_progress,
         )
         masks, found = [], []
         for bank, settled, tensors in zip(banks, rules, read, strict=True):
@@ -461,8 +455,8 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         read = self._read(
             input_arguments(inputs, additional_forward_args),
             banks[0].attribute_to_layer_input,
-            internal_batch_size,
-            show_progress,
+            internal_batch_size=internal_batch_size,
+            show_progress=show_progress,
         )
         return self._as_given(
             [
@@ -561,47 +555,14 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
             yield
 
     def _read(
-        self,
-        arguments: ForwardArguments,
-        attribute_to_layer_input: bool,
-        internal_batch_size: int | None,
-        show_progress: bool,
-        with_features: bool | None = None,
+        self, arguments: ForwardArguments, attribute_to_layer_input: bool, **how: Any
     ) -> list[tuple[Tensor, ...]]:
-        """Packed states of every layer, and for queries sketches and maybe features.
-
-        ``with_features`` is None where only states are wanted.
-        """
         banks = self._current_banks(attribute_to_layer_input)
-        size = BATCH_SIZE
-        if internal_batch_size is not None:
-            size = check_whole("internal_batch_size", internal_batch_size)
-
-        def keep(index: int, activations: Tensor) -> tuple[Tensor, ...]:
-            bank, name = banks[index], self.reader.names[index]
-            check_shape(activations, bank.layer_shape, name)
-            kept = [bits.pack(binarize(activations, bank.threshold))]
-            if with_features is not None:
-                kept.append(sketch(activations.flatten(1)))
-            if with_features:
-                kept.append(storable(activations, f"layer {name!r}"))
-            return tuple(kept)
-
-        parts = []
-        batches = tqdm(
-            arguments.split(size), "Reading", unit="batch", disable=not show_progress
+        read = read_states(
+            self.reader, banks, arguments, fires_once=self._fires_once, **how
         )
-        with self.reader.reading(
-            keep, attribute_to_layer_input=attribute_to_layer_input
-        ) as read:
-            for part in batches:
-                # Only a pass that runs to its end shows that a layer fires again.
-                parts.append(read(part, "inputs", self._fires_once))
-                self._fires_once = True
-        return [
-            tuple(torch.cat(column) for column in zip(*layer, strict=True))
-            for layer in zip(*parts, strict=True)
-        ]
+        self._fires_once = True
+        return read
 
     def _fitted_banks(self) -> list[ConfigurationBank]:
         if self._banks is None:

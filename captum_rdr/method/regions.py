@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -189,22 +190,16 @@ def members(regions: Sequence[Region], bank: ConfigurationBank) -> list[Tensor]:
     by_states = [region for region in regions if region.evidence_cut is None]
     by_evidence = [region for region in regions if region.evidence_cut is not None]
     agree = iter(agreeing([_wanted(region) for region in by_states], bank.packed))
-    evident = iter(_evident(by_evidence, bank))
-    return [
-        next(agree if region.evidence_cut is None else evident) for region in regions
-    ]
-
-
-def _evident(regions: Sequence[Region], bank: ConfigurationBank) -> list[Tensor]:
-    """Rows that reach each region's cut, for as many regions at a time as fit."""
-    found: list[Tensor] = []
     step = _step(bank)
-    for start in range(0, len(regions), step):
-        part = regions[start : start + step]
-        cuts = torch.tensor([region.evidence_cut for region in part]).double()
-        reached = evidence(part, bank) >= cuts[:, None]
-        found += [row.nonzero().flatten() for row in reached]
-    return found
+    starts = range(0, len(by_evidence), step)
+    parts = (evidence(by_evidence[start : start + step], bank) for start in starts)
+    strengths = chain.from_iterable(parts)  # for as many regions at a time as fit
+    return [
+        next(agree)
+        if region.evidence_cut is None
+        else (next(strengths) >= region.evidence_cut).nonzero().flatten()
+        for region in regions
+    ]
 
 
 def _step(bank: ConfigurationBank) -> int:
