@@ -1,10 +1,8 @@
 """Checks of the arguments that a user passes."""
 
 import operator
-import os
 from collections.abc import Iterable, Mapping, Sequence, Set
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,21 +11,32 @@ import torch
 from torch import Tensor
 
 
-def check_whole(name: str, value: object, least: int | None = 1) -> int:
-    """A whole number as a plain int, refused where it is none, or too small.
+def check_whole(
+    name: str,
+    value: object,
+    least: int | None = 1,
+    most: int | None = None,
+    of: str = "",
+) -> int:
+    """A whole number as a plain int, refused where it is none, too small or too large.
 
     Args:
         name: the argument's, for the message.
         value: the argument.
         least: the smallest number that is taken; None for any.
+        most: the largest, None for any.
+        of: what there are ``most`` of, in words, for the message.
 
     Raises:
         TypeError: the value is no whole number.
-        ValueError: it is less than ``least``.
+        ValueError: it is less than ``least`` or more than ``most``.
 
     >>> check_whole("n_neurons", 0)
     Traceback (most recent call last):
     ValueError: n_neurons=0 is too small; use 1 or more
+    >>> check_whole("k", 4, most=3, of="the bank's 3 instances")
+    Traceback (most recent call last):
+    ValueError: k=4 is more than the bank's 3 instances; lower it
     """
     try:
         number = operator.index(value)  # type: ignore[arg-type]
@@ -39,6 +48,8 @@ def check_whole(name: str, value: object, least: int | None = 1) -> int:
         )
     if least is not None and number < least:
         raise ValueError(f"{name}={number} is too small; use {least} or more")
+    if most is not None and number > most:
+        raise ValueError(f"{name}={number} is more than {of}; lower it")
     return number
 
 
@@ -132,19 +143,17 @@ def positional(values: Any, name: str) -> list[Any]:
             "are one-hot"
         )
     items: list[Any] = column.tolist()
-    if column.dtype.kind in "iu":
-        return items
     items = [None if _is_unknown(one) else one for one in items]
     if None in items:  # a column of numbers that has unknown ones holds floats
         items = [int(one) if _is_whole(one) else one for one in items]
     kinds = {type(one) for one in items} - {type(None)}
-    if not (kinds <= {int} or kinds <= {str}):
-        if len(kinds) > 1 or not kinds <= {bool, float, complex}:
-            raise _no_sequence(values, name)
-        dtype = getattr(values, "dtype", torch.tensor(items[:1]).dtype)
-        mask = ", or for a mask mask.nonzero().flatten()" if bool in kinds else ""
-        raise TypeError(f"{name} has dtype {dtype}; give whole numbers{mask}")
-    return items
+    if kinds <= {int} or kinds <= {str}:
+        return items
+    if len(kinds) > 1 or not kinds <= {bool, float, complex}:
+        raise _no_sequence(values, name)
+    dtype = getattr(values, "dtype", torch.tensor(items[:1]).dtype)
+    mask = ", or for a mask mask.nonzero().flatten()" if bool in kinds else ""
+    raise TypeError(f"{name} has dtype {dtype}; give whole numbers{mask}")
 
 
 def _as_array(values: Any, name: str) -> npt.NDArray[Any]:
@@ -265,38 +274,6 @@ def coded_labels(**given: Any) -> list[Tensor]:
         checked_labels([number.get(one, one) for one in column], name)
         for name, column in columns.items()
     ]
-
-
-def checked_folders(out: Any, layer: Any, resume: bool) -> list[Path | None]:
-    """One folder a layer, or None for banks in memory.
-
-    Args:
-        out: None, a folder, or for a list of layers a list of folders.
-        layer: a module or a list of modules.
-        resume: whether an earlier run is to be resumed.
-
-    Raises:
-        TypeError: a list does not meet a list.
-        ValueError: the lists differ in length, two folders are one, or there is nothing
-            to resume.
-
-    >>> checked_folders(None, [1, 2], False)
-    [None, None]
-    """
-    count = len(layer) if isinstance(layer, list) else 1
-    if out is None:
-        if resume:
-            raise ValueError("resume=True needs out, the folder of the unfinished bank")
-        return [None] * count
-    if isinstance(layer, list) != isinstance(out, list):
-        raise TypeError(
-            f"out={out!r} does not fit layer; give a folder for a module, a list of "
-            "folders for a list of modules"
-        )
-    folders = [Path(one) for one in for_each(out, count, "out")]
-    if len({os.path.realpath(folder) for folder in folders}) < count:
-        raise ValueError(f"out={out!r} names one folder twice; give each layer its own")
-    return list(folders)
 
 
 def check_range(name: str, indices: Tensor, count: int, of: str) -> None:

@@ -10,15 +10,15 @@ from captum.attr import LayerAttribution
 from captum.log import log_usage
 from torch import Tensor
 from torch.nn import Module
-from tqdm.auto import tqdm
 
-from captum_rdr._arguments import check_whole, checked_folders, checked_rows, for_each
+from captum_rdr._arguments import checked_rows, for_each
 from captum_rdr._summary import as_html, of_explainer
 from captum_rdr.axes import LayerAxes
 from captum_rdr.bank import ConfigurationBank, bits
-from captum_rdr.bank.checks import check_banks, check_thresholds, warn_if_alike
+from captum_rdr.bank.checks import checked_banks, warn_if_alike
 from captum_rdr.bank.files import PathLike
-from captum_rdr.bank.writers import FolderWriter, MemoryWriter
+from captum_rdr.bank.reading import read_states
+from captum_rdr.bank.writers import writers
 from captum_rdr.method.neighbors import Queries, recognized
 from captum_rdr.method.region import Region, checked_regions
 from captum_rdr.method.regions import regions, warn_if_few
@@ -27,20 +27,14 @@ from captum_rdr.model.clamping import clamping
 from captum_rdr.model.concept import concept_score
 from captum_rdr.model.fingerprint import Fingerprints
 from captum_rdr.model.fitting import LayerIndex, index_data
-from captum_rdr.model.inputs import BATCH_SIZE, ForwardArguments, input_arguments
+from captum_rdr.model.inputs import ForwardArguments, input_arguments
 from captum_rdr.model.reader import (
     LayerReader,
     check_layer,
     checked_call_index,
     checked_pools,
 )
-from captum_rdr.model.states import (
-    as_threshold,
-    binarize,
-    check_shape,
-    sketch,
-    storable,
-)
+from captum_rdr.model.states import as_threshold
 from captum_rdr.pooling import Pool
 
 
@@ -77,6 +71,9 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
             another. Only for a model that is known to have the same states, such as one
             that was converted.
 
+    Attributes:
+        reader: what runs, and which activations are read from it.
+
     Raises:
         TypeError: an argument is of the wrong type.
         ValueError: lists differ in length, a threshold is not finite, or one that was
@@ -109,46 +106,39 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         check_layer(forward_func, layer)
         super().__init__(forward_func, layer, device_ids)
         layers = layer if isinstance(layer, list) else [layer]
-        self._reader = LayerReader(
+        count = len(layers)
+        self.reader = LayerReader(
             forward_func,
             layers,
             device_ids,
-            checked_pools(pool, len(layers)),
+            checked_pools(pool, count),
             checked_call_index(call_index),
-            for_each(axes, len(layers), "axes"),
+            for_each(axes, count, "axes"),
         )
+        given = for_each(threshold, count, "threshold")
         self._thresholds = [
-            None
-            if isinstance(value, str) and value == "median"
-            else as_threshold(value)
-            for value in for_each(threshold, len(layers), "threshold")
+            None if _is_median(one) else as_threshold(one) for one in given
         ]
         self._banks: list[ConfigurationBank] | None = None
         if bank is not None:
-            self._banks = check_banks(bank, layer)
-            check_thresholds(self._thresholds, self._banks)
+            self._banks = checked_banks(bank, layer, self._thresholds)
         self._fires_once = False
         self.force = force
-        self._fingerprints = Fingerprints(self._reader, force=force)
+        self._fingerprints = Fingerprints(self.reader, force=force)
 
     def __repr__(self) -> str:
-        told = of_explainer(self._reader, self._thresholds, self._banks)
-        said = "; ".join(f"{name}: {value}" for name, value in told.items())
+        told = of_explainer(self.reader, self._thresholds, self._banks).items()
+        said = "; ".join(f"{name}: {value}" for name, value in told)
         return f"RelaxedDecisionRegion({said})"
 
     def _repr_html_(self) -> str:
-        told = of_explainer(self._reader, self._thresholds, self._banks)
+        told = of_explainer(self.reader, self._thresholds, self._banks)
         return as_html("RelaxedDecisionRegion", told)
 
     @property
     def bank(self) -> Any:
         """The reference bank, a list of them for a list of layers, None before `fit`."""
         return None if self._banks is None else self._as_given(self._banks)
-
-    @property
-    def reader(self) -> LayerReader:
-        """What runs, and which activations are read from it."""
-        return self._reader
 
     def fit(
         self,
@@ -210,28 +200,25 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         >>> rdr.fit(torch.randn(64, 4), show_progress=False).bank
         ConfigurationBank(64 instances x 6 neurons of shape (6,), 512 bytes)
         """
-        names = self._reader.names
-        prints = self._fingerprints.begin(attribute_to_layer_input)
-        folders = checked_folders(out, self.layer, resume)
+        reader, to_input = self.reader, attribute_to_layer_input
+        prints = self._fingerprints.begin(to_input)
+        kept_in = writers(out, self.layer, resume=resume)
+        layers = [
+            LayerIndex(
+                name,
+                self._thresholds[i],
+                prints[i].whole,
+                to_input,
+                keep_features,
+                kept_in[i],
+                partial(reader.axes_of, i, of_input=to_input),
+            )
+            for i, name in enumerate(reader.names)
+        ]
         self._banks = index_data(
-            self._reader,
+            self.reader,
             data,
-            [
-                LayerIndex(
-                    name,
-                    threshold,
-                    print_.whole,
-                    attribute_to_layer_input,
-                    keep_features,
-                    MemoryWriter()
-                    if folder is None
-                    else FolderWriter(folder, resume=resume),
-                    partial(self._reader.axes_of, i, of_input=attribute_to_layer_input),
-                )
-                for i, (name, threshold, print_, folder) in enumerate(
-                    zip(names, self._thresholds, prints, folders, strict=True)
-                )
-            ],
+            layers,
             additional_forward_args=additional_forward_args,
             show_progress=show_progress,
             prints=self._fingerprints.after_a_pass,
@@ -239,7 +226,7 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         )
         self._fingerprints.accept()
         self._fires_once = True
-        for name, bank in zip(names, self._banks, strict=True):
+        for name, bank in zip(reader.names, self._banks, strict=True):
             warn_if_alike(name, bank)
         return self
 
@@ -317,24 +304,25 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         arguments = input_arguments(inputs, additional_forward_args)
         banks = self._fitted_banks()
         rules = [rule.settled(bank, arguments.batch_size) for bank in banks]
-        with_features = any(one.needs_features for one in rules)
-        kept = self._read_states(
+        read = self._read(
             arguments,
             attribute_to_layer_input,
-            with_features,
+            with_features=any(one.needs_features for one in rules),
             internal_batch_size=internal_batch_size,
             show_progress=show_progress,
         )
         masks, found = [], []
-        for bank, settled, tensors in zip(banks, rules, kept, strict=True):
-            queries = _queries(bank, settled, tensors)
-            found.append(regions(bank, queries, settled, show_progress=False))
-            warn_if_few(found[-1], settled, stacklevel=3)  # Captum's wrapper is one
-            stacked = [region.mask() for region in found[-1]]
-            mask = (
-                torch.stack(stacked) if stacked else torch.zeros(0, *bank.layer_shape)
-            )
-            masks.append(mask.to(tensors[0].device))
+        for bank, settled, tensors in zip(banks, rules, read, strict=True):
+            packed, sketches, *kept = tensors
+            features = kept[0].cpu() if settled.needs_features else None
+            rows = bits.padded(packed, bank.layer_shape).to(bank.device)
+            queries = recognized(bank, rows, features, sketches)
+            some = regions(bank, queries, settled, show_progress=False)
+            warn_if_few(some, settled, stacklevel=3)  # Captum's wrapper is one
+            none = torch.zeros(0, *bank.layer_shape)
+            mask = torch.stack([one.mask() for one in some]) if some else none
+            masks.append(mask.to(packed.device))
+            found.append(some)
         given = self._as_given(masks)
         return (given, self._as_given(found)) if return_regions else given
 
@@ -423,21 +411,16 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         >>> rdr.contains(region, torch.tensor([[0.5, -1, 1], [-0.5, 1, 1]]))
         tensor([ True, False])
         """
-        banks = self._fitted_banks()
-        wanted = checked_regions(region, banks)
-        arguments = input_arguments(inputs, additional_forward_args)
-        kept = self._read_states(
-            arguments,
-            banks[0].attribute_to_layer_input,
+        wanted = checked_regions(region, self._fitted_banks())
+        states = self.states(
+            inputs,
+            additional_forward_args,
             internal_batch_size=internal_batch_size,
             show_progress=show_progress,
         )
-        return self._as_given(
-            [
-                one.contains(bits.unpack(tensors[0], bank.n_neurons))
-                for one, bank, tensors in zip(wanted, banks, kept, strict=True)
-            ]
-        )
+        if not isinstance(self.layer, list):
+            return wanted[0].contains(states)
+        return [one.contains(own) for one, own in zip(wanted, states, strict=True)]
 
     def states(
         self,
@@ -469,9 +452,8 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         (tensor([[ True, False,  True]]), tensor([2, 1, 1, 2]))
         """
         banks = self._fitted_banks()
-        arguments = input_arguments(inputs, additional_forward_args)
-        kept = self._read_states(
-            arguments,
+        read = self._read(
+            input_arguments(inputs, additional_forward_args),
             banks[0].attribute_to_layer_input,
             internal_batch_size=internal_batch_size,
             show_progress=show_progress,
@@ -479,7 +461,7 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         return self._as_given(
             [
                 bits.unpack(packed, bank.n_neurons).reshape(-1, *bank.layer_shape)
-                for bank, (packed,) in zip(banks, kept, strict=True)
+                for bank, (packed,) in zip(banks, read, strict=True)
             ]
         )
 
@@ -523,7 +505,7 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         return self._as_given(
             [
                 concept_score(
-                    self._reader.only(index), bank, one.neurons, one.states, check
+                    self.reader.only(index), bank, one.neurons, one.states, check
                 )
                 for index, (bank, one) in enumerate(zip(banks, wanted, strict=True))
             ]
@@ -569,56 +551,18 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         tensor([[1., 2., 0.],
                 [0., 2., 3.]])
         """
-        with clamping(self._reader, self._fitted_banks(), neurons, values):
+        with clamping(self.reader, self._fitted_banks(), neurons, values):
             yield
 
-    def _read_states(
-        self,
-        arguments: ForwardArguments,
-        attribute_to_layer_input: bool,
-        with_features: bool | None = None,
-        *,
-        internal_batch_size: int | None,
-        show_progress: bool,
+    def _read(
+        self, arguments: ForwardArguments, attribute_to_layer_input: bool, **how: Any
     ) -> list[tuple[Tensor, ...]]:
-        """Packed states of every layer, and for queries sketches and maybe features.
-
-        ``with_features`` is None where only states are wanted.
-        """
         banks = self._current_banks(attribute_to_layer_input)
-        size = BATCH_SIZE
-        if internal_batch_size is not None:
-            size = check_whole("internal_batch_size", internal_batch_size)
-
-        def keep(index: int, activations: Tensor) -> tuple[Tensor, ...]:
-            bank = banks[index]
-            name = self._reader.names[index]
-            check_shape(activations, bank.layer_shape, name)
-            packed = bits.pack(binarize(activations, bank.threshold))
-            if with_features is None:
-                return (packed,)
-            kept = packed, sketch(activations.flatten(1))
-            if not with_features:
-                return kept
-            return *kept, storable(activations, f"layer {name!r}")
-
-        with self._reader.reading(
-            keep, attribute_to_layer_input=attribute_to_layer_input
-        ) as read:
-            parts = []
-            for part in tqdm(
-                arguments.split(size),
-                desc="Reading",
-                unit="batch",
-                disable=not show_progress,
-            ):
-                # Only a pass that runs to its end shows that a layer fires again.
-                parts.append(read(part, "inputs", self._fires_once))
-                self._fires_once = True
-        return [
-            tuple(torch.cat(column) for column in zip(*layer, strict=True))
-            for layer in zip(*parts, strict=True)
-        ]
+        read = read_states(
+            self.reader, banks, arguments, fires_once=self._fires_once, **how
+        )
+        self._fires_once = True
+        return read
 
     def _fitted_banks(self) -> list[ConfigurationBank]:
         if self._banks is None:
@@ -645,14 +589,5 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         return values if isinstance(self.layer, list) else values[0]
 
 
-def _queries(
-    bank: ConfigurationBank, rule: Rule, tensors: tuple[Tensor, ...]
-) -> Queries:
-    """What was read of inputs, as queries of a bank."""
-    packed, sketches, *features = tensors
-    return recognized(
-        bank,
-        bits.padded(packed, bank.layer_shape).to(bank.device),
-        features[0].cpu() if rule.needs_features else None,
-        sketches,
-    )
+def _is_median(threshold: object) -> bool:
+    return isinstance(threshold, str) and threshold == "median"

@@ -40,7 +40,7 @@ BAD = [
     (
         {"neighbors": "manhattan"},
         ValueError,
-        "neighbors='manhattan' is unknown; use 'config",
+        r"neighbors='manhattan' is unknown; use one of \('config",
     ),
     (
         {"neighbors": "cosine"},

@@ -67,9 +67,7 @@ def test_regions_in_a_table(world, monkeypatch):
     assert regions_to_frame(tested)["verdict"].tolist() == verdicts
     assert len(regions_to_frame([])) == 0
     monkeypatch.setitem(__import__("sys").modules, "pandas", None)
-    with pytest.raises(
-        ImportError, match=r"needs pandas; install it, or use region.to"
-    ):
+    with pytest.raises(ImportError, match="pandas"):
         regions_to_frame(regions)
 
 

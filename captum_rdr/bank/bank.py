@@ -1,9 +1,8 @@
 """The reference bank: bit-packed configurations of the reference instances."""
 
 import copy
-import operator
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -35,6 +34,9 @@ class ConfigurationBank:
         attribute_to_layer_input: whether the states are those of the layer's input.
         reserve: instances to make room for at once; more may be appended.
 
+    Attributes:
+        active_counts: in how many instances each neuron is active, int64 ``(D,)``.
+
     Raises:
         ValueError: a size is not positive, or the threshold has another shape.
 
@@ -50,8 +52,6 @@ class ConfigurationBank:
     tensor([[0, 1]])
     >>> bank.members(torch.tensor([0, 3]), torch.tensor([True, True]))
     tensor([0, 1])
-    >>> bank.agreeing([(torch.tensor([0, 3]), torch.tensor([True, True]), 1)])
-    [tensor([0, 1])]
     >>> bank.disagreements(torch.tensor([0, 3]), torch.tensor([True, True]))
     tensor([0, 0, 2])
     >>> bank.active_counts, bank.rows
@@ -62,8 +62,8 @@ class ConfigurationBank:
     tensor([[ True, False, False,  True]])
     >>> bank.weighted_sums(torch.tensor([[2, 0, 0, 1]]))
     tensor([[3, 3, 0]])
-    >>> len(ConfigurationBank.merge([bank, bank])), len(bank.emptied())
-    (6, 0)
+    >>> len(bank.emptied())
+    0
     >>> bank.to("cpu").device, bank.take(torch.tensor([1, 1])).active_counts
     (device(type='cpu'), tensor([2, 2, 2, 2]))
     >>> import tempfile
@@ -102,9 +102,7 @@ class ConfigurationBank:
         self.probe: Probe | None = None
         packed = torch.empty(0, bits.row_width(shape.numel()), dtype=torch.uint8)
         self._held = {"rows": GrowingRows.like(packed, reserve)}
-        self._counts = torch.zeros(shape.numel(), dtype=torch.int64)
-        self._on_disk = False
-        self._ready: Any = None  # see `bits.prepared`
+        self.active_counts = torch.zeros(shape.numel(), dtype=torch.int64)
 
     @property
     def n_neurons(self) -> int:
@@ -148,22 +146,14 @@ class ConfigurationBank:
         return self._held["rows"].filled
 
     @property
-    def active_counts(self) -> Tensor:
-        """In how many instances each neuron is active, int64 ``(D,)``; a view."""
-        return self._counts
-
-    @property
     def features(self) -> Tensor | None:
         """Float activations ``(N, D)`` where they were kept, else None."""
-        return self._filled("features")
+        return self._held["features"].filled if "features" in self._held else None
 
     @property
     def sketches(self) -> Tensor | None:
         """What instances are recognized by, float32 ``(N, 5)``, where `fit` kept it."""
-        return self._filled("sketches")
-
-    def _filled(self, name: str) -> Tensor | None:
-        return self._held[name].filled if name in self._held else None
+        return self._held["sketches"].filled if "sketches" in self._held else None
 
     @property
     def device(self) -> torch.device:
@@ -173,9 +163,8 @@ class ConfigurationBank:
     @property
     def nbytes(self) -> int:
         """Bytes of the packed rows and of the features."""
-        return self.packed.nbytes + (
-            0 if self.features is None else self.features.nbytes
-        )
+        held = [rows for name, rows in self._held.items() if name != "sketches"]
+        return sum(rows.filled.nbytes for rows in held)
 
     def __len__(self) -> int:
         return len(self.packed)
@@ -183,32 +172,15 @@ class ConfigurationBank:
     def __repr__(self) -> str:
         features = "" if self.features is None else f", {self.features.dtype} features"
         place = "" if self.device.type == "cpu" else f" on {self.device}"
+        if self._held["rows"].is_mapped:
+            place = " on disk"
         return (
             f"ConfigurationBank({len(self)} instances x {self.n_neurons} neurons of "
-            f"shape {tuple(self.layer_shape)}, {self.nbytes} bytes"
-            f"{' on disk' if self._on_disk else place}{features})"
+            f"shape {tuple(self.layer_shape)}, {self.nbytes} bytes{place}{features})"
         )
 
     def _repr_html_(self) -> str:
         return as_html("ConfigurationBank", of_bank(self))
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        """Refuse to pickle a bank on disk, which would read all of it."""
-        if self._on_disk:
-            raise TypeError(
-                "a bank on disk cannot be pickled; pass its path and load it there, or "
-                "load it with mmap=False"
-            )
-        return super().__reduce_ex__(protocol)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "ConfigurationBank":
-        """Copy the bank; rows on disk cannot change, so copies share them."""
-        copied = self.emptied()
-        copied._counts, copied._on_disk = self._counts.clone(), self._on_disk
-        copied.source = self.source
-        on_disk = self._on_disk
-        copied._held = dict(self._held) if on_disk else copy.deepcopy(self._held, memo)
-        return copied
 
     def to(self, device: torch.device | str) -> "ConfigurationBank":
         """The same bank with rows and features on a device, where queries then run.
@@ -219,13 +191,11 @@ class ConfigurationBank:
         Returns:
             a bank there; this one if it is there already.
         """
-        device = torch.device(device)
-        if device == self.device:
+        if torch.device(device) == self.device:
             return self
-        moved = self.emptied()
-        moved._counts, moved.source = self._counts.clone(), self.source
+        moved = copy.copy(self)
         moved._held = {
-            name: GrowingRows(rows.filled.to(device), len(self))
+            name: GrowingRows(rows.filled.to(device))
             for name, rows in self._held.items()
         }
         return moved
@@ -254,10 +224,6 @@ class ConfigurationBank:
         """
         packed = self._padded(states)
         self._check_features(features, len(packed))
-        if self._on_disk:
-            for name, rows in self._held.items():
-                self._held[name] = GrowingRows(rows.filled.clone(), len(self))
-            self._on_disk = False
         had, reserve = len(self), self._held["rows"].capacity
         if had and sketches is None:
             self._held.pop("sketches", None)
@@ -268,8 +234,9 @@ class ConfigurationBank:
                 if name not in self._held:
                     self._held[name] = GrowingRows.like(block, reserve)
                 self._held[name].append(block)
-        self._ready = None
-        self._counts = self._counts + bits.count_active(packed, self.n_neurons)
+        self.active_counts = self.active_counts + bits.count_active(
+            packed, self.n_neurons
+        )
 
     def _check_features(self, features: Tensor | None, n_new: int) -> None:
         had = self.features is not None
@@ -298,12 +265,12 @@ class ConfigurationBank:
         Returns:
             the new bank, in which row i is row ``rows[i]`` of this one.
         """
-        picked = self.emptied(reserve=len(rows))
-        features = None if self.features is None else self.features_of(rows)
-        at = self._at(rows)
-        sketches = None if self.sketches is None else self.sketches[at]
-        picked.append(self.rows[at], features, sketches)
-        return picked
+        at, taken = self._at(rows), self.emptied()
+        taken._held = {
+            name: GrowingRows(held.filled[at]) for name, held in self._held.items()
+        }
+        taken.active_counts = bits.count_active(taken.packed, self.n_neurons)
+        return taken
 
     def features_of(self, rows: Sequence[int] | Tensor) -> Tensor:
         """Float activations ``(M, D)`` of the given bank rows, where the bank lies.
@@ -316,9 +283,12 @@ class ConfigurationBank:
         >>> bank.features_of(torch.tensor([0]))
         tensor([[ 0.5000, -1.0000]])
         """
+        return self._needed_features()[self._at(rows)]
+
+    def _needed_features(self) -> Tensor:
         if self.features is None:
             raise ValueError("the bank holds no features; fit with keep_features=True")
-        return self.features[self._at(rows)]
+        return self.features
 
     def states(self, rows: Sequence[int] | Tensor | slice = slice(None)) -> Tensor:
         """Boolean states ``(M, D)``, on the CPU, of the given bank rows."""
@@ -356,15 +326,10 @@ class ConfigurationBank:
         Raises:
             ValueError: ``k`` is out of range.
         """
-        packed = self._padded(query)
-        if not 1 <= operator.index(k) <= len(self):
-            raise ValueError(
-                f"k={k} is not between 1 and the bank's {len(self)} instances; change k "
-                "or append more"
-            )
-        if self._ready is None and len(packed) == 1:
-            self._ready = bits.prepared(self.packed)
-        return queries.nearest(packed, self.packed, k, self._ready)
+        packed, size = self._padded(query), len(self)
+        check_whole("k", k, most=size, of=f"the bank's {size} instances")
+        ready = self._held["rows"].ready if len(packed) == 1 else None
+        return queries.nearest(packed, self.packed, k, ready)
 
     def disagreements(self, neurons: Tensor, states: Tensor) -> Tensor:
         """In how many of the given neurons each row differs from ``states``.
@@ -399,18 +364,7 @@ class ConfigurationBank:
         """
         check_whole("tolerance", tolerance, least=0)
         wanted = self._wanted(neurons, states)._replace(tolerance=tolerance)
-        return self.agreeing([wanted])[0]
-
-    def agreeing(self, wanted: Sequence[tuple[Tensor, Tensor, int]]) -> list[Tensor]:
-        """`members` for many at once.
-
-        Args:
-            wanted: neurons, states and tolerance of each, as `members` takes them.
-
-        Returns:
-            for each an int64 tensor of bank rows, ascending.
-        """
-        return queries.agreeing([Wanted(*one) for one in wanted], self.packed)
+        return queries.agreeing([wanted], self.packed)[0]
 
     def _wanted(self, neurons: Tensor, states: Tensor) -> Wanted:
         picked = torch.as_tensor(neurons, dtype=torch.int64).reshape(-1)
@@ -451,7 +405,8 @@ class ConfigurationBank:
         >>> bank.neuron_means(torch.tensor([1]))
         tensor([3.], dtype=torch.float64)
         """
-        return self._wide_features(neurons).mean(0)
+        features = self._needed_features()[:, neurons.to(self.device)]
+        return features.cpu().double().mean(0)
 
     def state_means(self, neurons: Tensor, states: Tensor) -> Tensor:
         """Mean activation of neurons over the bank's instances that have given states.
@@ -477,12 +432,12 @@ class ConfigurationBank:
         >>> bank.state_means(torch.tensor([0, 0]), torch.tensor([True, False]))
         tensor([3., 0.], dtype=torch.float64)
         """
-        features = self._wide_features(neurons)
+        kept = self._needed_features()[:, neurons.to(self.device)].cpu()
+        features, dtype = kept.double(), kept.dtype
         bit = self.packed[:, neurons.to(self.device) >> 3].cpu() >> (neurons & 7)
         having = (bit & 1).bool() == states
         count = having.sum(0)
         means = features.where(having, 0).sum(0) / count.clamp(min=1)
-        dtype = torch.float32 if self.features is None else self.features.dtype
         if bool((features.bfloat16() == features).all()):
             dtype = torch.bfloat16  # such a layer's activations are kept as float32
         each = self.threshold.dim() > 0
@@ -497,14 +452,6 @@ class ConfigurationBank:
         edge = torch.where(misses(edge), torch.nextafter(edge, beyond), edge).double()
         return means.where((count > 0) & ~misses(means), edge)
 
-    def _wide_features(self, neurons: Tensor) -> Tensor:
-        if self.features is None:
-            raise ValueError(
-                "the bank holds no features, which the mean activations are taken of; "
-                "fit with keep_features=True, or clamp to a number"
-            )
-        return self.features[:, neurons.to(self.device)].cpu().double()
-
     def emptied(self, reserve: int = 0) -> "ConfigurationBank":
         """A bank of the same layer, model and thresholds without instances, in memory.
 
@@ -517,45 +464,11 @@ class ConfigurationBank:
         >>> ConfigurationBank((2,), 0.5).emptied().threshold
         tensor(0.5000, dtype=torch.float64)
         """
-        bank = ConfigurationBank(
-            self.layer_shape,
-            self.threshold,
-            self.fingerprint,
-            self.attribute_to_layer_input,
-            reserve=reserve,
-        )
-        bank.source, bank.probe = self.source._replace(first_rows=""), self.probe
+        bank = copy.copy(self)
+        bank.source = self.source._replace(first_rows="")
+        bank._held = {"rows": GrowingRows.like(self.packed[:0].cpu(), reserve)}
+        bank.active_counts = torch.zeros_like(self.active_counts)
         return bank
-
-    @staticmethod
-    def merge(banks: Iterable["ConfigurationBank"]) -> "ConfigurationBank":
-        """Put banks of one layer behind each other, in memory.
-
-        Args:
-            banks: the banks, one or more.
-
-        Raises:
-            ValueError: there is none, or shape, threshold or fingerprint differ.
-        """
-        banks = list(banks)
-        if not banks:
-            raise ValueError("banks is empty; give one bank or more")
-        first = banks[0]
-        merged = first.emptied(reserve=sum(len(bank) for bank in banks))
-        for bank in banks:
-            same = (
-                bank.layer_shape == first.layer_shape
-                and torch.equal(bank.threshold, first.threshold)
-                and bank.fingerprint == first.fingerprint
-            )
-            if not same:
-                raise ValueError(
-                    f"{bank!r} and {first!r} differ in shape, threshold or fingerprint "
-                    f"({bank.fingerprint!r}, {first.fingerprint!r}); merge banks of one "
-                    "model, layer and threshold"
-                )
-            merged.append(bank.rows, bank.features, bank.sketches)
-        return merged
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the bank to a folder of ``.npy`` arrays, atomically and with checksums.
@@ -564,21 +477,21 @@ class ConfigurationBank:
             path: the folder; a bank that lies there already stays whole until the new
                 one is.
         """
-        files.write_bank(
-            path,
-            files.Stored(
-                self.layer_shape,
-                self.threshold,
-                self.fingerprint,
-                self.attribute_to_layer_input,
-                self.packed.cpu(),
-                self._counts,
-                None if self.features is None else self.features.cpu(),
-                self.source,
-                None if self.sketches is None else self.sketches.cpu(),
-                None if self.probe is None else self.probe.packed(),
-            ),
-        )
+        arrays = {name: rows.filled for name, rows in self._held.items()}
+        arrays |= {"active_counts": self.active_counts, "threshold": self.threshold}
+        if self.probe is not None:
+            arrays["probe"] = self.probe.packed()
+        files.write_bank(path, self.fields, arrays)
+
+    @property
+    def fields(self) -> files.Fields:
+        """What is no array, as values of JSON's types."""
+        return {
+            "layer_shape": list(self.layer_shape),
+            "fingerprint": self.fingerprint,
+            "attribute_to_layer_input": self.attribute_to_layer_input,
+            **self.source._asdict(),
+        }
 
     @staticmethod
     def load(
@@ -600,19 +513,18 @@ class ConfigurationBank:
         Raises:
             ValueError: it is damaged, unfinished, or something else.
         """
-        stored = files.read_bank(path, mmap=mmap, verify=verify)
+        fields, arrays = files.read_bank(path, mmap=mmap, verify=verify)
         bank = ConfigurationBank(
-            stored.layer_shape,
-            stored.threshold,
-            stored.fingerprint,
-            stored.attribute_to_layer_input,
+            fields["layer_shape"],
+            arrays.pop("threshold"),
+            fields["fingerprint"],
+            fields["attribute_to_layer_input"],
         )
-        bank._counts, bank._on_disk = stored.active_counts, mmap
-        bank.source = stored.source
-        if stored.probe is not None:
-            bank.probe = Probe.unpacked(stored.probe)
-        for name in ("rows", "features", "sketches"):
-            held = getattr(stored, name)
-            if held is not None:
-                bank._held[name] = GrowingRows(held, len(held))
+        bank.source = files.Source(*(fields[name] for name in files.Source._fields))
+        if "probe" in arrays:
+            bank.probe = Probe.unpacked(arrays.pop("probe"))
+        bank.active_counts = arrays.pop("active_counts")
+        bank._held = {
+            name: GrowingRows(rows, is_mapped=mmap) for name, rows in arrays.items()
+        }
         return bank

@@ -108,12 +108,46 @@ def count_active(rows: Tensor, n_neurons: int) -> Tensor:
     return torch.from_numpy(counts)
 
 
+def flat(states: Tensor, layer_shape: torch.Size) -> Tensor:
+    """Instances in rows: states as bool ``(M, D)``, or packed uint8 ``(M, B)``.
+
+    Args:
+        states: bool ``(M, D)`` or ``(M, D1, ..., Dm)``, or packed uint8
+            ``(M, ceil(D / 8))`` or padded to 64 bits; the first dimension may be missing.
+        layer_shape: ``(D1, ..., Dm)``.
+
+    Raises:
+        TypeError: the dtype is neither bool nor uint8.
+        ValueError: the shape does not fit.
+
+    >>> flat(torch.tensor([[True, False], [True, True]]), torch.Size([2, 2]))
+    tensor([[ True, False,  True,  True]])
+    """
+    n_neurons = layer_shape.numel()
+    states = torch.as_tensor(states).detach()
+    if states.dtype not in (torch.bool, torch.uint8):
+        raise TypeError(
+            f"states has dtype {states.dtype}; give torch.bool states or packed "
+            "torch.uint8 rows"
+        )
+    fitting = [layer_shape, (n_neurons,)]
+    if states.dtype == torch.uint8:
+        fitting = [(row_bytes(n_neurons),), (row_width(n_neurons),)]
+    one = states.shape[0 if is_single(states, layer_shape) else 1 :]
+    if one not in fitting:
+        raise ValueError(
+            f"states has shape {tuple(states.shape)} and dtype {states.dtype}, but the "
+            f"layer needs bool (M, {n_neurons}) or packed uint8 "
+            f"(M, {row_bytes(n_neurons)}); take them from the same layer"
+        )
+    return states.reshape(-1, one.numel())
+
+
 def padded(states: Tensor, layer_shape: torch.Size) -> Tensor:
     """Instances as they lie in a bank: packed and padded with zeros to 64 bits.
 
     Args:
-        states: bool ``(M, D)`` or ``(M, D1, ..., Dm)``, or packed uint8
-            ``(M, ceil(D / 8))`` or padded already; the first dimension may be missing.
+        states: as `flat` takes them.
         layer_shape: ``(D1, ..., Dm)``.
 
     Returns:
@@ -127,35 +161,17 @@ def padded(states: Tensor, layer_shape: torch.Size) -> Tensor:
     >>> padded(torch.tensor([True, False, False, True]), torch.Size([4]))
     tensor([[9, 0, 0, 0, 0, 0, 0, 0]], dtype=torch.uint8)
     """
-    n_neurons = layer_shape.numel()
-    states = torch.as_tensor(states).detach()
-    if states.dtype not in (torch.bool, torch.uint8):
-        raise TypeError(
-            f"states has dtype {states.dtype}; give torch.bool states or packed "
-            "torch.uint8 rows"
-        )
-    if not _fits(states, layer_shape):
-        raise ValueError(
-            f"states has shape {tuple(states.shape)} and dtype {states.dtype}, but the "
-            f"layer needs bool (M, {n_neurons}) or packed uint8 "
-            f"(M, {row_bytes(n_neurons)}); take them from the same layer"
-        )
-    if states.dtype == torch.bool:
-        packed = pack(states.reshape(-1, n_neurons))
-    else:
-        packed = states.reshape(-1, states.shape[-1])
+    n_neurons, rows = layer_shape.numel(), flat(states, layer_shape)
+    if rows.dtype == torch.bool:
+        rows = pack(rows)
     full, spare = divmod(n_neurons, 8)
-    last, behind = (
-        packed[:, full : full + bool(spare)],
-        packed[:, row_bytes(n_neurons) :],
-    )
+    last, behind = rows[:, full : full + bool(spare)], rows[:, row_bytes(n_neurons) :]
     if bool((last >> spare).any() or behind.any()):
         raise ValueError(
             f"states has bits set behind neuron {n_neurons - 1}; pack with "
             'numpy.packbits(..., bitorder="little")'
         )
-    missing = row_width(n_neurons) - packed.shape[1]
-    return torch.nn.functional.pad(packed, (0, missing)) if missing else packed
+    return torch.nn.functional.pad(rows, (0, row_width(n_neurons) - rows.shape[1]))
 
 
 def is_single(states: Tensor, layer_shape: torch.Size) -> bool:
@@ -171,14 +187,6 @@ def is_single(states: Tensor, layer_shape: torch.Size) -> bool:
         return states.dim() == 1
     row_of_one = (1, layer_shape.numel())
     return states.shape == layer_shape and states.shape not in (row_of_one, (1,))
-
-
-def _fits(states: Tensor, layer_shape: torch.Size) -> bool:
-    if states.dtype == torch.uint8:
-        widths = row_bytes(layer_shape.numel()), row_width(layer_shape.numel())
-        return states.dim() in (1, 2) and states.shape[-1] in widths
-    n_leading = 0 if is_single(states, layer_shape) else 1
-    return states.shape[n_leading:] in (layer_shape, (layer_shape.numel(),))
 
 
 def has_kernel(held: Tensor) -> bool:
@@ -224,7 +232,17 @@ def hamming(queries: Tensor, rows: Tensor, ready: Any = None) -> Tensor:
         if ready is not None:
             found = numkong.hammings_packed(queries.numpy(), ready)
             return torch.from_numpy(np.asarray(found).view(np.int32))
-        return _one_by_one(queries, rows)
+        counts = np.empty((len(queries), len(rows)), np.int32)
+
+        def count(start: int, stop: int) -> None:
+            some = rows[start:stop].numpy()
+            found = numkong.cdist(
+                queries.numpy(), some, metric="hamming", dtype="uint1"
+            )
+            counts[:, start:stop] = np.asarray(found)  # doubles, which hold them all
+
+        in_shares(rows, count)
+        return torch.from_numpy(counts)
     out = numkong.empty((len(rows), len(queries)), dtype="uint32")
     packed, array = numkong.hammings_pack(queries.numpy()), rows.numpy()
     in_shares(
@@ -234,22 +252,6 @@ def hamming(queries: Tensor, rows: Tensor, ready: Any = None) -> Tensor:
         ),
     )
     return torch.from_numpy(np.asarray(out).view(np.int32)).T
-
-
-def _one_by_one(queries: Tensor, rows: Tensor) -> Tensor:
-    """`hamming` for so few queries that packing them does not pay."""
-    counts = np.empty((len(queries), len(rows)), np.int32)
-    array = rows.numpy()
-
-    def fill(start: int, stop: int) -> None:
-        for query, own in zip(queries.numpy(), counts, strict=True):
-            found = numkong.cdist(
-                query[None], array[start:stop], metric="hamming", dtype="uint1"
-            )
-            own[start:stop] = np.asarray(found)[0]  # doubles, which hold them exactly
-
-    in_shares(rows, fill)
-    return torch.from_numpy(counts)
 
 
 def in_shares(rows: Tensor, call: Callable[[int, int], Any]) -> None:

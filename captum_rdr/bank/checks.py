@@ -13,14 +13,18 @@ from captum_rdr.bank.bank import ConfigurationBank
 _LEAST_ROWS, _LOOKED_AT = 256, 2048  # of a bank, for a warning of rows that are alike
 
 
-def check_banks(
-    bank: ConfigurationBank | list[ConfigurationBank], layer: Module | list[Module]
+def checked_banks(
+    bank: ConfigurationBank | list[ConfigurationBank],
+    layer: Module | list[Module],
+    thresholds: Sequence[Tensor | None],
 ) -> list[ConfigurationBank]:
-    """One bank a layer.
+    """One bank a layer, with the thresholds that were given.
+
+    Zero, which is the default, and the median, which is not known, go with any bank.
 
     Raises:
         TypeError: something is no bank, or a list does not meet a list.
-        ValueError: the lists differ in length.
+        ValueError: the lists differ in length, or a threshold is not the bank's.
     """
     several = isinstance(layer, list)
     banks = bank if isinstance(bank, list) else [bank]
@@ -30,30 +34,18 @@ def check_banks(
             f"bank={bank!r} does not fit layer; give a ConfigurationBank for a module, "
             "a list of them for a list of modules"
         )
-    return for_each(banks, len(layer) if isinstance(layer, list) else 1, "bank")
-
-
-def check_thresholds(
-    thresholds: Sequence[Tensor | None], banks: Sequence[ConfigurationBank]
-) -> None:
-    """Refuse thresholds that were given and are not those of the banks.
-
-    Zero, which is the default, and the median, which is not known, go with any bank.
-
-    Raises:
-        ValueError: one differs.
-    """
-    for threshold, bank in zip(thresholds, banks, strict=True):
+    for threshold, one in zip(
+        thresholds, for_each(banks, len(thresholds), "bank"), strict=True
+    ):
         if threshold is None or (threshold.dim() == 0 and threshold == 0):
             continue
         flat = threshold.flatten() if threshold.dim() else threshold
-        if flat.shape != bank.threshold.shape or not bool(
-            (flat == bank.threshold).all()
-        ):
+        if flat.tolist() != one.threshold.tolist():
             raise ValueError(
-                f"threshold={threshold} is not that of {bank!r}; leave threshold out to "
+                f"threshold={threshold} is not that of {one!r}; leave threshold out to "
                 "use the bank's, or fit again"
             )
+    return banks
 
 
 def warn_if_alike(name: str, bank: ConfigurationBank) -> None:

@@ -15,7 +15,6 @@ import stat
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -40,6 +39,8 @@ MANIFEST, DRAFT = "bank.json", "draft.json"
 
 # Longer files are refused before they are read; a bank's arrays may be longer.
 MOST_MANIFEST_BYTES, MOST_TENSOR_BYTES = 1 << 20, 1 << 30
+
+_FLOATS = (torch.float16, torch.float32, torch.float64)
 
 _KIND = "configuration bank"
 _ARRAYS = ("rows", "active_counts", "threshold", "features", "sketches", "probe")
@@ -71,63 +72,13 @@ class Source(NamedTuple):
 _KINDS = Source.__annotations__ | {"fingerprint": str, "attribute_to_layer_input": bool}
 
 
-@dataclass(frozen=True)
-class Stored:
-    """What a bank is made of, in memory or mapped.
-
-    Attributes:
-        layer_shape: shape ``(D1, ..., Dm)`` of the layer's output, per instance.
-        threshold: finite threshold of the states: without dimensions, or flat.
-        fingerprint: identifies model and layer; empty when unknown.
-        attribute_to_layer_input: whether the states are those of the layer's input.
-        rows: packed configurations, uint8 ``(N, 8 * ceil(D / 64))``.
-        active_counts: in how many instances each neuron is active, int64 ``(D,)``.
-        features: float activations ``(N, D)`` where they were kept, else None.
-        source: where the states come from.
-        sketches: float32 ``(N, 5)`` by which instances are recognized, else None.
-        probe: instances that show whether a model still gives the states, packed.
-
-    Raises:
-        ValueError: a tensor has another shape or dtype.
-    """
-
-    layer_shape: torch.Size
-    threshold: Tensor
-    fingerprint: str
-    attribute_to_layer_input: bool
-    rows: Tensor
-    active_counts: Tensor
-    features: Tensor | None = None
-    source: Source = field(default_factory=Source)
-    sketches: Tensor | None = None
-    probe: Tensor | None = None
-
-    def __post_init__(self) -> None:
-        n_rows, n_neurons = len(self.rows), math.prod(self.layer_shape)
-        counts, features = self.active_counts, self.features
-        if not (
-            all(size > 0 for size in self.layer_shape)
-            and (self.rows.dtype, counts.dtype) == (torch.uint8, torch.int64)
-            and self.rows.shape == (n_rows, row_width(n_neurons))
-            and counts.shape == (n_neurons,)
-            and self.threshold.shape in ((), counts.shape)
-            and self.threshold.is_floating_point()
-            and bool(self.threshold.isfinite().all())
-            and (features is None or features.shape == (n_rows, n_neurons))
-            and (features is None or features.is_floating_point())
-            and (self.sketches is None or self.sketches.shape == (n_rows, SKETCHED))
-        ):
-            raise ValueError(f"its tensors do not fit {n_neurons} neurons")
-        if self.source.axes:
-            LayerAxes(**self.source.axes).check(self.layer_shape)
-
-
-def write_bank(path: PathLike, stored: Stored) -> None:
+def write_bank(path: PathLike, fields: Fields, arrays: Tensors) -> None:
     """Write a bank to a folder, where an old one stays whole until it is replaced.
 
     Args:
         path: the folder, made if there is none; what else lies in it stays.
-        stored: the bank.
+        fields: `captum_rdr.ConfigurationBank.fields`.
+        arrays: its rows and whatever else is an array, by name.
 
     Raises:
         ValueError: there is a file of that name.
@@ -136,16 +87,17 @@ def write_bank(path: PathLike, stored: Stored) -> None:
     folder = Path(path)
     with only_writer(folder):
         try:
-            fields = new_fields(folder, stored)
-            for name in _ARRAYS:
-                if getattr(stored, name) is not None:
-                    write_array(folder, fields, name, getattr(stored, name))
+            fields = new_fields(folder, fields)
+            for name, array in arrays.items():
+                write_array(folder, fields, name, array)
             write_manifest(folder / MANIFEST, fields)
         finally:
             remove_leftovers(folder)
 
 
-def read_bank(path: PathLike, *, mmap: bool = True, verify: bool = True) -> Stored:
+def read_bank(
+    path: PathLike, *, mmap: bool = True, verify: bool = True
+) -> tuple[Fields, dict[str, Tensor]]:
     """Read the bank of a folder, after comparing all sizes and checksums.
 
     The bank is whole, also while another process puts a new one in its place.
@@ -155,31 +107,14 @@ def read_bank(path: PathLike, *, mmap: bool = True, verify: bool = True) -> Stor
         mmap: leave rows and features on disk, mapped.
         verify: read all files through to compare their checksums.
 
+    Returns:
+        what `write_bank` takes.
+
     Raises:
         ValueError: a file is damaged or missing, or the bank is not finished.
         FileNotFoundError: there is nothing of that name.
     """
     folder = Path(path)
-    fields, arrays = _mapped(folder)
-    for name, entry in fields["arrays"].items():
-        if verify:
-            check_sum(folder, entry, arrays[name])
-        if not mmap or name in ("active_counts", "threshold", "probe"):
-            arrays[name] = np.array(arrays[name])
-    try:
-        return Stored(
-            torch.Size(fields["layer_shape"]),
-            fingerprint=fields["fingerprint"],
-            attribute_to_layer_input=fields["attribute_to_layer_input"],
-            source=Source(*(fields[name] for name in Source._fields)),
-            **{name: torch.from_numpy(array) for name, array in arrays.items()},
-        )
-    except (TypeError, ValueError, OverflowError) as error:
-        raise refused(folder, f"holds no bank ({error})") from error
-
-
-def _mapped(folder: Path) -> tuple[Fields, dict[str, Array]]:
-    """The manifest of a folder's bank, and its arrays."""
     for _ in range(100):
         fields = read_manifest(folder / MANIFEST)
         if fields is None:
@@ -189,20 +124,60 @@ def _mapped(folder: Path) -> tuple[Fields, dict[str, Array]]:
                 "fit(..., out=...) wrote, or finish an unfinished bank with "
                 "fit(..., out=..., resume=True)"
             )
+        named, missing = fields["arrays"].items(), ""
         try:
-            entries = fields["arrays"].items()
-            return fields, {name: map_array(folder, entry) for name, entry in entries}
+            mapped = {n: map_array(folder, one, verify=verify) for n, one in named}
+            break
         except FileNotFoundError as error:
             # The bank was replaced meanwhile, unless the file stays away.
             missing = error.filename
-    raise refused(missing, "is missing")
+    else:
+        raise refused(missing, "is missing")
+    grown = ("rows", "features", "sketches") if mmap else ()
+    arrays = {
+        name: torch.from_numpy(array if name in grown else np.array(array))
+        for name, array in mapped.items()
+    }
+    try:
+        _check_fit(fields, arrays)
+    except (TypeError, ValueError, LookupError, OverflowError) as error:
+        raise refused(folder, f"holds no bank ({error})") from error
+    return fields, arrays
 
 
-def map_array(folder: Path, entry: Fields) -> Array:
+def _check_fit(fields: Fields, arrays: Tensors) -> None:
+    """Refuse arrays of other shapes and dtypes than a bank has."""
+    shape, threshold = torch.Size(fields["layer_shape"]), arrays["threshold"]
+    n_rows, n_neurons = len(arrays["rows"]), math.prod(shape)
+    wanted = {
+        "rows": ((n_rows, row_width(n_neurons)), (torch.uint8,)),
+        "active_counts": ((n_neurons,), (torch.int64,)),
+        "features": ((n_rows, n_neurons), _FLOATS),
+        "sketches": ((n_rows, SKETCHED), (torch.float32,)),
+        "threshold": ((n_neurons,) if threshold.dim() else (), _FLOATS),
+    }
+    sound = [
+        arrays[name].shape == size and arrays[name].dtype in dtypes
+        for name, (size, dtypes) in wanted.items()
+        if name in arrays
+    ]
+    is_whole = min(shape, default=1) > 0 and "active_counts" in arrays
+    if not (all(sound) and is_whole and bool(threshold.isfinite().all())):
+        raise ValueError(f"its arrays do not fit {n_neurons} neurons")
+    if fields["axes"]:
+        LayerAxes(**fields["axes"]).check(shape)
+
+
+def map_array(folder: Path, entry: Fields, *, verify: bool = True) -> Array:
     """Map an array, which must be what the manifest says.
 
+    Args:
+        folder: the bank's.
+        entry: what its manifest says of the array.
+        verify: compare the checksum, too.
+
     Raises:
-        ValueError: it is not.
+        ValueError: it is something else.
         FileNotFoundError: there is none.
     """
     path = folder / entry["file"]
@@ -218,19 +193,12 @@ def map_array(folder: Path, entry: Fields) -> Array:
             if size != start + math.prod(shape) * dtype.itemsize:
                 raise ValueError(f"it has {size} bytes")
             # Private, since PyTorch warns of an array that cannot be written to.
-            return np.memmap(file, dtype, "c", start, shape)
+            array = np.memmap(file, dtype, "c", start, shape)
         except Exception as error:  # NumPy does not say what damaged bytes raise
             raise refused(path, f"is not as the manifest says ({error})") from error
-
-
-def check_sum(folder: Path, entry: Fields, array: Array) -> None:
-    """Refuse a mapped array whose checksum is not that of the manifest.
-
-    Raises:
-        ValueError: it is not.
-    """
-    if hashlib.sha256(array.data).hexdigest() != entry["sha256"]:
-        raise refused(folder / entry["file"], "is damaged: its checksum is another")
+    if verify and hashlib.sha256(array.data).hexdigest() != entry["sha256"]:
+        raise refused(path, "is damaged: its checksum is another")
+    return array
 
 
 def refused(path: PathLike, what: str) -> ValueError:
@@ -241,23 +209,17 @@ def refused(path: PathLike, what: str) -> ValueError:
     )
 
 
-def new_fields(folder: Path, of: Any) -> Fields:
-    """The manifest's fields of a new bank, once what unfinished ones left is removed.
+def new_fields(folder: Path, fields: Fields) -> Fields:
+    """A new bank's manifest without arrays; what unfinished banks left is removed.
 
     Args:
         folder: the folder.
-        of: the bank, or what is stored of it.
+        fields: what is no array.
     """
     own = [_OWN.fullmatch(name) for name in os.listdir(folder)]
     remove_leftovers(folder)
-    return {
-        "generation": 1 + max((int(one[2]) for one in own if one), default=0),
-        "layer_shape": list(of.layer_shape),
-        "fingerprint": of.fingerprint,
-        "attribute_to_layer_input": of.attribute_to_layer_input,
-        **of.source._asdict(),
-        "arrays": {},
-    }
+    generation = 1 + max((int(one[2]) for one in own if one), default=0)
+    return {**fields, "generation": generation, "arrays": {}}
 
 
 def remove_leftovers(folder: Path) -> None:

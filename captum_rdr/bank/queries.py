@@ -99,43 +99,19 @@ def smallest(counts: Tensor, k: int) -> Nearest:
         position = torch.arange(n_rows, device=counts.device)
         keys = (counts.long() * n_rows + position).topk(k, largest=False).values.cpu()
         return Nearest(keys % n_rows, keys // n_rows)
-    if len(counts) == 1:
-        return _smallest_of_one(counts[0].numpy(), k)
     if not len(counts):
         none = torch.empty(0, k, dtype=torch.int64)
         return Nearest(none, none)
-    if counts.is_contiguous():  # of few queries, each in a row of its own
-        parts = [_smallest_of_one(one, k) for one in counts.numpy()]
-        return Nearest(*(torch.cat(part) for part in zip(*parts, strict=True)))
-    return _smallest_of_many(counts.numpy().T, k)
-
-
-# The k segments of least minimum hold k rows of at most the largest of these minima, so
-# only rows up to that can be among the k nearest: few are left to sort.
-
-
-def _smallest_of_one(counts: npt.NDArray[np.int32], k: int) -> Nearest:
-    """`smallest` of counts ``(N,)`` in memory."""
-    segment = max(1, min(_SEGMENT, len(counts) // k))
-    whole = counts[: len(counts) // segment * segment]
-    least = whole.reshape(-1, segment).min(1)
-    least.partition(k - 1)
-    rows = (counts <= least[k - 1]).nonzero()[0]
-    away = counts[rows]
-    order = away.argsort(kind="stable")[:k]
-    found = torch.from_numpy(rows[order]), torch.from_numpy(away[order]).long()
-    return Nearest(found[0][None], found[1][None])
-
-
-def _smallest_of_many(counts: npt.NDArray[np.int32], k: int) -> Nearest:
-    """`smallest` of counts ``(N, Q)`` in memory."""
-    n_rows, n_queries = counts.shape
+    by_row = counts.numpy().T
+    n_rows, n_queries = by_row.shape
+    # The k segments of least minimum hold k rows of at most the largest of these minima,
+    # so only rows up to that can be among the k nearest: few are left to sort.
     segment = max(1, min(_SEGMENT, n_rows // k))
-    whole = counts[: n_rows // segment * segment]
+    whole = by_row[: n_rows // segment * segment]
     least = whole.reshape(-1, segment, n_queries).min(1)
     least.partition(k - 1, axis=0)
-    rows, queries = np.divmod(np.flatnonzero(counts <= least[k - 1]), n_queries)
-    away = counts[rows, queries].astype(np.int64)
+    rows, queries = np.divmod(np.flatnonzero(by_row <= least[k - 1]), n_queries)
+    away = by_row[rows, queries].astype(np.int64)
     order = np.lexsort((rows, away, queries))
     first = np.searchsorted(queries[order], np.arange(n_queries))
     kept = order[first[:, None] + np.arange(k)]
@@ -149,12 +125,7 @@ def equal_rows(query: Tensor, rows: Tensor) -> Tensor:
     >>> equal_rows(rows[0], rows)
     tensor([0, 2])
     """
-    parts = [
-        (bits.hamming(query[None], rows[block])[0] == 0).nonzero().flatten().cpu()
-        + block.start
-        for block in _blocks(len(rows), 4)
-    ]
-    return torch.cat([torch.empty(0, dtype=torch.int64), *parts])
+    return (distances(query[None], rows)[0] == 0).nonzero().flatten()
 
 
 def distances(queries: Tensor, rows: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import warnings
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -11,14 +10,43 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from captum_rdr._arguments import for_each
 from captum_rdr.bank import bits, files
 from captum_rdr.bank.bank import ConfigurationBank
-from captum_rdr.model.fitting import Earlier, LayerIndex
+from captum_rdr.model.fitting import Earlier, LayerIndex, Writer
 from captum_rdr.model.states import SKETCHED
 
 BLOCK_ROWS = 4096  # instances after which what was written is forced to the disk
-FEATURES_WARNED = 1 << 30  # bytes of features in memory that are worth a warning
 _CHUNK_BYTES = 1 << 24
+
+
+def writers(out: Any, layer: Any, *, resume: bool) -> list[Writer]:
+    """Where each layer's bank goes: to its folder, or into memory.
+
+    Args:
+        out: None, a folder, or for a list of layers a list of folders.
+        layer: a module or a list of modules.
+        resume: whether an earlier run is to be resumed.
+
+    Raises:
+        TypeError: a list does not meet a list.
+        ValueError: the lists differ in length, two folders are one, or there is nothing
+            to resume.
+    """
+    count = len(layer) if isinstance(layer, list) else 1
+    if out is None:
+        if resume:
+            raise ValueError("resume=True needs out, the folder of the unfinished bank")
+        return [MemoryWriter() for _ in range(count)]
+    if isinstance(layer, list) != isinstance(out, list):
+        raise TypeError(
+            f"out={out!r} does not fit layer; give a folder for a module, a list of "
+            "folders for a list of modules"
+        )
+    folders = [Path(one) for one in for_each(out, count, "out")]
+    if len({os.path.realpath(folder) for folder in folders}) < count:
+        raise ValueError(f"out={out!r} names one folder twice; give each layer its own")
+    return [FolderWriter(folder, resume=resume) for folder in folders]
 
 
 class MemoryWriter:
@@ -36,18 +64,8 @@ class MemoryWriter:
         self, layer_shape: torch.Size, threshold: Tensor, feature_dtype: torch.dtype
     ) -> None:
         """Make room for all instances."""
-        layer, n_neurons = self._layer, layer_shape.numel()
-        self._bank = _empty_bank(layer, layer_shape, threshold, layer.n_instances)
-        n_bytes = layer.n_instances * n_neurons * feature_dtype.itemsize
-        if layer.keep_features and n_bytes > FEATURES_WARNED:
-            warnings.warn(
-                f"keep_features=True will hold {n_bytes / 2**30:.1f} GiB of features of "
-                f"layer {layer.name!r}, {layer.n_instances} instances x {n_neurons} "
-                "neurons; pool the layer, keep the bank on disk with out, or leave "
-                "features out if configuration neighbors do",
-                UserWarning,
-                stacklevel=2,
-            )
+        n_instances = self._layer.n_instances
+        self._bank = _empty_bank(self._layer, layer_shape, threshold, n_instances)
 
     def append(self, states: Tensor, features: Tensor | None, sketches: Tensor) -> None:
         """Append instances."""
@@ -113,9 +131,7 @@ class FolderWriter:
     def _check_model(self) -> Tensor:
         """Refuse to go on with another model; gives the earlier run's threshold."""
         layer, arrays = self._layer, self._fields["arrays"]
-        entry = arrays["threshold"]
-        values = files.map_array(self._folder, entry)
-        files.check_sum(self._folder, entry, values)
+        values = files.map_array(self._folder, arrays["threshold"])
         threshold = torch.from_numpy(np.array(values))
         self._check_same("fingerprint", self._fields["fingerprint"], layer.fingerprint)
         self._check_same("median", self._fields["is_median"], layer.is_median)
@@ -158,7 +174,7 @@ class FolderWriter:
             self._check_same("shape", self._fields["layer_shape"], list(layer_shape))
             return
         bank = _empty_bank(self._layer, layer_shape, threshold)
-        self._fields = files.new_fields(self._folder, bank)
+        self._fields = files.new_fields(self._folder, bank.fields)
         files.write_array(self._folder, self._fields, "threshold", bank.threshold)
         self._grow("rows", bits.row_width(bank.n_neurons), "|u1")
         self._grow("sketches", SKETCHED, "<f4")
@@ -209,8 +225,8 @@ class FolderWriter:
         fields = self._fields | {"first_rows": self._layer.data.first_rows}
         del fields["expected"]
         for name, array in self._arrays.items():
-            fields["arrays"][name] = array.finish()
-        rows = files.map_array(self._folder, fields["arrays"]["rows"])
+            fields["arrays"][name] = array.flush()
+        rows = files.map_array(self._folder, fields["arrays"]["rows"], verify=False)
         n_neurons = torch.Size(fields["layer_shape"]).numel()
         counts = bits.count_active(torch.from_numpy(rows), n_neurons)
         files.write_array(self._folder, fields, "active_counts", counts)
@@ -238,6 +254,7 @@ class _GrowingArray:
         # NumPy leaves room in it for the number of rows to grow.
         shape = (self._length, self._width)
         fields = {"descr": self._dtype, "fortran_order": False, "shape": shape}
+        self.file.seek(0)
         np.lib.format.write_array_header_1_0(self.file, fields)
 
     def recover(self, entry: files.Fields) -> None:
@@ -263,16 +280,12 @@ class _GrowingArray:
 
     def flush(self) -> files.Fields:
         """Force the rows to the disk; gives the file's entry in a manifest."""
+        self._write_header()
+        self.file.seek(0, os.SEEK_END)
         self.file.flush()
         os.fsync(self.file.fileno())
         shape, digest = (self._length, self._width), self._hash.hexdigest()
         return files.array_entry(self._path, shape, self._dtype, digest)
-
-    def finish(self) -> files.Fields:
-        """Write down how many rows there are; gives the file's entry, too."""
-        self.file.seek(0)
-        self._write_header()
-        return self.flush()
 
 
 def _empty_bank(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from captum_rdr.bank import ConfigurationBank, bits
-from captum_rdr.bank.queries import equal_rows
+from captum_rdr.bank.queries import Nearest, equal_rows
 from captum_rdr.method.rule import Rule
 from captum_rdr.model.states import same_instance, sketch
 
@@ -39,26 +39,6 @@ class Queries:
     def __getitem__(self, part: slice) -> "Queries":
         features = None if self.features is None else self.features[part]
         return Queries(self.packed[part], self.rows[part], features)
-
-
-@dataclass(frozen=True)
-class Neighborhood:
-    """S of one query.
-
-    Attributes:
-        query: the query's own bank row, or None if the bank does not hold it.
-        rows: int64, the bank rows in S, nearest first, the query's own row among them.
-        distances: their distances from the query, int64 or float64.
-    """
-
-    query: int | None
-    rows: Tensor
-    distances: Tensor
-
-    @property
-    def size(self) -> int:
-        """Number of instances in S, the query included."""
-        return len(self.rows) + (self.query is None)
 
 
 def recognized(
@@ -101,15 +81,19 @@ def recognized(
 
 def neighborhoods(
     bank: ConfigurationBank, queries: Queries, rule: Rule
-) -> list[Neighborhood]:
+) -> list[Nearest]:
     """S of each query: the query itself and its nearest others.
 
-    A query that the bank holds is one of the k, at distance 0.
+    A query that the bank holds is one of the k, at distance 0; one that it does not hold
+    belongs to S, but has no row.
 
     Args:
         bank: the reference bank.
         queries: the instances to explain.
         rule: which metric or rows, and how many.
+
+    Returns:
+        the bank rows in S, nearest first, and their distances, int64 or float64.
     """
     if isinstance(rule.neighbors, Tensor):
         return _given(bank, queries, rule.neighbors)
@@ -126,38 +110,35 @@ def neighborhoods(
     ]
 
 
-def _given(
-    bank: ConfigurationBank, queries: Queries, given: Tensor
-) -> list[Neighborhood]:
-    rows_of_each = given if given.dim() == 2 else given.expand(len(queries), -1)
+def _given(bank: ConfigurationBank, queries: Queries, given: Tensor) -> list[Nearest]:
     found = []
-    for index, rows in enumerate(rows_of_each.cpu()):
-        own = queries.rows[index]
+    for index, own in enumerate(queries.rows):
+        rows = (given[index] if given.dim() == 2 else given).cpu()
         if own is not None and own not in rows:
             rows = torch.cat([torch.tensor([own]), rows])
-        found.append(at_rows(bank, queries.packed[index], own, rows))
+        found.append(at_rows(bank, queries.packed[index], rows))
     return found
 
 
-def at_rows(
-    bank: ConfigurationBank, packed: Tensor, query: int | None, rows: Tensor
-) -> Neighborhood:
+def at_rows(bank: ConfigurationBank, packed: Tensor, rows: Tensor) -> Nearest:
     """S made of given bank rows, nearest by configuration first."""
+    rows = rows.sort().values
     held = bank.packed[rows.to(bank.device)]
     distances = bits.hamming(packed[None], held)[0].cpu().long()
-    rows, order = rows.sort()
-    distances, ranks = distances[order].sort(stable=True)
-    return Neighborhood(query, rows[ranks], distances)
+    distances, ranks = distances.sort(stable=True)
+    return Nearest(rows[ranks], distances)
 
 
-def _with_own(rows: Tensor, distances: Tensor, own: int | None, k: int) -> Neighborhood:
+def _with_own(rows: Tensor, distances: Tensor, own: int | None, k: int) -> Nearest:
     """The query and its k - 1 nearest others; the query has a row if the bank holds it."""
-    others = rows != own if own is not None else torch.ones_like(rows, dtype=torch.bool)
-    rows, distances = rows[others][: k - 1], distances[others][: k - 1]
+    others = (
+        (rows != own).nonzero().flatten()[: k - 1] if own is not None else slice(k - 1)
+    )
+    rows, distances = rows[others], distances[others]
     if own is not None:
         rows = torch.cat([torch.tensor([own]), rows])
         distances = torch.cat([distances.new_zeros(1), distances])
-    return Neighborhood(own, rows, distances)
+    return Nearest(rows, distances)
 
 
 def nearest_features(
@@ -185,29 +166,34 @@ def nearest_features(
     >>> nearest_features(features, features[1:2], 2, "cosine")[0][0]
     tensor([1, 2])
     """
-    mean = _mean(features) if metric == "centered_cosine" else None
-    targets = queries.detach().to(features.device).double()
-    if mean is not None:
-        targets = targets - mean
-    products, lengths = _products(features, targets)
-    of_mean = 0.0 if mean is None else (targets @ mean)[:, None]
-    square = lengths.square()
-    if mean is not None:
-        square = square - 2 * _products(features, mean[None])[0][0] + mean @ mean
+    mean = torch.zeros(features.shape[1], dtype=torch.float64, device=features.device)
+    if metric == "centered_cosine":
+        for rows in _blocks(features):
+            mean += features[rows].double().sum(0)
+        mean /= len(features)
+    targets = queries.detach().to(features.device).double() - mean
+    products, lengths = _products(features, targets, mean)
     target_lengths = targets.norm(dim=1)[:, None]
     # What rounding can change in a product of a stretch of so many terms, at most.
-    error = 4 * _STRETCH * torch.finfo(_exactly(features.dtype)).eps
-    error = error * (lengths + (0 if mean is None else mean.norm())) * target_lengths
+    rounding = 4 * _STRETCH * torch.finfo(_exactly(features.dtype)).eps
+    error = rounding * (lengths + 2 * mean.norm()) * target_lengths
     if metric == "euclidean":
-        distances = square + target_lengths.square() - 2 * (products - of_mean)
-        error = 2 * error + 4 * _STRETCH * torch.finfo(torch.float64).eps * square
+        square = lengths.square()
+        distances = square + target_lengths.square() - 2 * products
+        error = 2 * error + rounding * square
     else:
-        scale = square.clamp(min=0).sqrt() * target_lengths
-        distances, error = 1 - (products - of_mean) / scale, error / scale
+        scale = lengths * target_lengths
+        distances, error = 1 - products / scale, error / scale
     found = []
     for target, away, bound in zip(targets, distances, error, strict=True):
         near = _candidates(away, bound, count)
-        found.append(_nearest_of(features, near, target, mean, count, metric))
+        exact = [np.empty(0)]
+        for part in torch.split(near, max(1, _BLOCK_VALUES // features.shape[1])):
+            held = features[part].double() - mean
+            exact.append(_exact(target.cpu().numpy(), held.cpu().numpy(), metric))
+        away, places = np.concatenate(exact), near.cpu().numpy()
+        order = np.lexsort((places, away))[:count]
+        found.append((torch.from_numpy(places[order]), torch.from_numpy(away[order])))
     return found
 
 
@@ -216,19 +202,24 @@ def _exactly(dtype: torch.dtype) -> torch.dtype:
     return dtype if dtype in (torch.float32, torch.float64) else torch.float32
 
 
-def _products(features: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Inner products ``(Q, N)`` of targets and rows, and the rows' lengths ``(N,)``."""
+def _products(features: Tensor, targets: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+    """Inner products ``(Q, N)`` of targets and centered rows, and these rows' lengths."""
     dtype = _exactly(features.dtype)
-    narrow = targets.to(dtype)
+    narrow, center = targets.to(dtype), mean.to(dtype)
     products = targets.new_zeros(len(targets), len(features))
     squares = targets.new_zeros(len(features))
     for rows in _blocks(features):
         for start in range(0, features.shape[1], _STRETCH):
             part = slice(start, start + _STRETCH)
-            block = features[rows, part].to(dtype)
+            block = features[rows, part].to(dtype) - center[part]
             products[:, rows] += (narrow[:, part] @ block.T).double()
             squares[rows] += torch.linalg.vecdot(block, block).double()
     return products, squares.sqrt()
+
+
+def _blocks(features: Tensor) -> list[slice]:
+    step = max(1, _BLOCK_VALUES // max(1, features.shape[1]))
+    return [slice(start, start + step) for start in range(0, len(features), step)]
 
 
 def _candidates(away: Tensor, bound: Tensor, count: int) -> Tensor:
@@ -239,27 +230,8 @@ def _candidates(away: Tensor, bound: Tensor, count: int) -> Tensor:
     return (~(lowest > kth)).nonzero().flatten()
 
 
-def _nearest_of(
-    features: Tensor,
-    near: Tensor,
-    target: Tensor,
-    mean: Tensor | None,
-    count: int,
-    metric: str,
-) -> tuple[Tensor, Tensor]:
-    """The nearest of some rows, by distances in double precision."""
-    origin = None if mean is None else mean.cpu().numpy()
-    query = target.cpu().numpy()
-    exact = [np.empty(0)]
-    for rows in torch.split(near, max(1, _BLOCK_VALUES // features.shape[1])):
-        held = features[rows].cpu().double().numpy()
-        exact.append(_exact(query, held if origin is None else held - origin, metric))
-    distances, places = np.concatenate(exact), near.cpu().numpy()
-    order = np.lexsort((places, distances))[:count]
-    return torch.from_numpy(places[order]), torch.from_numpy(distances[order])
-
-
 def _exact(query: Floats, rows: Floats, metric: str) -> Floats:
+    """Distances of rows from a query in double precision."""
     if metric == "euclidean":
         lengths, _ = _scaled(rows - query)
         return lengths
@@ -276,16 +248,3 @@ def _scaled(rows: Floats) -> tuple[Floats, Floats]:
     lengths = np.sqrt(np.square(parts).sum(1, keepdims=True))
     unit = np.divide(parts, lengths, out=np.zeros_like(parts), where=lengths > 0)
     return (largest * lengths)[:, 0], unit
-
-
-def _blocks(features: Tensor) -> list[slice]:
-    step = max(1, _BLOCK_VALUES // max(1, features.shape[1]))
-    starts = range(0, len(features), step)
-    return [slice(start, min(start + step, len(features))) for start in starts]
-
-
-def _mean(features: Tensor) -> Tensor:
-    total = torch.zeros(features.shape[1], dtype=torch.float64, device=features.device)
-    for rows in _blocks(features):
-        total += features[rows].double().sum(0)
-    return total / len(features)

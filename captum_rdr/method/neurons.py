@@ -4,6 +4,8 @@ Pure functions on arrays. Frequencies are given as counts, whole numbers, so tha
 between scores are ties and not a matter of rounding.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 
@@ -19,54 +21,33 @@ rounding is far below the statistical error of a weight.
 """
 
 
-def unanimous_neurons(active_inside: Ints, n_inside: int) -> Ints:
-    """Neurons whose state is the same in all of S, ascending.
+class Principal(NamedTuple):
+    """The neurons that carry a region.
 
-    Args:
-        active_inside: in how many instances of S each neuron is active, ``(D,)``.
-        n_inside: number of instances in S.
-
-    >>> unanimous_neurons(np.array([0, 1, 2]), 2)
-    array([0, 2])
+    Attributes:
+        neurons: int64 ``(t,)``, flat indices.
+        states: bool ``(t,)``, the state that each of them has in the region.
+        scores: float64 ``(t,)``, what ranked them.
+        weights: float64 ``(t,)``, what each of them adds to the evidence when active, in
+            nats, whole multiples of ``1 / UNITS``.
+        offset: evidence where none of them is active, in nats, such a multiple too.
     """
-    return np.flatnonzero((active_inside == 0) | (active_inside == n_inside))
+
+    neurons: Ints
+    states: Bools
+    scores: Floats
+    weights: Floats
+    offset: float
 
 
-def scores(
-    active_inside: Ints, n_inside: int, active_bank: Ints, n_bank: int
-) -> Floats:
-    """Score ``|p_S,i - p_i|`` of each neuron: how far S is from the bank.
-
-    Section 3 of Chang, Kwon and Choi (AAAI 2024).
-
-    Args:
-        active_inside: in how many instances of S each neuron is active.
-        n_inside: number of instances in S.
-        active_bank: in how many instances of the bank each neuron is active.
-        n_bank: number of instances in the bank.
-
-    >>> scores(np.array([2, 0]), 2, np.array([1, 1]), 4)
-    array([0.75, 0.25])
-    """
-    scaled = _scaled_scores(active_inside, n_inside, active_bank, n_bank)
-    result: Floats = scaled / (n_inside * n_bank)
-    return result
-
-
-def _scaled_scores(
-    active_inside: Ints, n_inside: int, active_bank: Ints, n_bank: int
-) -> Ints:
-    """Scores times ``n_inside * n_bank``, as whole numbers."""
-    scaled: Ints = np.abs(active_inside * n_bank - active_bank * n_inside)
-    return scaled
-
-
-def principal_neurons(
+def by_score(
     active_inside: Ints, n_inside: int, active_bank: Ints, n_bank: int, count: int
-) -> Ints:
+) -> Principal:
     """The ``count`` unanimous neurons of highest score, ties to the lower index.
 
-    The paper's rule, Section 3 of Chang, Kwon and Choi (AAAI 2024).
+    A neuron is unanimous if its state is the same in all of S. Its score
+    ``|p_S,i - p_i|`` tells how far S is from the bank. The paper's rule, Section 3 of
+    Chang, Kwon and Choi (AAAI 2024).
 
     Args:
         active_inside: in how many instances of S each neuron is active, ``(D,)``.
@@ -76,20 +57,86 @@ def principal_neurons(
         count: number of neurons wanted.
 
     Returns:
-        flat indices, ascending; fewer than ``count`` where fewer are unanimous.
+        the neurons, ascending; fewer than ``count`` where fewer are unanimous.
 
-    >>> principal_neurons(np.array([2, 0, 1, 2]), 2, np.array([4, 3, 1, 2]), 4, 2)
-    array([1, 3])
+    >>> found = by_score(np.array([2, 0, 1, 2]), 2, np.array([4, 3, 1, 2]), 4, 2)
+    >>> found.neurons, found.states, found.scores
+    (array([1, 3]), array([False,  True]), array([0.75, 0.5 ]))
     """
-    unanimous = unanimous_neurons(active_inside, n_inside)
-    scaled = _scaled_scores(
-        active_inside[unanimous], n_inside, active_bank[unanimous], n_bank
-    )
-    return unanimous[largest(scaled, count)]
+    unanimous = np.flatnonzero((active_inside == 0) | (active_inside == n_inside))
+    # Times both sizes, so that they are whole numbers.
+    scaled = np.abs(active_inside * n_bank - active_bank * n_inside)[unanimous]
+    chosen = largest(scaled, count)
+    neurons, scores = unanimous[chosen], scaled[chosen] / (n_inside * n_bank)
+    inside, bank = active_inside[neurons], Frequencies.of(active_bank[neurons], n_bank)
+    weights, when_inactive = evidence_weights(inside, n_inside, bank)
+    offset = _in_units(when_inactive)
+    return Principal(neurons, inside > 0, scores, weights / UNITS, offset)
+
+
+def by_evidence(
+    active_inside: Ints, n_inside: int, bank: "Frequencies", count: int
+) -> Principal:
+    """The ``count`` neurons of largest ``|w_i|``, heaviest first, ties to the lower index.
+
+    Neurons without weight are left out, so there may be fewer.
+
+    Args:
+        active_inside: in how many instances of S each neuron is active, ``(D,)``.
+        n_inside: number of instances in S.
+        bank: how often each neuron is active in the bank.
+        count: number of neurons wanted.
+
+    Returns:
+        the neurons; their scores are the absolute weights.
+
+    >>> bank = Frequencies.of(np.array([5, 0, 9]), 10)
+    >>> by_evidence(np.array([8, 0, 0]), 8, bank, 3).neurons
+    array([2, 0])
+    """
+    weights, when_inactive = evidence_weights(active_inside, n_inside, bank)
+    weighty = np.flatnonzero(weights)
+    chosen = weighty[largest(np.abs(weights[weighty]), count)]
+    neurons = chosen[np.argsort(-np.abs(weights[chosen]), kind="stable")]
+    offset, nats = _in_units(when_inactive[neurons]), weights[neurons] / UNITS
+    return Principal(neurons, nats > 0, np.abs(nats), nats, offset)
+
+
+def _in_units(values: Floats) -> float:
+    """Their sum in nats, rounded to whole units."""
+    return round(UNITS * float(values.sum())) / UNITS
+
+
+class Frequencies(NamedTuple):
+    """How often neurons are active in the bank, with what every region needs of that.
+
+    Attributes:
+        active: in how many instances of the bank each neuron is active, int64 ``(D,)``.
+        size: number of instances in the bank.
+        log_active: logarithm of each neuron's frequency, kept away from 0 and 1 by half
+            an instance.
+        log_inactive: logarithm of one minus that frequency.
+    """
+
+    active: Ints
+    size: int
+    log_active: Floats
+    log_inactive: Floats
+
+    @classmethod
+    def of(cls, active: Ints, size: int) -> "Frequencies":
+        """Those of neurons that are active in so many of ``size`` instances."""
+        share = np.clip(active / size, 0.5 / size, 1 - 0.5 / size)
+        return cls(active, size, np.log(share), np.log(1 - share))
+
+    def some(self, neurons: Ints) -> "Frequencies":
+        """Those of some of the neurons."""
+        active, size, *logs = self
+        return Frequencies(active[neurons], size, *(log[neurons] for log in logs))
 
 
 def evidence_weights(
-    active_inside: Ints, n_inside: int, active_bank: Ints, n_bank: int
+    active_inside: Ints, n_inside: int, bank: Frequencies
 ) -> tuple[Ints, Floats]:
     """Each neuron's evidence for membership in S: for being active, and when it is not.
 
@@ -103,46 +150,30 @@ def evidence_weights(
     neuron that is never active would weigh most of all): such a neuron has no weight.
 
     Args:
-        active_inside: in how many instances of S each neuron is active, ``(..., D)``.
+        active_inside: in how many instances of S each neuron is active, ``(D,)``.
         n_inside: number k of instances in S.
-        active_bank: in how many instances of the bank each neuron is active, ``(D,)``.
-        n_bank: number of instances in the bank.
+        bank: how often each neuron is active in the bank.
 
     Returns:
-        weights ``w_i``, whole units of ``1 / UNITS`` nat, int64 ``(..., D)``; and what
-        a neuron adds when inactive, in nats, float64 ``(..., D)``. An instance's
-        evidence is the sum over neurons of ``w_i c_i`` plus the sum of the latter.
+        weights ``w_i``, whole units of ``1 / UNITS`` nat, int64 ``(D,)``; and what a
+        neuron adds when inactive, in nats, float64 ``(D,)``. An instance's evidence is
+        the sum over neurons of ``w_i c_i`` plus the sum of the latter.
 
-    >>> weights, inactive = evidence_weights(np.array([8, 0]), 8, np.array([5, 0]), 10)
+    >>> bank = Frequencies.of(np.array([5, 0]), 10)
+    >>> weights, inactive = evidence_weights(np.array([8, 0]), 8, bank)
     >>> weights, inactive.round(3)
     (array([181,   0]), array([-2.197,  0.   ]))
     """
     share = (np.arange(n_inside + 1) + 0.5) / (n_inside + 1)  # one for each count in S
-    bank = np.clip(active_bank / n_bank, 0.5 / n_bank, 1 - 0.5 / n_bank)
-    when_active = np.log(share)[active_inside] - np.log(bank)
-    when_inactive = np.log(1 - share)[active_inside] - np.log(1 - bank)
+    when_active = np.log(share)[active_inside] - bank.log_active
+    when_inactive = np.log(1 - share)[active_inside] - bank.log_inactive
     weights = when_active - when_inactive
-    useful = (active_inside * n_bank - active_bank * n_inside) * weights > 0
+    useful = (active_inside * bank.size - bank.active * n_inside) * weights > 0
     units: Ints = np.rint(np.where(useful, UNITS * weights, 0)).astype(np.int64)
     return units, np.where(useful, when_inactive, 0.0)
 
 
-def heaviest_neurons(weights: Ints, count: int) -> Ints:
-    """The ``count`` neurons of largest ``|w_i|``, heaviest first, ties to the lower index.
-
-    Neurons without weight are left out, so there may be fewer.
-
-    >>> heaviest_neurons(np.array([0, 1, -2]), 3)
-    array([2, 1])
-    """
-    weighty = np.flatnonzero(weights)
-    chosen = weighty[largest(np.abs(weights[weighty]), count)]
-    return chosen[np.argsort(-np.abs(weights[chosen]), kind="stable")]
-
-
-def left_out_evidence(
-    states: Bools, active_inside: Ints, active_bank: Ints, n_bank: int
-) -> Floats:
+def left_out_evidence(states: Bools, active_inside: Ints, bank: Frequencies) -> Floats:
     """Evidence of each instance of S by the weights that the others of S give.
 
     A further instance of what S holds would reach as much as these, one and all: none of
@@ -150,24 +181,22 @@ def left_out_evidence(
 
     Args:
         states: those of S, bool ``(k, D)``, k at least 2.
-        active_inside: in how many instances of S each neuron is active, ``(D,)``.
-        active_bank: in how many instances of the bank each neuron is active, ``(D,)``.
-        n_bank: number of instances in the bank.
+        active_inside: in how many of them each neuron is active, ``(D,)``.
+        bank: how often each neuron is active in the bank.
 
     Returns:
         float64 ``(k,)``, in nats, whole multiples of ``1 / UNITS``.
 
     >>> states = np.array([[1, 0], [1, 0], [0, 1]]) > 0
-    >>> left_out_evidence(states, states.sum(0), np.array([5, 5]), 10)
+    >>> left_out_evidence(states, states.sum(0), Frequencies.of(np.array([5, 5]), 10))
     array([ 0.    ,  0.    , -2.1875])
     """
     others = len(states) - 1
     without_it = np.maximum(active_inside - 1, 0)  # what is left of an active one
-    weights, rest = evidence_weights(without_it, others, active_bank, n_bank)
-    when_active = weights / UNITS + rest
+    weights, rest = evidence_weights(without_it, others, bank)
     inside = np.minimum(active_inside, others)
-    _, when_inactive = evidence_weights(inside, others, active_bank, n_bank)
-    gains = np.rint(UNITS * (when_active - when_inactive))
+    _, when_inactive = evidence_weights(inside, others, bank)
+    gains = np.rint(UNITS * (weights / UNITS + rest - when_inactive))
     found: Floats = states @ gains + np.rint(UNITS * when_inactive.sum())
     return found / UNITS
 

@@ -1,6 +1,7 @@
 """A relaxed decision region: principal neurons, their states, and who shares them."""
 
 import os
+from collections import namedtuple
 from collections.abc import Sequence, Sized
 from dataclasses import asdict, dataclass
 from dataclasses import fields as fields_of
@@ -10,10 +11,11 @@ from typing import Any
 import torch
 from captum.concept import Concept
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 
 from captum_rdr._summary import as_html
-from captum_rdr.bank import ConfigurationBank, files
+from captum_rdr.axes import LayerAxes
+from captum_rdr.bank import ConfigurationBank, bits, files
 from captum_rdr.method.rule import Rule
 
 COHERENT = 0.55
@@ -117,18 +119,6 @@ class Significance:
         )
 
 
-_TENSORS = (
-    "neurons",
-    "states",
-    "scores",
-    "weights",
-    "members",
-    "neighbors",
-    "distances",
-)
-_OF_THE_QUERY = ("query_states", "query_features")
-
-
 NAMED = 10
 """Neurons that name a region whose members are told by all neurons of the layer."""
 
@@ -199,6 +189,7 @@ class Region:
         fingerprint: that of the bank, empty when unknown.
         significance: what a test of the region found, or None if it was not tested.
         rule: the choices that made the region; None when unknown.
+        axes: what the axes of the layer's output mean; None where that is unknown.
         query_states: packed configuration of a query that the bank does not hold, uint8
             ``(ceil(D / 8),)``; else None.
         query_features: its float activations ``(D,)``, where S was chosen by them.
@@ -219,6 +210,7 @@ class Region:
     fingerprint: str = ""
     significance: Significance | None = None
     rule: Rule | None = None
+    axes: LayerAxes | None = None
     query_states: Tensor | None = None
     query_features: Tensor | None = None
 
@@ -229,16 +221,14 @@ class Region:
 
     def __repr__(self) -> str:
         active, count = int(self.states.sum()), len(self.neurons)
-        by_all = self.rule is not None and self.rule.n_neurons is None
         query = "new input" if self.query is None else f"bank row {self.query}"
         if self.evidence_cut is None:
-            neurons, told = (
-                f": {count} of {self.n_layer} neurons",
-                f"tolerance={self.tolerance}",
-            )
+            neurons = f": {count} of {self.n_layer} neurons"
+            told = f"tolerance={self.tolerance}"
         else:
+            every = "all " * (self.rule is not None and self.rule.n_neurons is None)
+            neurons = f" by evidence: {every}{count} weighty neurons of {self.n_layer}"
             told = f"evidence of at least {self.evidence_cut:.4g} nats"
-            neurons = f" by evidence: {'all ' * by_all}{count} weighty neurons of {self.n_layer}"
             if count > NAMED:
                 told += f", {NAMED} neurons carry {self.share():.0%} of the weight"
         tested = "" if self.significance is None else f", {self.significance!s}"
@@ -274,9 +264,16 @@ class Region:
             its attributes by name, tensors as lists, and the neurons' ``coordinates`` in
             the layer's output.
         """
-        lists = {name: getattr(self, name).tolist() for name in _TENSORS}
-        coordinates = [list(index) for index in self.unravel()]
-        return {**lists, "coordinates": coordinates, **self._fields()}
+        tensors = self._tensors().items()
+        return {
+            **{name: one.tolist() for name, one in tensors if name[:5] != "query"},
+            "coordinates": [list(index) for index in self.unravel()],
+            **self._fields(),
+        }
+
+    def _tensors(self) -> dict[str, Tensor]:
+        every = {field.name: getattr(self, field.name) for field in fields_of(self)}
+        return {name: one for name, one in every.items() if isinstance(one, Tensor)}
 
     def _fields(self) -> dict[str, Any]:
         """What is no tensor, as values of JSON's types."""
@@ -289,6 +286,7 @@ class Region:
             "fingerprint": self.fingerprint,
             "significance": self.significance and asdict(self.significance),
             "rule": self.rule and self.rule.as_fields(),
+            "axes": self.axes and self.axes.as_fields(),
         }
 
     def mask(self, n_neurons: int | None = None) -> Tensor:
@@ -329,11 +327,9 @@ class Region:
         (tensor([2]), tensor([2]))
         """
         rule = self.rule
-        by_all = rule is not None and rule.is_evidence and rule.n_neurons is None
-        if n_neurons is None and by_all:
-            n_neurons = NAMED
-        order = self.scores.argsort(descending=True, stable=True)
-        return order if n_neurons is None else order[:n_neurons]
+        if n_neurons is None and rule is not None and rule.is_evidence:
+            n_neurons = NAMED if rule.n_neurons is None else None
+        return self.scores.argsort(descending=True, stable=True)[:n_neurons]
 
     def share(self, n_neurons: int = 10) -> float:
         """Share of the evidence's weight that the heaviest neurons carry.
@@ -351,7 +347,7 @@ class Region:
         """Log-likelihood ratio of S against the bank on the principal neurons.
 
         Args:
-            states: bool ``(M, D)`` or ``(M, D1, ..., Dm)``.
+            states: bool ``(M, D)`` or ``(M, D1, ..., Dm)``, or packed rows of a bank.
 
         Returns:
             float64 tensor ``(M,)``, in nats.
@@ -366,7 +362,7 @@ class Region:
         """Whether instances lie in the region.
 
         Args:
-            states: bool ``(M, D)`` or ``(M, D1, ..., Dm)``.
+            states: bool ``(M, D)`` or ``(M, D1, ..., Dm)``, or packed rows of a bank.
 
         Returns:
             bool tensor ``(M,)``.
@@ -380,20 +376,10 @@ class Region:
         return disagreements <= self.tolerance
 
     def _picked(self, states: Tensor) -> Tensor:
-        n_neurons = self.layer_shape.numel()
-        states = torch.as_tensor(states)
-        if states.dtype != torch.bool:
-            raise TypeError(
-                f"states has dtype {states.dtype}; give torch.bool, e.g. activations > "
-                "threshold"
-            )
-        if states.shape[1:] not in (self.layer_shape, (n_neurons,)):
-            raise ValueError(
-                f"states has shape {tuple(states.shape)}, but the region's layer needs "
-                f"(M, {n_neurons}) or (M, *{tuple(self.layer_shape)}); take them from "
-                "the same layer"
-            )
-        return states.cpu().reshape(-1, n_neurons)[:, self.neurons]
+        flat = bits.flat(states, self.layer_shape)
+        if flat.dtype == torch.uint8:
+            flat = bits.unpack(flat, self.n_layer)
+        return flat.cpu()[:, self.neurons]
 
     def check_layer(self, layer_shape: torch.Size, fingerprint: str) -> None:
         """Refuse to be used with another layer or model.
@@ -410,10 +396,8 @@ class Region:
                 f"region belongs to a layer of shape {tuple(self.layer_shape)}, the bank "
                 f"to {tuple(layer_shape)}; pass a region of this layer"
             )
-        if (
-            "" not in (self.fingerprint, fingerprint)
-            and self.fingerprint != fingerprint
-        ):
+        known = {self.fingerprint, fingerprint} - {""}
+        if len(known) > 1:
             raise ValueError(
                 f"region has fingerprint {self.fingerprint[:12]}..., the bank "
                 f"{fingerprint[:12]}...; pass a region made with this model and layer"
@@ -424,11 +408,25 @@ class Region:
 
         Returns:
             for each neuron its index in ``layer_shape``, as Captum's
-            ``neuron_selector`` takes it.
+            ``neuron_selector`` takes it; where the bank knows what several axes mean, a
+            named tuple that says so.
+
+        >>> from captum_rdr import RelaxedDecisionRegion
+        >>> model, data = torch.nn.Identity(), torch.eye(4).reshape(4, 2, 2, 1)
+        >>> axes = LayerAxes("height width channel")
+        >>> rdr = RelaxedDecisionRegion(model, model, axes=axes)
+        >>> rdr = rdr.fit(data, show_progress=False)
+        >>> rdr.attribute_members([2], n_neighbors=1, n_neurons=1)[0].unravel()
+        [Place(height=1, width=0, channel=0)]
         """
         coordinates = torch.unravel_index(self.neurons, self.layer_shape)
         columns = [axis.tolist() for axis in coordinates]
-        return [tuple(index) for index in zip(*columns, strict=True)]
+        place: Any = tuple
+        if self.axes is not None and len(self.axes.kinds) > 1:
+            kinds = self.axes.kinds
+            named: Any = namedtuple("Place", kinds, rename=True)  # type: ignore[misc]
+            place = named._make
+        return [place(index) for index in zip(*columns, strict=True)]
 
     def to_concept(self, dataset: Dataset[Any], id: int, name: str) -> Concept:
         """The region's members as a concept for ``captum.concept.TCAV``.
@@ -452,22 +450,18 @@ class Region:
             )
         if not len(self.members):
             raise ValueError("the region has no member in the bank; raise tolerance")
-        size = len(dataset)
-        if len(self.members) and int(self.members[-1]) >= size:
+        size, last = len(dataset), int(self.members[-1])
+        if last >= size:
             raise ValueError(
-                f"dataset has {size} items, but the region has member "
-                f"{int(self.members[-1])}; give the dataset that fit read"
+                f"dataset has {size} items, but the region has member {last}; give the "
+                "dataset that fit read"
             )
-        inputs = _InputsOnly(Subset(dataset, self.members.tolist()))
-        return Concept(id, name, DataLoader(inputs, batch_size=64))
+        inputs = Subset(dataset, self.members.tolist())
+        return Concept(id, name, DataLoader(inputs, 64, collate_fn=_inputs_only))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the region to one file, atomically and with a checksum."""
-        tensors = {name: getattr(self, name) for name in _TENSORS}
-        for name in _OF_THE_QUERY:
-            if getattr(self, name) is not None:
-                tensors[name] = getattr(self, name)
-        files.write_tensors(path, "region", tensors, self._fields())
+        files.write_tensors(path, "region", self._tensors(), self._fields())
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> "Region":
@@ -477,17 +471,17 @@ class Region:
             ValueError: the file is damaged, or holds something else.
         """
         tensors, fields = files.read_tensors(path, "region")
-        needed = {field.name for field in fields_of(Region)} - set(_OF_THE_QUERY)
-        missing = needed - tensors.keys() - fields.keys()
-        if missing:
-            raise files.refused(path, f"lacks {sorted(missing)}")
-        fields["layer_shape"] = torch.Size(fields["layer_shape"])
-        if fields["significance"] is not None:
-            fields["significance"] = Significance(**fields["significance"])
-        if fields["rule"] is not None:
-            fields["rule"] = Rule.from_fields(fields["rule"])
-        values: dict[str, Any] = {**tensors, **fields}
-        return Region(**values)
+        try:
+            test, rule = fields["significance"], fields["rule"]
+            fields["layer_shape"] = torch.Size(fields["layer_shape"])
+            fields["significance"] = test and Significance(**test)
+            fields["rule"] = rule and Rule.from_fields(rule)
+            axes = fields.get("axes")  # files of earlier versions have none
+            fields["axes"] = axes and LayerAxes(**axes)
+            values: dict[str, Any] = {**tensors, **fields}
+            return Region(**values)
+        except (LookupError, TypeError) as error:
+            raise files.refused(path, f"holds no region ({error})") from error
 
 
 def regions_to_frame(regions: Sequence[Region]) -> Any:
@@ -502,7 +496,7 @@ def regions_to_frame(regions: Sequence[Region]) -> Any:
         indices of the principal neurons and the members' rows, as lists.
 
     Raises:
-        ImportError: pandas is not installed.
+        ImportError: pandas is not installed; see `Region.to_dict`.
 
     >>> from captum_rdr import RelaxedDecisionRegion
     >>> model, data = torch.nn.Identity(), torch.eye(4)
@@ -510,12 +504,7 @@ def regions_to_frame(regions: Sequence[Region]) -> Any:
     >>> regions_to_frame(rdr.attribute_members([2, 0], 1, 3))["members"].tolist()
     [1, 1]
     """
-    try:
-        pandas = import_module("pandas")
-    except ImportError as error:
-        raise ImportError(
-            "regions_to_frame needs pandas; install it, or use region.to_dict()"
-        ) from error
+    pandas = import_module("pandas")  # only this needs it
     return pandas.DataFrame(
         [
             {
@@ -528,18 +517,11 @@ def regions_to_frame(regions: Sequence[Region]) -> Any:
     ).astype({"query": "Int64"} if regions else {})
 
 
-class _InputsOnly(Dataset[Any]):
-    """The inputs of a dataset's items, as Captum's concepts need them."""
-
-    def __init__(self, dataset: Subset[Any]) -> None:
-        self._dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self._dataset)
-
-    def __getitem__(self, index: int) -> Any:
-        item = self._dataset[index]
-        return item[0] if isinstance(item, (tuple, list)) else item
+def _inputs_only(items: list[Any]) -> Any:
+    """A batch of inputs alone, as Captum's concepts need them."""
+    return default_collate(
+        [item[0] if isinstance(item, (tuple, list)) else item for item in items]
+    )
 
 
 def checked_regions(

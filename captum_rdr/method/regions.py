@@ -3,6 +3,8 @@
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,17 +12,18 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from captum_rdr.bank import ConfigurationBank, bits
-from captum_rdr.bank.queries import Wanted
-from captum_rdr.method.neighbors import Neighborhood, Queries, at_rows, neighborhoods
+from captum_rdr.bank.queries import Nearest, Wanted, agreeing
+from captum_rdr.method.neighbors import Queries, at_rows, neighborhoods
 from captum_rdr.method.neurons import (
     UNITS,
+    Bools,
+    Frequencies,
     Ints,
-    evidence_weights,
-    heaviest_neurons,
+    Principal,
+    by_evidence,
+    by_score,
     largest,
     left_out_evidence,
-    principal_neurons,
-    scores,
 )
 from captum_rdr.method.region import Region
 from captum_rdr.method.rule import Rule
@@ -42,6 +45,9 @@ def regions(
     """
     found: list[Region] = []
     step = _step(bank)
+    frequencies = None
+    if rule.is_evidence:
+        frequencies = Frequencies.of(bank.active_counts.numpy(), len(bank))
     with tqdm(
         total=len(queries),
         desc="Explaining",
@@ -53,32 +59,33 @@ def regions(
             part, own = queries[start : start + step], rule
             if isinstance(rule.neighbors, Tensor) and rule.neighbors.dim() == 2:
                 own = replace(rule, neighbors=rule.neighbors[start : start + step])
-            found += _block(bank, part, own)
+            found += _block(bank, part, own, frequencies)
             progress.update(len(part))
     return found
 
 
-def _block(bank: ConfigurationBank, queries: Queries, rule: Rule) -> list[Region]:
-    found = neighborhoods(bank, queries, rule)
-    drafts = _drafts(bank, queries, found, rule)
-    if not rule.is_evidence:
-        return [
-            replace(draft, members=rows)
-            for draft, rows in zip(drafts, members(drafts, bank), strict=True)
-        ]
+def _block(
+    bank: ConfigurationBank,
+    queries: Queries,
+    rule: Rule,
+    frequencies: Frequencies | None,
+) -> list[Region]:
+    near = neighborhoods(bank, queries, rule)
+    inside, drafts = _drafts(bank, queries, near, rule, frequencies)
+    if frequencies is None:
+        found = zip(drafts, members(drafts, bank), strict=True)
+        return [replace(draft, members=rows) for draft, rows in found]
     for _ in range(rule.rounds - 1):
-        found = [
-            _strongest(bank, packed, old, row)
-            for packed, old, row in zip(
-                queries.packed, found, evidence(drafts, bank), strict=True
+        near = [
+            at_rows(bank, packed, _strongest(draft, row))
+            for packed, draft, row in zip(
+                queries.packed, drafts, evidence(drafts, bank), strict=True
             )
         ]
-        drafts = _drafts(bank, queries, found, rule)
+        inside, drafts = _drafts(bank, queries, near, rule, frequencies)
     finished = []
-    for packed, draft, row in zip(
-        queries.packed, drafts, evidence(drafts, bank), strict=True
-    ):
-        cut = _cut(bank, packed, draft, row)
+    for draft, states, row in zip(drafts, inside, evidence(drafts, bank), strict=True):
+        cut = _cut(draft, states, frequencies)
         rows = (row >= cut).nonzero().flatten()
         finished.append(replace(draft, evidence_cut=cut, members=rows))
     return finished
@@ -87,31 +94,33 @@ def _block(bank: ConfigurationBank, queries: Queries, rule: Rule) -> list[Region
 def _drafts(
     bank: ConfigurationBank,
     queries: Queries,
-    found: Sequence[Neighborhood],
+    near: Sequence[Nearest],
     rule: Rule,
-) -> list[Region]:
-    """The regions of queries before their members are known."""
-    active = _active_inside(bank, queries, found)
-    return [
-        _draft(bank, queries, index, inside, rule, active[index])
-        for index, inside in enumerate(found)
-    ]
+    frequencies: Frequencies | None,
+) -> tuple[list[Bools], list[Region]]:
+    """The states in each S, and the regions before their members are known."""
+    every, drafts = [], []
+    count = rule.count(bank.n_neurons)
+    for index, one in enumerate(near):
+        rows = bank.packed[one.rows.to(bank.device)]
+        if queries.rows[index] is None:
+            rows = torch.cat([rows, queries.packed[index : index + 1]])
+        states = bits.unpack(rows, bank.n_neurons).numpy()
+        active, k = _active(states), len(states)
+        if frequencies is None:
+            of_bank = bank.active_counts.numpy(), len(bank)
+            chosen = by_score(active, k, *of_bank, count)
+        else:
+            chosen = by_evidence(active, k, frequencies, count)
+        every.append(states)
+        drafts.append(_draft(bank, queries, index, one, rule, chosen))
+    return every, drafts
 
 
-def _active_inside(
-    bank: ConfigurationBank, queries: Queries, found: Sequence[Neighborhood]
-) -> list[Ints]:
-    """In how many instances of each S every neuron is active."""
-    rows = torch.cat([inside.rows for inside in found])
-    ends = np.cumsum([0, *(len(inside.rows) for inside in found)]).tolist()
-    held = bits.unpack(bank.packed[rows.to(bank.device)], bank.n_neurons).numpy()
-    own = bits.unpack(queries.packed, bank.n_neurons).numpy()
-    active = []
-    for index, inside in enumerate(found):
-        states = held[ends[index] : ends[index + 1]].view(np.uint8)
-        narrow = np.uint8 if len(states) < 255 else np.int64
-        counts = states.sum(0, dtype=narrow).astype(np.int64)
-        active.append(counts + own[index] if inside.query is None else counts)
+def _active(states: Bools) -> Ints:
+    """In how many instances each neuron is active."""
+    narrow = np.uint8 if len(states) <= 255 else np.int64  # the narrow one is faster
+    active: Ints = states.view(np.uint8).sum(0, dtype=narrow).astype(np.int64)
     return active
 
 
@@ -119,45 +128,35 @@ def _draft(
     bank: ConfigurationBank,
     queries: Queries,
     index: int,
-    inside: Neighborhood,
+    near: Nearest,
     rule: Rule,
-    active: Ints,
+    chosen: Principal,
 ) -> Region:
-    packed, is_row = queries.packed[index], inside.query is not None
-    counts = bank.active_counts.numpy()
-    count = rule.count(bank.n_neurons)
-    if not rule.is_evidence:
-        neurons = principal_neurons(active, inside.size, counts, len(bank), count)
-        of_neurons = active[neurons], inside.size, counts[neurons], len(bank)
-        weights, when_inactive = evidence_weights(*of_neurons)
-        states, ranked_by = active[neurons] > 0, scores(*of_neurons)
-    else:
-        weights, when_inactive = evidence_weights(
-            active, inside.size, counts, len(bank)
-        )
-        neurons = heaviest_neurons(weights, count)
-        weights, when_inactive = weights[neurons], when_inactive[neurons]
-        states, ranked_by = weights > 0, np.abs(weights) / UNITS
-    kept = queries.features if queries.features is None else queries.features[index]
+    given = isinstance(rule.neighbors, Tensor)  # then the rule has this region's own S
+    query: dict[str, Any] = {}
+    own = queries.rows[index]
+    if own is None:
+        packed = queries.packed[index, : bits.row_bytes(bank.n_neurons)]
+        query["query_states"] = packed.cpu().clone()
+        if queries.features is not None:
+            query["query_features"] = queries.features[index].clone()
     return Region(
-        neurons=torch.from_numpy(neurons),
-        states=torch.from_numpy(states),
-        scores=torch.from_numpy(ranked_by),
-        weights=torch.from_numpy(weights / UNITS),
-        offset=round(UNITS * float(when_inactive.sum())) / UNITS,
+        neurons=torch.from_numpy(chosen.neurons),
+        states=torch.from_numpy(chosen.states),
+        scores=torch.from_numpy(chosen.scores),
+        weights=torch.from_numpy(chosen.weights),
+        offset=chosen.offset,
         tolerance=(float if rule.is_evidence else int)(rule.tolerance),
         evidence_cut=None,
         members=torch.empty(0, dtype=torch.int64),
-        neighbors=inside.rows,
-        distances=inside.distances,
+        neighbors=near.rows,
+        distances=near.distances,
         layer_shape=bank.layer_shape,
-        query=inside.query,
+        axes=bank.axes,
+        query=own,
         fingerprint=bank.fingerprint,
-        rule=rule.for_rows(inside.rows),
-        query_states=None
-        if is_row
-        else packed[: bits.row_bytes(bank.n_neurons)].cpu().clone(),
-        query_features=None if is_row or kept is None else kept.clone(),
+        rule=replace(rule, neighbors=near.rows) if given else rule,
+        **query,
     )
 
 
@@ -190,23 +189,17 @@ def members(regions: Sequence[Region], bank: ConfigurationBank) -> list[Tensor]:
     """
     by_states = [region for region in regions if region.evidence_cut is None]
     by_evidence = [region for region in regions if region.evidence_cut is not None]
-    agreeing = iter(bank.agreeing([_wanted(region) for region in by_states]))
-    evident = iter(_evident(by_evidence, bank))
-    return [
-        next(agreeing if region.evidence_cut is None else evident) for region in regions
-    ]
-
-
-def _evident(regions: Sequence[Region], bank: ConfigurationBank) -> list[Tensor]:
-    """Rows that reach each region's cut, for as many regions at a time as fit."""
-    found: list[Tensor] = []
+    agree = iter(agreeing([_wanted(region) for region in by_states], bank.packed))
     step = _step(bank)
-    for start in range(0, len(regions), step):
-        part = regions[start : start + step]
-        cuts = torch.tensor([region.evidence_cut for region in part]).double()
-        reached = evidence(part, bank) >= cuts[:, None]
-        found += [row.nonzero().flatten() for row in reached]
-    return found
+    starts = range(0, len(by_evidence), step)
+    parts = (evidence(by_evidence[start : start + step], bank) for start in starts)
+    strengths = chain.from_iterable(parts)  # for as many regions at a time as fit
+    return [
+        next(agree)
+        if region.evidence_cut is None
+        else (next(strengths) >= region.evidence_cut).nonzero().flatten()
+        for region in regions
+    ]
 
 
 def _step(bank: ConfigurationBank) -> int:
@@ -220,38 +213,26 @@ def _wanted(region: Region) -> Wanted:
     return Wanted(region.neurons[order], region.states[order], int(region.tolerance))
 
 
-def _strongest(
-    bank: ConfigurationBank, packed: Tensor, inside: Neighborhood, evidence: Tensor
-) -> Neighborhood:
+def _strongest(draft: Region, evidence: Tensor) -> Tensor:
     """S chosen anew: the query and the bank rows of largest evidence."""
     ranked = evidence.numpy().copy()
-    if inside.query is not None:
-        ranked[inside.query] = np.inf
-    rows = torch.from_numpy(largest(ranked, len(inside.rows)))
-    return at_rows(bank, packed, inside.query, rows)
+    if draft.query is not None:
+        ranked[draft.query] = np.inf
+    return torch.from_numpy(largest(ranked, len(draft.neighbors)))
 
 
-def _cut(
-    bank: ConfigurationBank, packed: Tensor, draft: Region, of_rows: Tensor
-) -> float:
+def _cut(draft: Region, states: Bools, bank: Frequencies) -> float:
     """What a member must reach, in nats.
 
     Three quarters of S reach it when they are judged by the weights of the others (the
     lower quartile of `left_out_evidence`), and so do three quarters of what else is like
     S; all of S reaches it by its own weights. The tolerance is taken off.
     """
-    rows = bank.packed[draft.neighbors.to(bank.device)]
-    if draft.query is None:
-        rows = torch.cat([rows, packed[None]])
-    inside = bits.unpack(rows, bank.n_neurons)[:, draft.neurons]
-    by_own = [of_rows[draft.neighbors]]
-    if draft.query is None:
-        by_own.append(inside[-1].double()[None] @ draft.weights + draft.offset)
-    cut = float(torch.cat(by_own).min())
-    if len(inside) > 1:
-        counts = bank.active_counts[draft.neurons].numpy()
-        states = inside.numpy()
-        judged = left_out_evidence(states, states.sum(0), counts, len(bank))
+    neurons = draft.neurons.numpy()
+    few = states[:, neurons]
+    cut = float((few @ draft.weights.numpy()).min()) + draft.offset
+    if len(few) > 1:
+        judged = left_out_evidence(few, _active(few), bank.some(neurons))
         cut = min(cut, float(np.sort(judged)[(len(judged) - 1) // 4]))
     return cut - draft.tolerance
 

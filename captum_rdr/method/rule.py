@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from captum_rdr._arguments import check_range, check_whole
+from captum_rdr._arguments import check_choice, check_range, check_whole
 from captum_rdr.bank import ConfigurationBank
 
 METRICS = ("cosine", "centered_cosine", "euclidean")
@@ -80,12 +80,11 @@ class Rule:
              neighbors='configuration', rounds=1)
         """
         by_features = self.is_evidence and bank.features is not None
+        size = min(16 if self.is_evidence else 8, len(bank))
         metric: Metric = "centered_cosine" if by_features else "configuration"
         settled = replace(
             self,
-            n_neighbors=min(16 if self.is_evidence else 8, len(bank))
-            if self.n_neighbors is None
-            else self.n_neighbors,
+            n_neighbors=size if self.n_neighbors is None else self.n_neighbors,
             neighbors=metric if self.neighbors is None else self.neighbors,
         )
         settled._check(bank, n_queries)
@@ -95,15 +94,6 @@ class Rule:
     def needs_features(self) -> bool:
         """Whether S is chosen by distances between float features."""
         return isinstance(self.neighbors, str) and self.neighbors in METRICS
-
-    def for_rows(self, rows: Tensor) -> "Rule":
-        """The rule of one region: where S was given, that region's own S.
-
-        Args:
-            rows: the bank rows in the region's S.
-        """
-        given = isinstance(self.neighbors, Tensor)
-        return replace(self, neighbors=rows) if given else self
 
     def as_fields(self) -> dict[str, Any]:
         """The rule as JSON-serializable values.
@@ -126,55 +116,42 @@ class Rule:
 
     def _check(self, bank: ConfigurationBank, n_queries: int) -> None:
         """Refuse choices that do not fit each other, the bank or the queries."""
-        check_whole("n_neighbors", self.n_neighbors)
-        n_neurons = self.count(bank.n_neurons)
-        check_whole("n_neurons", n_neurons)
+        most = None if isinstance(self.neighbors, Tensor) else len(bank)
+        held = f"the bank's {most} instances"
+        check_whole("n_neighbors", self.n_neighbors, most=most, of=held)
+        n_neurons, n_layer = self.count(bank.n_neurons), bank.n_neurons
+        held = f"the layer's {n_layer} neurons"
+        check_whole("n_neurons", n_neurons, most=n_layer, of=held)
         check_whole("rounds", self.rounds)
-        given = isinstance(self.neighbors, Tensor)
-        if self.size > len(bank) and not given:
-            raise ValueError(
-                f"n_neighbors={self.n_neighbors} is more than the bank's {len(bank)} "
-                "instances; lower it or fit more data"
-            )
-        if n_neurons > bank.n_neurons:
-            raise ValueError(
-                f"n_neurons={n_neurons} is more than the layer's "
-                f"{bank.n_neurons} neurons; lower it"
-            )
-        if self.weighting not in ("uniform", "evidence"):
-            raise ValueError(
-                f'weighting={self.weighting!r} is unknown; use "uniform" or "evidence"'
-            )
+        check_choice("weighting", self.weighting, ("uniform", "evidence"))
         if self.rounds > 1 and not self.is_evidence:
             raise ValueError(
                 f"rounds={self.rounds} chooses S anew by evidence; use "
                 'weighting="evidence" or rounds=1'
             )
-        self._check_tolerance(n_neurons)
+        if self.is_evidence:
+            _check_nats(self.tolerance)
+        elif check_whole("tolerance", self.tolerance, least=0) >= n_neurons:
+            raise ValueError(
+                f"tolerance={self.tolerance} lets all of n_neurons={n_neurons} "
+                "disagree, so every instance would be a member; lower it"
+            )
         if isinstance(self.neighbors, Tensor):
             _check_rows(self.neighbors, bank, n_queries)
         else:
             _check_metric(self.neighbors, bank)
 
-    def _check_tolerance(self, n_neurons: int) -> None:
-        if self.is_evidence:
-            if not isinstance(self.tolerance, (Real, np.number)):
-                raise TypeError(
-                    f"tolerance={self.tolerance!r} is a "
-                    f"{type(self.tolerance).__name__}; give a number of nats"
-                )
-            if not 0 <= self.tolerance < float("inf"):
-                raise ValueError(
-                    f"tolerance={self.tolerance} is no finite number of nats; use 0 or "
-                    "more"
-                )
-            return
-        check_whole("tolerance", self.tolerance, least=0)
-        if self.tolerance >= n_neurons:
-            raise ValueError(
-                f"tolerance={self.tolerance} lets all of n_neurons={n_neurons} "
-                "disagree, so every instance would be a member; lower it"
-            )
+
+def _check_nats(tolerance: float) -> None:
+    if not isinstance(tolerance, (Real, np.number)):
+        raise TypeError(
+            f"tolerance={tolerance!r} is a {type(tolerance).__name__}; give a number of "
+            "nats"
+        )
+    if not 0 <= tolerance < float("inf"):
+        raise ValueError(
+            f"tolerance={tolerance} is no finite number of nats; use 0 or more"
+        )
 
 
 def _check_metric(metric: object, bank: ConfigurationBank) -> None:
@@ -183,14 +160,8 @@ def _check_metric(metric: object, bank: ConfigurationBank) -> None:
             f"neighbors is a {type(metric).__name__}; give a metric's name or bank rows "
             "as a torch.int64 tensor, e.g. torch.as_tensor(rows)"
         )
-    if metric == "configuration":
-        return
-    if metric not in METRICS:
-        raise ValueError(
-            f"neighbors={metric!r} is unknown; use "
-            f"{', '.join(repr(m) for m in ('configuration', *METRICS))} or bank rows"
-        )
-    if bank.features is None:
+    check_choice("neighbors", metric, ("configuration", *METRICS))
+    if metric in METRICS and bank.features is None:
         raise ValueError(
             f"neighbors={metric!r} needs the layer's features, which the bank does not "
             'hold; fit with keep_features=True or use neighbors="configuration"'

@@ -91,7 +91,7 @@ def test_bad_arguments():
         (
             lambda: bank.nearest(bank.rows[0], 13),
             ValueError,
-            "k=13 is not between 1 and .*12",
+            "k=13 is more than the bank's 12 instances",
         ),
         (lambda: bank.nearest(bank.rows[0], 0), ValueError, "k=0"),
         (
@@ -152,12 +152,6 @@ def test_bad_arguments():
             ValueError,
             r"threshold has shape \(2,\)",
         ),
-        (lambda: ConfigurationBank.merge([]), ValueError, "banks is empty"),
-        (
-            lambda: ConfigurationBank.merge([bank, bank_of(random_states(2, 19))]),
-            ValueError,
-            "differ in shape, threshold or fingerprint",
-        ),
     ]
     for call, error, message in cases:
         with pytest.raises(error, match=message):
@@ -166,13 +160,15 @@ def test_bad_arguments():
     assert bank.active_counts.equal(bank.states().sum(0))
 
 
-def test_merging():
+def test_taking_rows():
     states, features = random_states(30, 9), torch.randn(30, 9)
-    parts = [bank_of(states[a:b], features[a:b]) for a, b in ((0, 7), (7, 8), (8, 30))]
-    merged = ConfigurationBank.merge(parts)
-    assert merged.states().equal(states)
-    assert merged.features.equal(features)
-    assert merged.active_counts.equal(states.sum(0))
+    bank, rows = bank_of(states, features), torch.tensor([4, 29, 4])
+    taken = bank.take(rows)
+    assert taken.states().equal(states[rows])
+    assert taken.features.equal(features[rows])
+    assert taken.active_counts.equal(states[rows].sum(0))
+    taken.append(states, features)
+    assert (len(taken), len(bank)) == (33, 30)
 
 
 def test_eight_threads_ask_one_bank():
@@ -301,20 +297,6 @@ def test_other_files_are_refused(saved, tmp_path):
     manifest.unlink()
     with pytest.raises(ValueError, match="holds no bank; give the folder that save"):
         ConfigurationBank.load(path)
-
-
-def test_what_does_not_fit_is_no_bank():
-    rows, counts = torch.zeros(3, 8, dtype=torch.uint8), torch.zeros(5).long()
-    zero, shape = torch.tensor(0.0), torch.Size([5])
-    assert files.Stored(shape, zero, "", False, rows, counts).features is None
-    for other in (
-        (torch.Size([6]), zero, "", False, rows, counts),
-        (shape, torch.zeros(6), "", False, rows, counts),
-        (shape, zero, "", False, rows.int(), counts),
-        (shape, zero, "", False, rows, counts, torch.zeros(3, 4)),
-    ):
-        with pytest.raises(ValueError, match=r"do not fit [56] neurons"):
-            files.Stored(*other)
 
 
 def test_room_is_made_for_what_is_read():

@@ -158,8 +158,9 @@ def test_copies_share_the_disk_and_appending_leaves_it(banks):
     assert same(copy.deepcopy(folder), memory)
     with pytest.raises(TypeError, match="on disk cannot be pickled; pass its path"):
         pickle.dumps(folder)
-    merged = ConfigurationBank.merge([folder, folder])
-    assert merged.rows.equal(torch.cat([memory.rows, memory.rows]))
+    some = folder.take(torch.tensor([3, 3, 0]))
+    assert some.rows.equal(memory.rows[[3, 3, 0]])
+    assert "on disk" not in repr(some)
     twin = copy.deepcopy(folder)
     twin.append(memory.states()[:1], memory.features[:1])
     assert len(twin) == 271
@@ -567,9 +568,9 @@ print(peak - before, bank.nbytes / 2**20)
 def test_queries_keep_little_of_the_bank_in_memory(tmp_path):
     rows = torch.randint(0, 256, (3000, 1600), dtype=torch.uint8).repeat(100, 1)
     counts = torch.full((12_800,), 150_000)
-    zero = torch.tensor(0.0)
-    shape = torch.Size([12_800])
-    files.write_bank(tmp_path, files.Stored(shape, zero, "", False, rows, counts))
+    bank = ConfigurationBank((12_800,))
+    arrays = {"rows": rows, "active_counts": counts, "threshold": bank.threshold}
+    files.write_bank(tmp_path, bank.fields, arrays)
     result = subprocess.run(
         [sys.executable, "-c", MEMORY, tmp_path],
         capture_output=True,

@@ -22,10 +22,10 @@ def test_ranking(values, data):
 def test_scores_that_only_rounding_tells_apart_tie():
     # |1 - 3/10| and |0 - 7/10| are equal, but not in floating point.
     active_bank = np.array([7, 3])
-    chosen = selection.principal_neurons(np.array([0, 5]), 5, active_bank, 10, 1)
-    assert chosen.tolist() == [0]
-    swapped = selection.principal_neurons(np.array([5, 0]), 5, active_bank[::-1], 10, 1)
-    assert swapped.tolist() == [0]
+    chosen = selection.by_score(np.array([0, 5]), 5, active_bank, 10, 1)
+    assert chosen.neurons.tolist() == [0]
+    swapped = selection.by_score(np.array([5, 0]), 5, active_bank[::-1], 10, 1)
+    assert swapped.neurons.tolist() == [0]
 
 
 @given(
@@ -35,13 +35,15 @@ def test_weights(seed, k, n, d):
     generator = np.random.default_rng(seed)
     bank = generator.random((n, d)) < generator.random(d)
     inside = generator.random((k, d)) < generator.random(d)
-    weights, offsets = selection.evidence_weights(inside.sum(0), k, bank.sum(0), n)
+    often = selection.Frequencies.of(bank.sum(0), n)
+    weights, offsets = selection.evidence_weights(inside.sum(0), k, often)
     expected = oracle.weights(inside, bank)
     assert weights.tolist() == [w * UNITS for w, _ in expected]
     assert offsets == pytest.approx([o for _, o in expected])
 
 
 def test_a_neuron_that_never_fires_has_no_weight():
-    weights, _ = selection.evidence_weights(np.array([0, 8]), 8, np.array([0, 99]), 99)
+    often = selection.Frequencies.of(np.array([0, 99]), 99)
+    weights, _ = selection.evidence_weights(np.array([0, 8]), 8, often)
     assert weights.tolist() == [0, 0]
-    assert selection.heaviest_neurons(weights, 2).tolist() == []
+    assert len(selection.by_evidence(np.array([0, 8]), 8, often, 2).neurons) == 0

@@ -62,6 +62,7 @@ def test_coordinates_point_at_the_neurons(region):
     assert mask.shape == (4, 6, 6)
     coordinates = region.unravel()
     assert len(coordinates) == 10
+    assert {one._fields for one in coordinates} == {("channel", "height", "width")}
     for index, state, score in zip(
         coordinates, region.states, region.scores, strict=True
     ):
@@ -110,7 +111,13 @@ def test_states_of_another_layer_are_refused(region):
     ):
         region.evidence(torch.ones(2, 144))
     with pytest.raises(ValueError, match="states has shape"):
-        region.contains(torch.ones(144, dtype=torch.bool))
+        region.contains(torch.ones(2, 3, 144, dtype=torch.bool))
+
+
+def test_packed_rows_and_single_instances(fitted, region):
+    inside = region.contains(fitted.bank.states())
+    assert region.contains(fitted.bank.rows).equal(inside)
+    assert region.contains(fitted.bank.states([4])[0]).tolist() == [True]
 
 
 def test_files(region, fitted, tmp_path):
@@ -122,6 +129,7 @@ def test_files(region, fitted, tmp_path):
         assert repr(loaded) == repr(one)
         assert loaded.members.equal(one.members)
         assert loaded.mask().equal(one.mask())
+        assert repr(loaded.unravel()) == repr(one.unravel())
         assert isinstance(loaded.layer_shape, torch.Size)
         states = fitted.bank.states()
         assert loaded.contains(states).equal(one.contains(states))

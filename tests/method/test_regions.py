@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from captum_rdr import ConfigurationBank, Region, RelaxedDecisionRegion
+from captum_rdr.method.neighbors import nearest_features
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fewer (unanimous|weighty) neurons")
 
@@ -239,3 +240,16 @@ def test_evidence_without_neurons_is_warned_of():
     rdr.fit(torch.ones(9, 4), show_progress=False)
     with pytest.warns(UserWarning, match="1 of 1 regions have fewer weighty neurons"):
         rdr.attribute_members([0], 3, 2, weighting="evidence")
+
+
+def test_neighbors_of_a_query_that_is_far_shorter_than_the_rows():
+    """Only rounding tells the rows' lengths apart where they are computed."""
+    for seed in range(200):
+        generator = torch.Generator().manual_seed(seed)
+        values = torch.randn(3000, generator=generator)
+        order = torch.rand(40, 3000, generator=generator).argsort(1)
+        rows = values[order]
+        rows[:, 0] += 1e-4 * torch.rand(40, generator=generator)
+        ((found, _),) = nearest_features(rows, torch.zeros(1, 3000), 3, "euclidean")
+        lengths = rows.double().norm(dim=1).numpy()
+        assert found.tolist() == np.argsort(lengths, kind="stable")[:3].tolist()

@@ -346,14 +346,6 @@ def test_one_threshold_and_pool_for_each_layer(net, images):
         RelaxedDecisionRegion(net, [net[2], net[6]], pool=[None])
 
 
-def test_features_that_take_much_memory_are_warned_of(monkeypatch):
-    monkeypatch.setattr("captum_rdr.bank.writers.FEATURES_WARNED", 100)
-    with pytest.warns(
-        UserWarning, match=r"will hold 0.0 GiB of features .*60 instances"
-    ):
-        fit(torch.randn(60, 4), keep_features=True)
-
-
 def test_progress_can_be_turned_off(capsys):
     rdr = RelaxedDecisionRegion(identity, identity)
     rdr.fit(torch.randn(9, 4), show_progress=False)

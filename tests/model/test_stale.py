@@ -357,7 +357,6 @@ def test_a_bank_is_kept_by_copies_and_files(x, tmp_path):
         ConfigurationBank.load(tmp_path / "bank"),
         copy.deepcopy(bank),
         bank.take(torch.arange(9)),
-        ConfigurationBank.merge([bank, bank]),
         RelaxedDecisionRegion(net, net[3])
         .fit(x, out=tmp_path / "other", show_progress=False)
         .bank,
