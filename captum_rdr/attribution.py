@@ -28,12 +28,7 @@ from captum_rdr.model.concept import concept_score
 from captum_rdr.model.fingerprint import Fingerprints
 from captum_rdr.model.fitting import LayerIndex, index_data
 from captum_rdr.model.inputs import BATCH_SIZE, ForwardArguments, input_arguments
-from captum_rdr.model.reader import (
-    LayerReader,
-    check_layer,
-    checked_call_index,
-    checked_pools,
-)
+from captum_rdr.model.reader import LayerReader, check_layer, checked_pools
 from captum_rdr.model.states import (
     as_threshold,
     binarize,
@@ -114,7 +109,9 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
             layers,
             device_ids,
             checked_pools(pool, len(layers)),
-            checked_call_index(call_index),
+            None
+            if call_index is None
+            else check_whole("call_index", call_index, least=None),
             for_each(axes, len(layers), "axes"),
         )
         self._thresholds = [

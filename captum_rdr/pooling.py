@@ -6,9 +6,7 @@ are filled by name from the model's own arguments, so that ``last_token`` sees t
 layer's output mean, a `captum_rdr.axes.LayerAxes`.
 """
 
-import inspect
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -130,60 +128,6 @@ def token_mean(output: Tensor, attention_mask: Tensor | None = None) -> Tensor:
     attended = _attended(tokens, attention_mask).unsqueeze(-1)
     # Padding may hold anything, NaN too, so it is replaced rather than multiplied.
     return tokens.where(attended, 0).sum(1) / attended.sum(1)
-
-
-def apply_pool(output: Any, pool: Pool | None, arguments: Mapping[str, Any]) -> Any:
-    """Pool a layer's output, filling the pool's extra parameters by name.
-
-    Args:
-        output: what the layer gave.
-        pool: callable, or None to leave the output as it is.
-        arguments: the forward pass's arguments by name.
-
-    Returns:
-        what the pool gave.
-
-    Raises:
-        ValueError: a parameter without a default is not among the arguments.
-
-    >>> apply_pool(torch.tensor([[2.0]]), lambda output, scale: output * scale,
-    ...            {"scale": 3})
-    tensor([[6.]])
-    """
-    if pool is None:
-        return output
-    extra = {}
-    for name, default in extra_parameters(pool).items():
-        if name in arguments:
-            extra[name] = arguments[name]
-        elif default is inspect.Parameter.empty:
-            raise ValueError(
-                f"pool's parameter {name!r} is not among the forward pass's arguments "
-                f"{sorted(arguments)}; name it after one of them or give it a default"
-            )
-    return pool(output, **extra)
-
-
-def extra_parameters(pool: Pool | None) -> dict[str, Any]:
-    """What a pool asks for beside the layer's output.
-
-    Args:
-        pool: callable, or None.
-
-    Returns:
-        its parameters after the first, by name, with their defaults; empty for None.
-
-    >>> extra_parameters(last_token)
-    {'attention_mask': None}
-    """
-    if pool is None:
-        return {}
-    try:
-        parameters = list(inspect.signature(pool).parameters.values())[1:]
-    except (TypeError, ValueError):  # some built-in callables have no signature
-        return {}
-    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return {p.name: p.default for p in parameters if p.kind in by_name}
 
 
 def _positions(output: Tensor, axes: LayerAxes | None, pool: str) -> Tensor:

@@ -148,7 +148,8 @@ def test_changed_weights_are_noticed(rdr, net, images):
     with torch.no_grad():
         net[0].weight.add_(0.1)
     with pytest.raises(
-        ValueError, match=r"bank of layer '6' has fingerprint .*fit again"
+        ValueError,
+        match=r"bank of layer '6' is out of date: .*it has fingerprint .*fit again",
     ):
         rdr.attribute(images[:2], 2, 2)
     with torch.no_grad():
@@ -178,7 +179,9 @@ def test_a_bank_of_another_layer_or_reading_is_refused(net, images, tmp_path):
         RelaxedDecisionRegion(net, net[6], bank=bank).attribute(
             images[:3], attribute_to_layer_input=True
         )
-    with pytest.raises(ValueError, match="bank of layer '5' has fingerprint"):
+    with pytest.raises(
+        ValueError, match=r"layer '5' is out of date.*it has fingerprint"
+    ):
         RelaxedDecisionRegion(net, net[5], bank=bank).attribute(images[:3])
     with pytest.raises(ValueError, match="pool"):
         RelaxedDecisionRegion(net, net[6], pool=torch.relu, bank=bank).attribute(

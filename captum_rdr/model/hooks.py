@@ -5,7 +5,7 @@ import random
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import Module
 from torch.nn.modules import module as every_module
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+from torch.utils.hooks import RemovableHandle
 
 
 def raw_bytes(tensor: Tensor) -> Tensor:
@@ -35,53 +36,45 @@ def raw_bytes(tensor: Tensor) -> Tensor:
         return torch.cat([raw_bytes(entries.indices()), raw_bytes(entries.values())])
     if tensor.is_quantized:
         tensor = tensor.int_repr()
-    if tensor.numel() == 0:
-        return torch.empty(0, dtype=torch.uint8, device=tensor.device)
     dense = tensor.resolve_conj().resolve_neg().contiguous()
     return dense.reshape(-1).view(torch.uint8)
 
 
-class Undo:
-    """What puts things back, the newest first, each once or again after an interrupt."""
-
-    def __init__(self) -> None:
-        self._todo: list[Callable[[], object]] = []
-
-    def add(self, function: Callable[[], object]) -> None:
-        """Take what puts a thing back; before the thing is done, as it may be undone."""
-        self._todo.append(function)
-
-    def run(self) -> None:
-        """Put everything back, also where something fails."""
-        error = None
-        while self._todo:
-            try:
-                self._todo[-1]()
-            except Exception as found:
-                error = found
-            self._todo.pop()
-        if error is not None:
-            raise error
+Undo = list[Callable[[], object]]
+"""What puts things back, each of which may be done again after an interrupt."""
 
 
 @contextmanager
 def undoing() -> Iterator[Undo]:
-    """Put back at the end what is added, also if an interrupt comes meanwhile.
+    """Put back at the end what is appended, the newest first, also after an interrupt.
+
+    Append what puts a thing back before the thing is done.
 
     >>> with undoing() as undo:
-    ...     undo.add(lambda: print("last"))
-    ...     undo.add(lambda: print("first"))
+    ...     undo.append(lambda: print("last"))
+    ...     undo.append(lambda: print("first"))
     first
     last
     """
-    undo = Undo()
+    undo: Undo = []
     try:
         try:
             yield undo
         finally:
-            undo.run()
+            _put_back(undo)
     finally:  # an interrupt may have come between
-        undo.run()
+        _put_back(undo)
+
+
+def _put_back(undo: Undo) -> None:
+    try:
+        while undo:
+            undo[-1]()
+            undo.pop()
+    except Exception:
+        undo.pop()
+        _put_back(undo)
+        raise
 
 
 @contextmanager
@@ -101,21 +94,12 @@ def evaluating(model: Module) -> Iterator[None]:
     >>> [module.training for module in model]
     [True, False]
     """
-    with undoing() as undo:
-        _evaluate(model, undo)
-        yield
-
-
-def _evaluate(model: Module, undo: Undo) -> None:
+    modules = list(model.modules())
     # A frozen script within a model has no modes.
-    modes = [
-        (module, module.training)
-        for module in model.modules()
-        if hasattr(module, "training")
-    ]
+    modes = [(one, one.training) for one in modules if hasattr(one, "training")]
     buffers = [
         (module, name, buffer, None if buffer is None else buffer.detach().clone())
-        for module in model.modules()
+        for module in modules
         for name, buffer in module._buffers.items()
     ]
 
@@ -127,9 +111,11 @@ def _evaluate(model: Module, undo: Undo) -> None:
             if buffer is not None and values is not None:
                 _write_back(buffer, values)
 
-    undo.add(put_back)
-    for module, _ in modes:
-        module.training = False
+    with undoing() as undo:
+        undo.append(put_back)
+        for module, _ in modes:
+            module.training = False
+        yield
 
 
 def _write_back(buffer: Tensor, values: Tensor) -> None:
@@ -158,18 +144,13 @@ def same_random_state() -> Iterator[None]:
     True
     """
     with undoing() as undo:
-        _keep_random_state(undo)
+        undo.append(partial(random.setstate, random.getstate()))
+        undo.append(partial(np.random.set_state, np.random.get_state()))
+        undo.append(partial(torch.set_rng_state, torch.get_rng_state()))
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            states = torch.cuda.get_rng_state_all()
+            undo.append(partial(torch.cuda.set_rng_state_all, states))
         yield
-
-
-def _keep_random_state(undo: Undo) -> None:
-    on_cuda = torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    undo.add(partial(random.setstate, random.getstate()))
-    undo.add(partial(np.random.set_state, np.random.get_state()))
-    undo.add(partial(torch.set_rng_state, torch.get_rng_state()))
-    if on_cuda:
-        states = torch.cuda.get_rng_state_all()
-        undo.add(partial(torch.cuda.set_rng_state_all, states))
 
 
 Keep = Callable[[int, Any], tuple[Tensor, ...]]
@@ -183,20 +164,6 @@ class _Finished(BaseException):
     """Leaves a forward pass; no ``except Exception`` in a model may swallow it."""
 
 
-def copied(index: int, value: Any) -> tuple[Tensor, ...]:
-    """Keep a copy, since a later in-place operation may change the layer's output.
-
-    >>> copied(0, torch.ones(2))
-    (tensor([1., 1.]),)
-    """
-    if not isinstance(value, Tensor):
-        raise TypeError(
-            f"layer {index} gave a {type(value).__name__}, not a tensor; "
-            "choose a tensor in it with pool, e.g. pool=lambda output: output[0]"
-        )
-    return (value.clone(),)
-
-
 class Record:
     """What the recorded layers gave in the last forward pass."""
 
@@ -206,22 +173,18 @@ class Record:
         keep: Keep,
         call_index: int | None,
         device_ids: Sequence[int] | None,
-        may_leave: bool = True,
+        may_leave: bool,
     ) -> None:
-        self._names, self._keep = names, keep
-        self._may_leave = may_leave
-        self._call_index, self._device_ids = call_index, device_ids
-        self._lock = threading.Lock()
-        self._thread = threading.get_ident()
-        self._leave_early = False
-        self._clear()
+        self._names, self._keep, self._call_index = names, keep, call_index
+        self._device_ids = device_ids
+        # Whether several replicas of the model each see a share of the batch.
+        self.is_split = device_ids is not None and len(device_ids) > 1
+        self._may_leave = may_leave and (call_index or 0) >= 0 and not self.is_split
+        self._lock, self._thread = threading.Lock(), threading.get_ident()
+        self._clear(leave_early=False)
 
-    @property
-    def is_split(self) -> bool:
-        """Whether several replicas of the model each see a share of the batch."""
-        return self._device_ids is not None and len(self._device_ids) > 1
-
-    def _clear(self) -> None:
+    def _clear(self, leave_early: bool) -> None:
+        self._leave_early = leave_early and self._may_leave
         # For each layer and device, what was kept of each call; None of unwanted ones.
         self._calls: list[dict[torch.device, list[tuple[Tensor, ...] | None]]] = [
             {} for _ in self._names
@@ -247,17 +210,10 @@ class Record:
             for each layer the tensors that ``keep`` made of its output.
 
         Raises:
-            ValueError: a layer did not fire, or fired several times and no
-                ``call_index`` chooses between its calls.
+            ValueError: a layer did not fire, or ``call_index`` chooses none of its
+                calls.
         """
-        self._clear()
-        counts_from_the_first = (self._call_index or 0) >= 0
-        self._leave_early = (
-            leave_early
-            and self._may_leave
-            and counts_from_the_first
-            and not self.is_split
-        )
+        self._clear(leave_early)
         with contextlib.suppress(_Finished):
             forward(*args, **kwargs)
         return self.values()
@@ -278,10 +234,9 @@ class Record:
             raise _Finished
 
     def _kept(self, index: int, value: Any) -> tuple[Tensor, ...]:
-        if not torch.is_inference_mode_enabled():
-            return self._keep(index, value)
-        # What is made here outlives the mode that a model may have switched on.
-        with torch.inference_mode(False), torch.no_grad():
+        gradients = torch.is_grad_enabled()
+        # What is made here outlives an inference mode that a model has switched on.
+        with torch.inference_mode(False), torch.set_grad_enabled(gradients):
             return self._keep(index, value)
 
     def values(self) -> list[tuple[Tensor, ...]]:
@@ -292,31 +247,30 @@ class Record:
         calls, wanted = self._n_calls(index), self._call_index
         if calls == 0:
             raise ValueError(
-                f"layer {name!r} did not fire in the forward pass; choose a layer "
-                "that the model calls as a module with these inputs (not one whose "
-                "weights a function uses), and for a compiled model pass the original "
-                "one (model._orig_mod)"
+                f"layer {name!r} did not fire in the forward pass; choose a layer that "
+                "the model calls as a module with these inputs, and for a compiled model "
+                "pass the original one (model._orig_mod)"
             )
-        if wanted is None and calls > 1:
+        if (wanted is None and calls > 1) or not -calls <= (wanted or 0) < calls:
             raise ValueError(
-                f"layer {name!r} fired {calls} times in one forward pass; choose a "
-                "layer that fires once, or one call of this one with call_index=0 "
-                f"to {calls - 1}"
+                f"layer {name!r} fired {calls} times in one forward pass, and "
+                f"call_index={wanted}; choose a layer that fires once, or one call of "
+                f"this one with call_index={-calls} to {calls - 1}"
             )
-        if not -calls <= (wanted or 0) < calls:
-            raise ValueError(
-                f"call_index={wanted} but layer {name!r} fired {calls} times in one "
-                f"forward pass; use {-calls} to {calls - 1}"
-            )
-        devices = _in_order(list(self._calls[index]), self._device_ids)
+        devices = list(self._calls[index])
+        if len(devices) > 1:
+            if self._device_ids is None:
+                raise ValueError(
+                    f"layer {name!r} ran on {len(devices)} devices, whose order in the "
+                    "batch is unknown; pass device_ids as DataParallel got them"
+                )
+            order = list(self._device_ids)
+            devices.sort(key=lambda device: order.index(device.index or 0))
         parts = [self._calls[index][device][wanted or 0] or () for device in devices]
-        first = parts[0][0].device
-        return tuple(
-            torch.cat([part.to(first) for part in column])
-            if len(column) > 1
-            else column[0]
-            for column in zip(*parts, strict=True)
-        )
+        if len(parts) == 1:
+            return parts[0]
+        first, columns = parts[0][0].device, zip(*parts, strict=True)
+        return tuple(torch.cat([p.to(first) for p in one]) for one in columns)
 
 
 @contextmanager
@@ -324,7 +278,7 @@ def recording(
     layers: Sequence[Module],
     *,
     model: Module | None = None,
-    keep: Keep = copied,
+    keep: Keep = lambda _, output: (output.clone(),),
     attribute_to_layer_input: bool = False,
     call_index: int | None = None,
     device_ids: Sequence[int] | None = None,
@@ -344,7 +298,8 @@ def recording(
         model: the module that runs; None for a plain function, whose modules must be
             in evaluation mode already.
         keep: makes of a layer's number and its output the tensors to keep, the batch
-            dimension first; called while the layer's output is still unchanged.
+            dimension first; called while the layer's output is still unchanged. A copy
+            is kept if it is not given.
         attribute_to_layer_input: record what layers take in instead.
         call_index: which call of a layer that fires several times (negative counts
             from the last).
@@ -365,18 +320,16 @@ def recording(
     record = Record(names, keep, call_index, device_ids, may_leave)
     with undoing() as undo:
         if not _RECORDING._is_owned():  # type: ignore[attr-defined]
-            undo.add(_let_go)
+            undo.append(_let_go)
             _RECORDING.acquire()
-        _keep_random_state(undo)
-        _make_hookable(layers, model, undo)
-        undo.add(partial(torch.set_grad_enabled, torch.is_grad_enabled()))
-        if not gradients:
-            torch.set_grad_enabled(False)
-        for index, layer in enumerate(layers):
-            on_call(
-                layer, attribute_to_layer_input, partial(record.observe, index), undo
-            )
-        yield record
+        with same_random_state(), hookable(layers, model):
+            undo.append(partial(torch.set_grad_enabled, torch.is_grad_enabled()))
+            if not gradients:
+                torch.set_grad_enabled(False)
+            for index, layer in enumerate(layers):
+                see = partial(record.observe, index)
+                on_call(layer, attribute_to_layer_input, see, undo)
+            yield record
 
 
 def _let_go() -> None:
@@ -413,44 +366,35 @@ def hookable(layers: Sequence[Module], model: Module | None) -> Iterator[None]:
     ...     net.training
     False
     """
-    with undoing() as undo:
-        _make_hookable(layers, model, undo)
-        yield
-
-
-def _make_hookable(layers: Sequence[Module], model: Module | None, undo: Undo) -> None:
-    if model is None:
-        _refuse_training(layers)
-    else:
-        _evaluate(model, undo)
-    # PyTorch's fused transformer layers skip submodules and hooks.
-    mha = torch.backends.mha
-    undo.add(partial(mha.set_fastpath_enabled, mha.get_fastpath_enabled()))
-    mha.set_fastpath_enabled(False)
-
-
-def has_hooks(modules: Iterable[Module]) -> bool:
-    """Whether forward passes run hooks that are not this package's."""
-    held = {id(one): one for module in modules for one in module.modules()}
-    hooks = [
-        hook
-        for one in held.values()
-        for hook in (*one._forward_hooks.values(), *one._forward_pre_hooks.values())
-    ]
-    own = [getattr(hook, "__module__", "").startswith("captum_rdr.") for hook in hooks]
-    everywhere = every_module._global_forward_hooks or (
-        every_module._global_forward_pre_hooks
-    )
-    return bool(everywhere) or not all(own)
-
-
-def _refuse_training(layers: Sequence[Module]) -> None:
-    for layer in layers:
+    for layer in layers if model is None else ():
         if any(module.training for module in layer.modules()):
             raise ValueError(
                 f"forward_func is a function, and layer {type(layer).__name__!r} is in "
                 "training mode; call .eval() on its model first, or pass the model itself"
             )
+    mha = torch.backends.mha
+    with undoing() as undo, nullcontext() if model is None else evaluating(model):
+        # PyTorch's fused transformer layers skip submodules and hooks.
+        undo.append(partial(mha.set_fastpath_enabled, mha.get_fastpath_enabled()))
+        mha.set_fastpath_enabled(False)
+        yield
+
+
+def is_own(hook: Any) -> bool:
+    """Whether a hook is this package's."""
+    return str(getattr(hook, "__module__", "")).startswith("captum_rdr.")
+
+
+def has_hooks(modules: Iterable[Module]) -> bool:
+    """Whether forward passes run hooks that are not this package's."""
+    places = [
+        every_module._global_forward_hooks,
+        every_module._global_forward_pre_hooks,
+    ]
+    for module in modules:
+        for one in module.modules():
+            places += [one._forward_hooks, one._forward_pre_hooks]
+    return not all(is_own(hook) for hooks in places for hook in hooks.values())
 
 
 def on_call(
@@ -480,22 +424,22 @@ def on_call(
             return None
         return ((new,), {}) if args else ((), dict.fromkeys(kwargs, new))
 
-    def after(_: Module, args: Any, output: Any) -> Any:
-        return see(output)
-
     if to_input:
-        undo.add(partial(remove_hook, layer._forward_pre_hooks, before))
-        layer.register_forward_pre_hook(before, with_kwargs=True)
+        with_kwargs = layer._forward_pre_hooks_with_kwargs
+        add_hook(layer._forward_pre_hooks, before, undo, with_kwargs)
     else:
-        undo.add(partial(remove_hook, layer._forward_hooks, after))
-        layer.register_forward_hook(after)
+        add_hook(layer._forward_hooks, lambda _, args, output: see(output), undo)
 
 
-def remove_hook(hooks: dict[int, Any], hook: Any) -> None:
-    """Remove a hook, also one of which no handle is known."""
-    for number, one in list(hooks.items()):
-        if one is hook:
-            del hooks[number]
+def add_hook(
+    hooks: dict[int, Any], hook: Any, undo: Undo, with_kwargs: Any = None
+) -> None:
+    """Register a hook so that an interrupt at any time finds what removes it."""
+    handle = RemovableHandle(hooks, extra_dict=with_kwargs)
+    undo.append(handle.remove)
+    if with_kwargs is not None:
+        with_kwargs[handle.id] = True
+    hooks[handle.id] = hook
 
 
 def _device(value: Any) -> torch.device:
@@ -503,18 +447,3 @@ def _device(value: Any) -> torch.device:
     while isinstance(value, (tuple, list, dict)) and value:
         value = next(iter(value.values() if isinstance(value, dict) else value))
     return value.device if isinstance(value, Tensor) else torch.device("cpu")
-
-
-def _in_order(
-    devices: list[torch.device], device_ids: Sequence[int] | None
-) -> list[torch.device]:
-    """Devices in the order in which ``DataParallel`` dealt the batch out."""
-    if len(devices) == 1:
-        return devices
-    if device_ids is None:
-        raise ValueError(
-            f"the layer ran on {len(devices)} devices and their order in the batch is "
-            "unknown; pass device_ids as DataParallel got them"
-        )
-    order = list(device_ids)
-    return sorted(devices, key=lambda device: order.index(device.index or 0))

@@ -8,19 +8,20 @@ import types
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import Module
 
-from captum_rdr._arguments import check_whole, for_each
+from captum_rdr._arguments import for_each
 from captum_rdr.axes import LayerAxes, axes_of
 from captum_rdr.model.hooks import has_hooks, layer_names, recording
-from captum_rdr.model.inputs import ForwardArguments
-from captum_rdr.model.states import layer_activations
-from captum_rdr.pooling import Pool, extra_parameters
+from captum_rdr.model.inputs import ForwardArguments, signature_of
+from captum_rdr.model.signature import Walk
+from captum_rdr.model.states import checked_activations
+from captum_rdr.pooling import Pool
 
 KeepActivations = Callable[[int, Tensor], tuple[Tensor, ...]]
 Read = Callable[..., list[tuple[Tensor, ...]]]
@@ -46,14 +47,19 @@ class LayerReader:
     call_index: int | None
     axes: Sequence[LayerAxes | None] = ()
 
-    @property
+    @functools.cached_property
     def model(self) -> Module | None:
         """The module that runs.
 
-        For a function the module that holds the layers, if the function, what it is
-        bound to or what it encloses refers to one; else None.
+        For a function the module that holds the layers, if the function refers to one;
+        else None.
         """
-        return next(_models(self.forward_func, self.layers), None)
+        if isinstance(self.forward_func, Module):
+            return self.forward_func
+        for module in Walk([self.forward_func]).modules:
+            if {*map(id, self.layers)} <= {*map(id, module.modules())}:
+                return module
+        return None
 
     @property
     def modules(self) -> Sequence[Module]:
@@ -104,8 +110,7 @@ class LayerReader:
             given.check(shape)
         if given is not None and len(given.kinds) == len(shape):
             return given
-        layer = self.layers[index]
-        return axes_of(layer, shape, self.model, of_input=of_input)
+        return axes_of(self.layers[index], shape, self.model, of_input=of_input)
 
     @contextmanager
     def reading(
@@ -128,30 +133,25 @@ class LayerReader:
             pass and returns for each layer what ``keep`` made; ``label`` names the
             batch in errors.
         """
-        names, device, device_ids = self.names, self.device, self._device_ids()
-        current: dict[str, Any] = {}
-        what = "the input of layer" if attribute_to_layer_input else "layer"
+        names, device, to_input = self.names, self.device, attribute_to_layer_input
+        asked = [_asked(pool) for pool in self.pools]
+        given, batch, size = ForwardArguments((), {}), "", None
 
-        def pooled(index: int, output: Any) -> tuple[Tensor, ...]:
-            named, of_input = current["named"], attribute_to_layer_input
+        def kept(index: int, output: Any) -> tuple[Tensor, ...]:
+            where = f"{'the input of ' * to_input}layer {names[index]!r} in {batch}"
             # A checkpoint that the layer lies in does not count what is saved here.
             with _saving() if gradients else nullcontext():
-                activations = layer_activations(
-                    output,
-                    self.pools[index],
-                    {**named, **self._asked_axes(index, output, of_input)},
-                    batch_size=current["batch_size"],
-                    where=f"{what} {names[index]!r} in {current['label']}",
-                )
-                return keep(index, activations)
+                pooled = self._pooled(index, output, asked[index], given, to_input)
+                return keep(index, checked_activations(pooled, size, where))
 
         with recording(
             self.layers,
             model=self.model,
-            keep=pooled,
-            attribute_to_layer_input=attribute_to_layer_input,
+            keep=kept,
+            attribute_to_layer_input=to_input,
             call_index=self.call_index,
-            device_ids=device_ids,
+            device_ids=self.device_ids
+            or getattr(self.forward_func, "device_ids", None),
             gradients=gradients,
             may_leave=not self._is_followed(),
         ) as record:
@@ -159,49 +159,61 @@ class LayerReader:
             def read(
                 arguments: ForwardArguments, label: str, leave_early: bool
             ) -> list[tuple[Tensor, ...]]:
-                moved = arguments.to(device)
-                current.update(
-                    named=moved.named(self.forward_func),
-                    batch_size=None if record.is_split else moved.batch_size,
-                    label=label,
-                )
+                nonlocal given, batch, size
+                given, batch = arguments.to(device), label
+                size = None if record.is_split else given.batch_size
+                args, kwargs = given
                 return record.run(
-                    self.forward_func,
-                    *moved.args,
-                    leave_early=leave_early,
-                    **moved.kwargs,
+                    self.forward_func, *args, leave_early=leave_early, **kwargs
                 )
 
             yield read
 
-    def _asked_axes(
-        self, index: int, output: Any, of_input: bool
-    ) -> dict[str, LayerAxes | None]:
-        """The axes of an output, if the layer's pool asks for them."""
-        asks = "axes" in extra_parameters(self.pools[index])
-        if not (asks and isinstance(output, Tensor)):
-            return {}
-        return {"axes": self.axes_of(index, output.shape[1:], of_input)}
+    def _pooled(
+        self,
+        index: int,
+        output: Any,
+        asked: Sequence[inspect.Parameter],
+        given: ForwardArguments,
+        of_input: bool,
+    ) -> Any:
+        """A layer's output, pooled; what the pool asks for is filled in by name."""
+        pool = self.pools[index]
+        if pool is None:
+            return output
+        known = given.named(self.forward_func) if asked else {}
+        if isinstance(output, Tensor) and any(one.name == "axes" for one in asked):
+            known["axes"] = self.axes_of(index, output.shape[1:], of_input)
+        for one in asked:
+            if one.name not in known and one.default is one.empty:
+                raise ValueError(
+                    f"pool's parameter {one.name!r} is not among the forward pass's "
+                    f"arguments {sorted(known)}; name it after one of them or give it a "
+                    "default"
+                )
+        return pool(output, **{p.name: known[p.name] for p in asked if p.name in known})
 
     def _is_followed(self) -> bool:
         """Whether hooks or ``finally`` blocks of the user's see how a pass ends."""
         modules = [one for module in self.modules for one in module.modules()]
-        kinds = {type(one) for one in modules}
-        functions = [inspect.getattr_static(kind, "forward", None) for kind in kinds]
-        functions += [one.__dict__.get("forward") for one in modules]
+        functions: list[Any] = [one.__dict__.get("forward") for one in modules]
+        for kind in {type(one) for one in modules}:
+            functions.append(inspect.getattr_static(kind, "forward", None))
         return has_hooks(self.modules) or any(
             map(_ends_in_code, (self.forward_func, *functions))
         )
 
-    def _device_ids(self) -> Sequence[int] | None:
-        if self.device_ids is not None:
-            return self.device_ids
-        found = getattr(self.forward_func, "device_ids", None)
-        return cast("Sequence[int] | None", found or None)
-
 
 def _saving() -> saved_tensors_hooks:
     return saved_tensors_hooks(Tensor.detach, Tensor.detach)
+
+
+def _asked(pool: Pool | None) -> list[inspect.Parameter]:
+    """What a pool asks for beside the layer's output."""
+    signature = None if pool is None else signature_of(pool)
+    parameters = list(signature.parameters.values())[1:] if signature else []
+    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return [one for one in parameters if one.kind in by_name]
 
 
 def _ends_in_code(function: Any) -> bool:
@@ -216,46 +228,14 @@ def _has_end(code: types.CodeType) -> bool:
         tree = ast.parse(textwrap.dedent(inspect.getsource(code)))
     except (OSError, SyntaxError, TypeError):  # there is no source, or part of a line
         return False
-    return any(
-        (isinstance(node, ast.Try) and node.finalbody)
-        or (
-            isinstance(node, (ast.With, ast.AsyncWith))
-            and not all(
-                ast.unparse(item.context_expr).startswith("torch.")
-                for item in node.items
-            )
-        )
+    contexts = [
+        ast.unparse(item.context_expr)
         for node in ast.walk(tree)
+        for item in getattr(node, "items", ())
+    ]
+    return not all(one.startswith("torch.") for one in contexts) or any(
+        getattr(node, "finalbody", ()) for node in ast.walk(tree)
     )
-
-
-def _models(
-    forward_func: Callable[..., Any], layers: Sequence[Module]
-) -> Iterator[Module]:
-    """Modules that a forward function is or refers to and that hold the layers."""
-    if isinstance(forward_func, Module):
-        yield forward_func
-        return
-    for value in _references(forward_func):
-        if isinstance(value, Module):
-            held = {id(module) for module in value.modules()}
-            if all(id(layer) in held for layer in layers):
-                yield value
-
-
-def _references(function: Any) -> Iterator[Any]:
-    if isinstance(function, functools.partial):
-        yield from (*function.args, *function.keywords.values())
-        yield from (function.func, *_references(function.func))
-        return
-    owner = getattr(function, "__self__", None)
-    if owner is not None:
-        yield from (owner, *getattr(owner, "__dict__", {}).values())
-    if inspect.isfunction(inspect.unwrap(getattr(function, "__func__", function))):
-        enclosed = inspect.getclosurevars(getattr(function, "__func__", function))
-        yield from (*enclosed.nonlocals.values(), *enclosed.globals.values())
-    else:
-        yield from getattr(function, "__dict__", {}).values()
 
 
 def check_layer(forward_func: Callable[..., Any], layer: Module | list[Module]) -> None:
@@ -271,30 +251,18 @@ def check_layer(forward_func: Callable[..., Any], layer: Module | list[Module]) 
             "pass the model or a function around it"
         )
     layers = layer if isinstance(layer, list) else [layer]
-    scripted = [one for one in layers if isinstance(one, torch.jit.ScriptModule)]
-    if isinstance(forward_func, torch.jit.ScriptModule) or scripted:
-        kind = type(scripted[0] if scripted else forward_func).__name__
-        raise TypeError(
-            f"forward_func or layer is a {kind} of TorchScript, which runs layers "
-            "without hooks, so they cannot be recorded; pass the model that was scripted, "
-            "traced or frozen, and its layer"
-        )
+    for one in (*layers, forward_func):
+        if isinstance(one, torch.jit.ScriptModule):
+            raise TypeError(
+                f"forward_func or layer is a {type(one).__name__} of TorchScript, which "
+                "runs layers without hooks; pass the model that was scripted, traced or "
+                "frozen, and its layer"
+            )
     if not layers or not all(isinstance(one, Module) for one in layers):
         raise TypeError(
             f"layer={layer!r} is neither a module nor a list of modules; pass e.g. "
             "model.layer4"
         )
-
-
-def checked_call_index(call_index: int | None) -> int | None:
-    """A call's number as a plain int.
-
-    Raises:
-        TypeError: it is no whole number.
-    """
-    if call_index is None:
-        return None
-    return check_whole("call_index", call_index, least=None)
 
 
 def checked_pools(pool: Any, count: int) -> list[Any]:
