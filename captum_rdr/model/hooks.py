@@ -1,6 +1,5 @@
-"""Record what layers put out (or take in), and put model and random state back."""
+"""Show what layers put out (or take in), and put model and random state back."""
 
-import contextlib
 import random
 import sys
 import threading
@@ -153,200 +152,50 @@ def same_random_state() -> Iterator[None]:
         yield
 
 
-Keep = Callable[[int, Any], tuple[Tensor, ...]]
-
-# Hooks, modes, buffers and random states belong to the whole process, so threads record
-# one after the other. Nested recordings of one thread go on.
-_RECORDING = threading.RLock()
-
-
-class _Finished(BaseException):
-    """Leaves a forward pass; no ``except Exception`` in a model may swallow it."""
-
-
-class Record:
-    """What the recorded layers gave in the last forward pass."""
-
-    def __init__(
-        self,
-        names: Sequence[str],
-        keep: Keep,
-        call_index: int | None,
-        device_ids: Sequence[int] | None,
-        may_leave: bool,
-    ) -> None:
-        self._names, self._keep, self._call_index = names, keep, call_index
-        self._device_ids = device_ids
-        # Whether several replicas of the model each see a share of the batch.
-        self.is_split = device_ids is not None and len(device_ids) > 1
-        self._may_leave = may_leave and (call_index or 0) >= 0 and not self.is_split
-        self._lock, self._thread = threading.Lock(), threading.get_ident()
-        self._clear(leave_early=False)
-
-    def _clear(self, leave_early: bool) -> None:
-        self._leave_early = leave_early and self._may_leave
-        # For each layer and device, what was kept of each call; None of unwanted ones.
-        self._calls: list[dict[torch.device, list[tuple[Tensor, ...] | None]]] = [
-            {} for _ in self._names
-        ]
-
-    def _n_calls(self, index: int) -> int:
-        return max(map(len, self._calls[index].values()), default=0)
-
-    def run(
-        self, forward: Callable[..., Any], *args: Any, leave_early: bool, **kwargs: Any
-    ) -> list[tuple[Tensor, ...]]:
-        """Run one forward pass and return what each layer gave.
-
-        Args:
-            forward: the function to call.
-            *args: its positional arguments.
-            **kwargs: its keyword arguments.
-            leave_early: leave the pass as soon as the last wanted layer has fired. A
-                layer that fires again after that goes unnoticed, so let a first pass
-                run to its end.
-
-        Returns:
-            for each layer the tensors that ``keep`` made of its output.
-
-        Raises:
-            ValueError: a layer did not fire, or ``call_index`` chooses none of its
-                calls.
-        """
-        self._clear(leave_early)
-        with contextlib.suppress(_Finished):
-            forward(*args, **kwargs)
-        return self.values()
-
-    def observe(self, index: int, value: Any) -> None:
-        """Take one call of layer ``index``, and leave the pass if it was the last."""
-        if not self.is_split and threading.get_ident() != self._thread:
-            return  # another thread uses the model
-        wanted = self._call_index or 0
-        with self._lock:
-            calls = self._calls[index].setdefault(_device(value), [])
-            if wanted < 0 and len(calls) >= -wanted:
-                calls[wanted] = None  # too long ago now
-            is_wanted = wanted < 0 or wanted == len(calls)
-            calls.append(self._kept(index, value) if is_wanted else None)
-        layers = range(len(self._calls))
-        if self._leave_early and all(self._n_calls(one) > wanted for one in layers):
-            raise _Finished
-
-    def _kept(self, index: int, value: Any) -> tuple[Tensor, ...]:
-        gradients = torch.is_grad_enabled()
-        # What is made here outlives an inference mode that a model has switched on.
-        with torch.inference_mode(False), torch.set_grad_enabled(gradients):
-            return self._keep(index, value)
-
-    def values(self) -> list[tuple[Tensor, ...]]:
-        """What each layer gave, the parts of several devices put together in order."""
-        return [self._value(index, name) for index, name in enumerate(self._names)]
-
-    def _value(self, index: int, name: str) -> tuple[Tensor, ...]:
-        calls, wanted = self._n_calls(index), self._call_index
-        if calls == 0:
-            raise ValueError(
-                f"layer {name!r} did not fire in the forward pass; choose a layer that "
-                "the model calls as a module with these inputs, and for a compiled model "
-                "pass the original one (model._orig_mod)"
-            )
-        if (wanted is None and calls > 1) or not -calls <= (wanted or 0) < calls:
-            raise ValueError(
-                f"layer {name!r} fired {calls} times in one forward pass, and "
-                f"call_index={wanted}; choose a layer that fires once, or one call of "
-                f"this one with call_index={-calls} to {calls - 1}"
-            )
-        devices = list(self._calls[index])
-        if len(devices) > 1:
-            if self._device_ids is None:
-                raise ValueError(
-                    f"layer {name!r} ran on {len(devices)} devices, whose order in the "
-                    "batch is unknown; pass device_ids as DataParallel got them"
-                )
-            order = list(self._device_ids)
-            devices.sort(key=lambda device: order.index(device.index or 0))
-        parts = [self._calls[index][device][wanted or 0] or () for device in devices]
-        if len(parts) == 1:
-            return parts[0]
-        first, columns = parts[0][0].device, zip(*parts, strict=True)
-        return tuple(torch.cat([p.to(first) for p in one]) for one in columns)
+# Hooks, modes, buffers and random states belong to the whole process, so threads run
+# one after the other. Nested runs of one thread go on.
+_RUNNING = threading.RLock()
 
 
 @contextmanager
-def recording(
-    layers: Sequence[Module],
-    *,
-    model: Module | None = None,
-    keep: Keep = lambda _, output: (output.clone(),),
-    attribute_to_layer_input: bool = False,
-    call_index: int | None = None,
-    device_ids: Sequence[int] | None = None,
-    gradients: bool = False,
-    may_leave: bool = True,
-) -> Iterator[Record]:
-    """Record layers for as long as the context lasts, then put everything back.
+def undisturbed(
+    layers: Sequence[Module], model: Module | None, gradients: bool = False
+) -> Iterator[Undo]:
+    """Let forward passes run undisturbed, then put everything back.
 
-    Hooks are removed, each module's ``training`` flag, the buffers of ``model`` and the
-    global random states are restored, also after an exception. Inside, ``model`` is in
-    evaluation mode and no gradients are recorded unless asked for. A thread that would
-    record while another does waits for it. Forward passes that other threads run
-    meanwhile are not recorded, but run in evaluation mode.
+    Each module's ``training`` flag, the buffers of ``model`` and the global random states
+    are restored, also after an exception. Inside, ``model`` is in evaluation mode and no
+    gradients are recorded unless asked for. A thread that would do this while another does
+    waits for it. Forward passes that other threads run meanwhile run in evaluation mode.
 
     Args:
-        layers: modules to record.
+        layers: modules that hooks are for.
         model: the module that runs; None for a plain function, whose modules must be
             in evaluation mode already.
-        keep: makes of a layer's number and its output the tensors to keep, the batch
-            dimension first; called while the layer's output is still unchanged. A copy
-            is kept if it is not given.
-        attribute_to_layer_input: record what layers take in instead.
-        call_index: which call of a layer that fires several times (negative counts
-            from the last).
-        device_ids: the devices of a ``DataParallel`` model, in batch order.
         gradients: leave gradient recording as it is.
-        may_leave: whether a pass may be left early.
 
     Yields:
-        the `Record`.
+        what to put back at the end.
 
-    >>> net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU())
-    >>> with recording([net[1]], model=net) as record:
-    ...     _ = net(torch.ones(4, 2))
-    ...     record.values()[0][0].shape
-    torch.Size([4, 3])
+    >>> net = torch.nn.Sequential(torch.nn.Dropout())
+    >>> with undisturbed([], net):
+    ...     net.training, torch.is_grad_enabled()
+    (False, False)
     """
-    names = layer_names(layers, model)
-    record = Record(names, keep, call_index, device_ids, may_leave)
     with undoing() as undo:
-        if not _RECORDING._is_owned():  # type: ignore[attr-defined]
+        if not _RUNNING._is_owned():  # type: ignore[attr-defined]
             undo.append(_let_go)
-            _RECORDING.acquire()
+            _RUNNING.acquire()
         with same_random_state(), hookable(layers, model):
             undo.append(partial(torch.set_grad_enabled, torch.is_grad_enabled()))
-            if not gradients:
-                torch.set_grad_enabled(False)
-            for index, layer in enumerate(layers):
-                see = partial(record.observe, index)
-                on_call(layer, attribute_to_layer_input, see, undo)
-            yield record
+            torch.set_grad_enabled(gradients and torch.is_grad_enabled())
+            yield undo
 
 
 def _let_go() -> None:
     """Release the lock, whatever an interrupt has left of it."""
-    if _RECORDING._is_owned():  # type: ignore[attr-defined]
-        _RECORDING._release_save()  # type: ignore[attr-defined]
-
-
-def layer_names(layers: Sequence[Module], model: Module | None) -> list[str]:
-    """Qualified names of layers, or their class names where ``model`` is unknown.
-
-    >>> net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU())
-    >>> layer_names([net[1]], net), layer_names([net[1]], None)
-    (['1'], ['ReLU'])
-    """
-    known = {} if model is None else {id(m): n for n, m in model.named_modules()}
-    return [known.get(id(layer)) or type(layer).__name__ for layer in layers]
+    if _RUNNING._is_owned():  # type: ignore[attr-defined]
+        _RUNNING._release_save()  # type: ignore[attr-defined]
 
 
 @contextmanager
@@ -440,10 +289,3 @@ def add_hook(
     if with_kwargs is not None:
         with_kwargs[handle.id] = True
     hooks[handle.id] = hook
-
-
-def _device(value: Any) -> torch.device:
-    """Device of the first tensor in a layer's output."""
-    while isinstance(value, (tuple, list, dict)) and value:
-        value = next(iter(value.values() if isinstance(value, dict) else value))
-    return value.device if isinstance(value, Tensor) else torch.device("cpu")

@@ -4,10 +4,12 @@ import ast
 import functools
 import inspect
 import textwrap
+import threading
 import types
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import torch
@@ -17,13 +19,13 @@ from torch.nn import Module
 
 from captum_rdr._arguments import for_each
 from captum_rdr.axes import LayerAxes, axes_of
-from captum_rdr.model.hooks import has_hooks, layer_names, recording
+from captum_rdr.model.hooks import has_hooks, on_call, undisturbed
 from captum_rdr.model.inputs import ForwardArguments, signature_of
 from captum_rdr.model.signature import Walk
 from captum_rdr.model.states import checked_activations
 from captum_rdr.pooling import Pool
 
-KeepActivations = Callable[[int, Tensor], tuple[Tensor, ...]]
+Keep = Callable[[int, Tensor], tuple[Tensor, ...]]
 Read = Callable[..., list[tuple[Tensor, ...]]]
 
 
@@ -68,8 +70,10 @@ class LayerReader:
 
     @property
     def names(self) -> list[str]:
-        """The layers' qualified names."""
-        return layer_names(self.layers, self.model)
+        """The layers' qualified names, or those of their classes without a model."""
+        found = self.model.named_modules() if self.model else ()
+        known = {id(module): name for name, module in found}
+        return [known.get(id(one)) or type(one).__name__ for one in self.layers]
 
     @property
     def device(self) -> torch.device | None:
@@ -77,11 +81,9 @@ class LayerReader:
 
         None where there is none but on "meta", as of weights that are loaded on demand.
         """
-        for module in self.modules:
-            for tensor in (*module.parameters(), *module.buffers()):
-                if not tensor.is_meta:
-                    return tensor.device
-        return None
+        tensors = [(*one.parameters(), *one.buffers()) for one in self.modules]
+        held = chain.from_iterable(tensors)
+        return next((one.device for one in held if not one.is_meta), None)
 
     def only(self, *indices: int) -> "LayerReader":
         """The same reader for some of its layers."""
@@ -115,7 +117,7 @@ class LayerReader:
     @contextmanager
     def reading(
         self,
-        keep: KeepActivations,
+        keep: Keep,
         *,
         attribute_to_layer_input: bool = False,
         gradients: bool = False,
@@ -133,87 +135,174 @@ class LayerReader:
             pass and returns for each layer what ``keep`` made; ``label`` names the
             batch in errors.
         """
-        names, device, to_input = self.names, self.device, attribute_to_layer_input
-        asked = [_asked(pool) for pool in self.pools]
-        given, batch, size = ForwardArguments((), {}), "", None
+        record = Record(self, keep, attribute_to_layer_input, gradients)
+        with undisturbed(self.layers, self.model, gradients) as undo:
+            for index, layer in enumerate(self.layers):
+                see = functools.partial(record.observe, index)
+                on_call(layer, attribute_to_layer_input, see, undo)
+            yield record.run
 
-        def kept(index: int, output: Any) -> tuple[Tensor, ...]:
-            where = f"{'the input of ' * to_input}layer {names[index]!r} in {batch}"
-            # A checkpoint that the layer lies in does not count what is saved here.
-            with _saving() if gradients else nullcontext():
-                pooled = self._pooled(index, output, asked[index], given, to_input)
-                return keep(index, checked_activations(pooled, size, where))
 
-        with recording(
-            self.layers,
-            model=self.model,
-            keep=kept,
-            attribute_to_layer_input=to_input,
-            call_index=self.call_index,
-            device_ids=self.device_ids
-            or getattr(self.forward_func, "device_ids", None),
-            gradients=gradients,
-            may_leave=not self._is_followed(),
-        ) as record:
+class _Finished(BaseException):
+    """Leaves a forward pass; no ``except Exception`` in a model may swallow it."""
 
-            def read(
-                arguments: ForwardArguments, label: str, leave_early: bool
-            ) -> list[tuple[Tensor, ...]]:
-                nonlocal given, batch, size
-                given, batch = arguments.to(device), label
-                size = None if record.is_split else given.batch_size
-                args, kwargs = given
-                return record.run(
-                    self.forward_func, *args, leave_early=leave_early, **kwargs
-                )
 
-            yield read
+class Record:
+    """What the layers of a reader gave in the last forward pass."""
 
-    def _pooled(
-        self,
-        index: int,
-        output: Any,
-        asked: Sequence[inspect.Parameter],
-        given: ForwardArguments,
-        of_input: bool,
-    ) -> Any:
+    def __init__(
+        self, reader: LayerReader, keep: Keep, to_input: bool, gradients: bool
+    ) -> None:
+        self._reader, self._keep, self._to_input = reader, keep, to_input
+        self._gradients, self._names, self._device = (
+            gradients,
+            reader.names,
+            reader.device,
+        )
+        self._asked = [_asked(pool) for pool in reader.pools]
+        ids = (
+            reader.device_ids or getattr(reader.forward_func, "device_ids", None) or []
+        )
+        self._device_ids: Sequence[int] = ids
+        # Several replicas of the model each see a share of the batch.
+        self._is_split, first = len(ids) > 1, (reader.call_index or 0) >= 0
+        self._may_leave = first and not self._is_split and not _is_followed(reader)
+        self._lock, self._thread = threading.Lock(), threading.get_ident()
+        self._begin(ForwardArguments((), {}), "", leave_early=False)
+
+    def _begin(self, given: ForwardArguments, batch: str, leave_early: bool) -> None:
+        self._given, self._batch = given, batch
+        self._leave_early = leave_early and self._may_leave
+        # For each layer and device, what was kept of each call; None of unwanted ones.
+        self._calls: list[dict[torch.device, list[tuple[Tensor, ...] | None]]] = [
+            {} for _ in self._names
+        ]
+
+    def run(
+        self, arguments: ForwardArguments, label: str, leave_early: bool
+    ) -> list[tuple[Tensor, ...]]:
+        """Run one forward pass and return what was kept of each layer.
+
+        Args:
+            arguments: those of the forward function.
+            label: names the batch in errors.
+            leave_early: leave the pass as soon as the last wanted layer has fired. A
+                layer that fires again after that goes unnoticed, so let a first pass
+                run to its end.
+
+        Raises:
+            ValueError: a layer did not fire, or ``call_index`` chooses none of its
+                calls.
+        """
+        self._begin(arguments.to(self._device), label, leave_early)
+        with suppress(_Finished):
+            self._reader.forward_func(*self._given.args, **self._given.kwargs)
+        return [self._value(index, name) for index, name in enumerate(self._names)]
+
+    def observe(self, index: int, value: Any) -> None:
+        """Take one call of layer ``index``, and leave the pass if it was the last."""
+        if not self._is_split and threading.get_ident() != self._thread:
+            return  # another thread uses the model
+        wanted = self._reader.call_index or 0
+        with self._lock:
+            calls = self._calls[index].setdefault(_device(value), [])
+            if wanted < 0 and len(calls) >= -wanted:
+                calls[wanted] = None  # too long ago now
+            is_wanted = wanted < 0 or wanted == len(calls)
+            calls.append(self._kept(index, value) if is_wanted else None)
+        layers = range(len(self._calls))
+        if self._leave_early and all(self._n_calls(one) > wanted for one in layers):
+            raise _Finished
+
+    def _n_calls(self, index: int) -> int:
+        return max(map(len, self._calls[index].values()), default=0)
+
+    def _kept(self, index: int, output: Any) -> tuple[Tensor, ...]:
+        gradients = torch.is_grad_enabled()
+        size = None if self._is_split else self._given.batch_size
+        whose = "the input of layer" if self._to_input else "layer"
+        where = f"{whose} {self._names[index]!r} in {self._batch}"
+        with (
+            # What is made here outlives an inference mode that a model has switched on,
+            torch.inference_mode(False),
+            torch.set_grad_enabled(gradients),
+            # and a checkpoint that the layer lies in does not count what is saved here.
+            _saving() if self._gradients else nullcontext(),
+        ):
+            pooled = self._pooled(index, output)
+            return self._keep(index, checked_activations(pooled, size, where))
+
+    def _pooled(self, index: int, output: Any) -> Any:
         """A layer's output, pooled; what the pool asks for is filled in by name."""
-        pool = self.pools[index]
+        reader, asked = self._reader, self._asked[index]
+        pool = reader.pools[index]
         if pool is None:
             return output
-        known = given.named(self.forward_func) if asked else {}
-        if isinstance(output, Tensor) and any(one.name == "axes" for one in asked):
-            known["axes"] = self.axes_of(index, output.shape[1:], of_input)
-        for one in asked:
-            if one.name not in known and one.default is one.empty:
+        known = self._given.named(reader.forward_func) if asked else {}
+        if "axes" in asked and isinstance(output, Tensor):
+            known["axes"] = reader.axes_of(index, output.shape[1:], self._to_input)
+        for name, parameter in asked.items():
+            if name not in known and parameter.default is parameter.empty:
                 raise ValueError(
-                    f"pool's parameter {one.name!r} is not among the forward pass's "
-                    f"arguments {sorted(known)}; name it after one of them or give it a "
-                    "default"
+                    f"pool's parameter {name!r} is not among the forward arguments "
+                    f"{sorted(known)}; name it after one, or give it a default"
                 )
-        return pool(output, **{p.name: known[p.name] for p in asked if p.name in known})
+        return pool(output, **{name: known[name] for name in asked if name in known})
 
-    def _is_followed(self) -> bool:
-        """Whether hooks or ``finally`` blocks of the user's see how a pass ends."""
-        modules = [one for module in self.modules for one in module.modules()]
-        functions: list[Any] = [one.__dict__.get("forward") for one in modules]
-        for kind in {type(one) for one in modules}:
-            functions.append(inspect.getattr_static(kind, "forward", None))
-        return has_hooks(self.modules) or any(
-            map(_ends_in_code, (self.forward_func, *functions))
-        )
+    def _value(self, index: int, name: str) -> tuple[Tensor, ...]:
+        """What one layer gave, the parts of several devices put together in order."""
+        calls, wanted = self._n_calls(index), self._reader.call_index
+        if calls == 0:
+            raise ValueError(
+                f"layer {name!r} did not fire in the forward pass; choose one that these "
+                "inputs reach as a module; of a compiled model pass model._orig_mod"
+            )
+        if (wanted is None and calls > 1) or not -calls <= (wanted or 0) < calls:
+            raise ValueError(
+                f"layer {name!r} fired {calls} times in one pass, and call_index={wanted}; "
+                f"choose another layer, or call_index={-calls} to {calls - 1}"
+            )
+        devices, order = list(self._calls[index]), list(self._device_ids)
+        if len(devices) > 1:
+            if not order:
+                raise ValueError(
+                    f"layer {name!r} ran on {len(devices)} devices in unknown order; pass "
+                    "device_ids as DataParallel got them"
+                )
+            devices.sort(key=lambda device: order.index(device.index or 0))
+        parts = [self._calls[index][device][wanted or 0] or () for device in devices]
+        if len(parts) == 1:
+            return parts[0]
+        first, columns = parts[0][0].device, zip(*parts, strict=True)
+        return tuple(torch.cat([p.to(first) for p in one]) for one in columns)
+
+
+def _device(value: Any) -> torch.device:
+    """Device of the first tensor in a layer's output."""
+    while isinstance(value, (tuple, list, dict)) and value:
+        value = next(iter(value.values() if isinstance(value, dict) else value))
+    return value.device if isinstance(value, Tensor) else torch.device("cpu")
 
 
 def _saving() -> saved_tensors_hooks:
     return saved_tensors_hooks(Tensor.detach, Tensor.detach)
 
 
-def _asked(pool: Pool | None) -> list[inspect.Parameter]:
-    """What a pool asks for beside the layer's output."""
+def _asked(pool: Pool | None) -> dict[str, inspect.Parameter]:
+    """What a pool asks for beside the layer's output, by name."""
     signature = None if pool is None else signature_of(pool)
     parameters = list(signature.parameters.values())[1:] if signature else []
     by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return [one for one in parameters if one.kind in by_name]
+    return {one.name: one for one in parameters if one.kind in by_name}
+
+
+def _is_followed(reader: LayerReader) -> bool:
+    """Whether hooks or ``finally`` blocks of the user's see how a pass ends."""
+    modules = [one for module in reader.modules for one in module.modules()]
+    functions = [reader.forward_func, *(one.__dict__.get("forward") for one in modules)]
+    for kind in {type(one) for one in modules}:
+        functions.append(inspect.getattr_static(kind, "forward", None))
+    return has_hooks(reader.modules) or any(map(_ends_in_code, functions))
 
 
 def _ends_in_code(function: Any) -> bool:
