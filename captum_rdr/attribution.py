@@ -28,7 +28,7 @@ from captum_rdr.model.concept import concept_score
 from captum_rdr.model.fingerprint import Fingerprints
 from captum_rdr.model.fitting import LayerIndex, index_data
 from captum_rdr.model.inputs import BATCH_SIZE, ForwardArguments, input_arguments
-from captum_rdr.model.reader import LayerReader, check_layer, checked_pools
+from captum_rdr.model.reader import LayerReader
 from captum_rdr.model.states import (
     as_threshold,
     binarize,
@@ -101,14 +101,13 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         axes: LayerAxes | list[LayerAxes | None] | None = None,
         force: bool = False,
     ) -> None:
-        check_layer(forward_func, layer)
         super().__init__(forward_func, layer, device_ids)
         layers = layer if isinstance(layer, list) else [layer]
         self._reader = LayerReader(
             forward_func,
             layers,
             device_ids,
-            checked_pools(pool, len(layers)),
+            for_each(pool, len(layers), "pool"),
             None
             if call_index is None
             else check_whole("call_index", call_index, least=None),
@@ -126,7 +125,7 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
             check_thresholds(self._thresholds, self._banks)
         self._fires_once = False
         self.force = force
-        self._fingerprints = Fingerprints(self._reader, force=force)
+        self._fingerprints = Fingerprints(self._reader)
 
     def __repr__(self) -> str:
         told = of_explainer(self._reader, self._thresholds, self._banks)
@@ -634,7 +633,8 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
                     f"attribute_to_layer_input={attribute_to_layer_input}, but the bank"
                     f" was fitted with {fitted}; pass {fitted} or fit again"
                 )
-        self._fingerprints.check(banks, without_hooks=without_hooks)
+        if not self.force:
+            self._fingerprints.check(banks, without_hooks=without_hooks)
         return banks
 
     def _as_given(self, values: list[Any]) -> Any:

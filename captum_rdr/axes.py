@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, takewhile
 from typing import Any, cast
@@ -282,16 +282,13 @@ def _n_prefix(around: Sequence[Module], n_tokens: int) -> int:
     """Number of class and register tokens before the others."""
     for module in around:
         count = getattr(module, "num_prefix_tokens", None)  # timm
-        found = count if isinstance(count, int) else sum(_prefix_sizes(module))
-        if found or count == 0:
+        named = module.named_parameters()
+        tokens = [one for name, one in named if _PREFIX.fullmatch(name.split(".")[-1])]
+        if isinstance(count, int) or tokens:
+            sizes = [one.shape[-2] if one.dim() > 1 else 1 for one in tokens]
+            found = count if isinstance(count, int) else sum(sizes)
             return min(found, n_tokens - 1)
     return 0
-
-
-def _prefix_sizes(module: Module) -> Iterator[int]:
-    for name, parameter in module.named_parameters():
-        if _PREFIX.fullmatch(name.rpartition(".")[2]):
-            yield parameter.shape[-2] if parameter.dim() > 1 else 1
 
 
 def channel_axis(module: Module, shape: Sequence[int], of_input: bool = False) -> int:

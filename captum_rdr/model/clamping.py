@@ -53,9 +53,8 @@ def clamping(
         if not clamp.is_applied:
             call = "" if reader.call_index is None else f" call {reader.call_index}"
             raise ValueError(
-                f"layer {clamp.name!r} did not fire{call} inside clamping, so nothing "
-                "was clamped; run the model that rdr explains (not a compiled copy) "
-                "inside"
+                f"layer {clamp.name!r} did not fire{call} inside clamping; run the "
+                "model that rdr explains inside, not a compiled copy"
             )
 
 
@@ -119,18 +118,13 @@ def _check_reader(reader: LayerReader, name: str) -> None:
     call_index = reader.call_index
     if reader.pools[0] is not None:
         raise ValueError(
-            f"layer {name!r} is read through a pool, so its neurons are no neurons of "
-            "the layer's output; clamp with an explainer without pool"
+            f"layer {name!r} is read through a pool, whose neurons are not the layer's "
+            "own; clamp with an explainer without pool"
         )
-    if call_index is not None and call_index < 0:
+    if call_index is not None and (call_index < 0 or reader.model is None):
         raise ValueError(
-            f"call_index={call_index} counts from the last call, which clamping cannot "
-            f"know when layer {name!r} fires; count from the first, e.g. call_index=1"
-        )
-    if call_index is not None and reader.model is None:
-        raise ValueError(
-            f"call_index={call_index}, but which module starts a forward pass is "
-            "unknown; pass the model itself as forward_func"
+            f"call_index={call_index} cannot be told when layer {name!r} fires; count "
+            "from the first call, and pass the model itself as forward_func"
         )
 
 

@@ -19,13 +19,6 @@ from captum_rdr.model.probe import FittedLayer
 from captum_rdr.model.reader import LayerReader
 from captum_rdr.model.states import check_shape
 
-_FLAT = (
-    "all principal neurons must be inactive, and nothing in the layer lies below its "
-    "threshold, as behind a ReLU: the score is 0 and flat wherever they are; explain the "
-    "layer before the nonlinearity, or what it takes in, with fit(..., "
-    "attribute_to_layer_input=True)"
-)
-
 
 @contextmanager
 def _refusing_to_train(modules: Sequence[Module]) -> Iterator[None]:
@@ -46,9 +39,8 @@ def _refusing_to_train(modules: Sequence[Module]) -> Iterator[None]:
         yield
     if checkpointed and is_training:
         raise ValueError(
-            "the model is in training mode and checkpoints gradients, so it would run "
-            "once more in training mode when gradients are taken; call .eval() on it "
-            "first, or turn checkpointing off"
+            "the model checkpoints gradients, which would run it again in training mode; "
+            "call .eval() on it first, or turn checkpointing off"
         )
 
 
@@ -98,16 +90,21 @@ def concept_score(
         )
         if is_wanted and torch.is_grad_enabled() and not activations.requires_grad:
             raise ValueError(
-                "the layer's output has no gradient: the model runs it without, or in a "
-                "reentrant checkpoint; choose a layer that has gradients, pass "
-                "use_reentrant=False to the checkpoint, or turn checkpointing off"
+                "the layer's output has no gradient; choose one that has, or turn "
+                "checkpointing off, or pass use_reentrant=False to the checkpoint"
             )
         # Copies, as tensors made in inference mode cannot take part in a backward pass.
         flat = activations.flatten(1)
         picked = flat[:, neurons.clone().to(flat.device)]
         every = fitted.threshold.expand(size).clone()
         if not states.any() and not bool((flat < every.to(flat)).any()):
-            warnings.warn(_FLAT, UserWarning, stacklevel=2)
+            warnings.warn(
+                "all principal neurons must be inactive, and nothing lies below its "
+                "threshold, as behind a ReLU: the score is flat wherever it is 0; explain "
+                "the layer's input, with fit(..., attribute_to_layer_input=True)",
+                UserWarning,
+                stacklevel=2,
+            )
         signs = torch.where(states, 1.0, -1.0).clone().to(picked)
         return ((picked - every[neurons].to(picked)) * signs).mean(1)
 

@@ -68,7 +68,6 @@ class Fingerprints:
 
     Args:
         reader: what turns an input into the layers' activations.
-        force: accept any bank.
 
     >>> from torch import nn
     >>> net = nn.Linear(2, 2)
@@ -77,8 +76,8 @@ class Fingerprints:
     [64]
     """
 
-    def __init__(self, reader: LayerReader, *, force: bool = False) -> None:
-        self._reader, self._force = reader, force
+    def __init__(self, reader: LayerReader) -> None:
+        self._reader = reader
         self._accepted: Signature | None = None
         # Since a first pass may make buffers, the model that was just fitted has two.
         self._own: list[str] = []
@@ -134,8 +133,6 @@ class Fingerprints:
         Raises:
             ValueError: a bank belongs to something else.
         """
-        if self._force:
-            return
         walk, last = self._walk(), self._accepted
         signature = walk.signature()
         if signature == last:
@@ -154,9 +151,8 @@ class Fingerprints:
                 raise ValueError(
                     f"the bank of layer {self._reader.names[index]!r} is out of date: "
                     f"{what}; it has fingerprint {bank.fingerprint[:12]}..., but model "
-                    f"and layer now have {now.whole[:12]}...; fit again, give the model, "
-                    "its hooks and the pool back the weights and settings that the bank "
-                    "was made with, or pass force=True if the states are the same"
+                    f"and layer now have {now.whole[:12]}...; fit again, restore weights, "
+                    "hooks and pool, or pass force=True if the states are the same"
                 )
         if not walk.is_clamped:
             self._accepted = self._walk().signature()

@@ -118,8 +118,7 @@ class LayerIndex:
         if shape != self._shape:
             raise ValueError(
                 f"layer {self.name!r} gave shape {tuple(shape)} an instance, but "
-                f"{tuple(self._shape)} before; make them equal with pool, e.g. "
-                "pool=captum_rdr.pooling.token_mean"
+                f"{tuple(self._shape)} before; make them equal with pool, e.g. token_mean"
             )
         rows, threshold = activations.flatten(1), self.threshold
         kept = (rows.clone(),) if threshold is None else self._kept(rows, threshold)
@@ -165,9 +164,8 @@ class LayerIndex:
             warnings.warn(
                 f"the activations of layer {self.name!r} take more than "
                 f"{neurons.MEDIAN_BYTES} bytes, so its median is read off {len(rows)} "
-                f"instances: with 99 % confidence no threshold is more than "
-                f"{100 * error:.1f} percentage points from the median rank; raise "
-                "captum_rdr.model.states.MEDIAN_BYTES for the exact one",
+                f"instances, with 99 % confidence to {100 * error:.1f} points of its rank;"
+                " raise captum_rdr.model.states.MEDIAN_BYTES for the exact one",
                 UserWarning,
                 stacklevel=2,
             )
@@ -237,9 +235,9 @@ def index_data(
             )
         if again:
             go_through(again)
-        printed = prints()
-        if keep_probe:
-            _keep_probes(reader, layers, printed)
+        _keep_probes(reader, layers, prints())
+        for layer in () if keep_probe else layers:
+            layer.probe = None
         return [layer.writer.finish() for layer in layers]
 
 
@@ -274,8 +272,8 @@ def _keep_probes(
             layer.probe = None
             warnings.warn(
                 f"the states of layer {layer.name!r} depend on the batch or on chance: "
-                f"{what}, read in a batch of their own; give BatchNorm layers running "
-                "statistics, and see to it that evaluation mode turns dropout off",
+                f"{what}, in a batch of their own; give BatchNorm running statistics, "
+                "and let evaluation mode turn dropout off",
                 UserWarning,
                 stacklevel=2,
             )

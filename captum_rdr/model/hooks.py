@@ -182,20 +182,10 @@ def undisturbed(
     ...     net.training, torch.is_grad_enabled()
     (False, False)
     """
-    with undoing() as undo:
-        if not _RUNNING._is_owned():  # type: ignore[attr-defined]
-            undo.append(_let_go)
-            _RUNNING.acquire()
-        with same_random_state(), hookable(layers, model):
-            undo.append(partial(torch.set_grad_enabled, torch.is_grad_enabled()))
-            torch.set_grad_enabled(gradients and torch.is_grad_enabled())
-            yield undo
-
-
-def _let_go() -> None:
-    """Release the lock, whatever an interrupt has left of it."""
-    if _RUNNING._is_owned():  # type: ignore[attr-defined]
-        _RUNNING._release_save()  # type: ignore[attr-defined]
+    with _RUNNING, same_random_state(), hookable(layers, model), undoing() as undo:
+        undo.append(partial(torch.set_grad_enabled, torch.is_grad_enabled()))
+        torch.set_grad_enabled(gradients and torch.is_grad_enabled())
+        yield undo
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 import hashlib
 import inspect
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -58,9 +58,8 @@ class ForwardArguments(NamedTuple):
             if isinstance(value, Tensor) and value.dim() > 0:
                 return value.shape[0]
         raise TypeError(
-            "inputs hold no tensor with a batch dimension, but "
-            f"{[type(value).__name__ for value in self.values]}; pass a tensor, a tuple "
-            "of tensors or a dict of tensors"
+            f"inputs={self.values!r:.60} hold no tensor with a batch dimension; pass a "
+            "tensor, a tuple of tensors or a dict of tensors"
         )
 
     def to(self, device: torch.device | None) -> "ForwardArguments":
@@ -80,13 +79,15 @@ class ForwardArguments(NamedTuple):
         return [self.part(slice(start, start + size)) for start in starts]
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "ForwardArguments":
-        def changed(value: Any) -> Any:
-            return change(value) if isinstance(value, Tensor) else value
-
-        return ForwardArguments(
-            tuple(map(changed, self.args)),
-            {name: changed(value) for name, value in self.kwargs.items()},
+        return self.holding(
+            [change(one) if isinstance(one, Tensor) else one for one in self.values]
         )
+
+    def holding(self, values: Sequence[Any]) -> "ForwardArguments":
+        """Other values in the places of these."""
+        n_args = len(self.args)
+        kwargs = dict(zip(self.kwargs, values[n_args:], strict=True))
+        return ForwardArguments(tuple(values[:n_args]), kwargs)
 
     def named(self, forward_func: Callable[..., Any]) -> dict[str, Any]:
         """The arguments by the names of ``forward_func``'s parameters."""
@@ -164,18 +165,12 @@ def _refuse_instances(batch: tuple[Any, ...] | list[Any]) -> None:
     images = [isinstance(one, Tensor) and one.dim() == 3 for one in batch]
     is_list = isinstance(batch, list) and len(batch) > 1 and all(images)
     label = batch[-1]
-    if isinstance(label, Tensor) and not label.dim():
-        label = label.item()
-    is_pair = len(batch) == 2 and images[0] and isinstance(label, (int, float, str))
-    if is_list or is_pair:
-        what = (
-            "a list of images" if is_list else f"one instance and its label {label!r}"
-        )
+    is_label = isinstance(label, (int, str, Tensor)) and not getattr(label, "shape", ())
+    if is_list or (len(batch) == 2 and images[0] and is_label):
         raise TypeError(
-            f"data gave {what}, of shape {tuple(batch[0].shape)}, not a batch; give "
-            "tensors (N, C, H, W) of one size, as torch.utils.data.DataLoader(data, "
-            "batch_size=64) does; wrap a model of lists of images in a function that "
-            "unbinds them"
+            f"data gave a {type(batch).__name__} that begins with one image "
+            f"{tuple(batch[0].shape)}, not a batch; give tensors (N, C, H, W) of one size,"
+            " as torch.utils.data.DataLoader does, or wrap a model of lists of images"
         )
 
 
@@ -195,9 +190,8 @@ def batches_of(data: Any) -> Iterable[Any]:
     """
     if _is_labelled_pair(data):
         raise TypeError(
-            f"data is a {type(data).__name__} of two tensors of one length, which looks "
-            "like (inputs, labels) rather than two batches; pass the inputs, or "
-            "torch.utils.data.TensorDataset(inputs, labels)"
+            f"data is a {type(data).__name__} that looks like (inputs, labels), not like "
+            "two batches; pass inputs, or torch.utils.data.TensorDataset(inputs, labels)"
         )
     if isinstance(data, Tensor):
         if data.dim() == 0:
@@ -285,24 +279,20 @@ class DataPrint:
     @property
     def instances(self) -> ForwardArguments | None:
         """Forward arguments of the first instances, where they are tensors and small."""
-        if len(self._kept) < 2:
-            return self._kept[0] if self._kept else None
-        sizes = [part.batch_size for part in self._kept]
+        if not self._kept:
+            return None
+        sizes = [(part.batch_size,) for part in self._kept]
 
         def joined(values: tuple[Any, ...]) -> Any:
-            whole = [isinstance(one, Tensor) and one.dim() > 0 for one in values]
-            if all(whole) and [len(one) for one in values] == sizes:
-                return torch.cat(values)
-            return values[0]
+            shapes = [getattr(one, "shape", ()) for one in values]
+            is_batch = [shape[:1] for shape in shapes] == sizes
+            return torch.cat(values) if is_batch else values[0]
 
         try:
             columns = zip(*(part.values for part in self._kept), strict=True)
-            values, names = list(map(joined, columns)), self._kept[0].kwargs
+            return self._kept[0].holding(list(map(joined, columns)))
         except (RuntimeError, ValueError):  # they differ in shape
             return self._kept[0]
-        n_args = len(values) - len(names)
-        kwargs = dict(zip(names, values[n_args:], strict=True))
-        return ForwardArguments(tuple(values[:n_args]), kwargs)
 
 
 def _n_storable(arguments: ForwardArguments) -> int:
@@ -384,9 +374,8 @@ def _refuse_shuffling(loader: DataLoader[Any]) -> None:
         how = f"in the order of a {type(reader).__name__}"
     raise ValueError(
         f"data is read {how}, so row i of the bank would not be item i of the dataset; "
-        "build the DataLoader with shuffle=False, in_order=True and no sampler, or put "
-        "the order into the dataset with torch.utils.data.Subset; for a share of several "
-        "processes see captum_rdr.distributed"
+        "build the DataLoader with shuffle=False, in_order=True and no sampler (put an "
+        "order into a torch.utils.data.Subset), or see captum_rdr.distributed"
     )
 
 

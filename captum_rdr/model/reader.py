@@ -17,7 +17,6 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import Module
 
-from captum_rdr._arguments import for_each
 from captum_rdr.axes import LayerAxes, axes_of
 from captum_rdr.model.hooks import has_hooks, on_call, undisturbed
 from captum_rdr.model.inputs import ForwardArguments, signature_of
@@ -40,6 +39,10 @@ class LayerReader:
         pools: one for each layer, applied to its output; None for none.
         call_index: which call of a layer that fires several times, or None.
         axes: what each layer's axes mean; None, or none at all, to find out.
+
+    Raises:
+        TypeError: ``forward_func`` or a pool cannot be called, ``layers`` are no modules,
+            or a script, which runs no hooks.
     """
 
     forward_func: Callable[..., Any]
@@ -49,7 +52,31 @@ class LayerReader:
     call_index: int | None
     axes: Sequence[LayerAxes | None] = ()
 
-    @functools.cached_property
+    def __post_init__(self) -> None:
+        for one in (*self.layers, self.forward_func):
+            if isinstance(one, torch.jit.ScriptModule):
+                raise TypeError(
+                    f"forward_func or layer is a {type(one).__name__} of TorchScript, "
+                    "which runs no hooks; pass the model that was scripted, and its layer"
+                )
+        if not callable(self.forward_func):
+            raise TypeError(
+                f"forward_func is a {type(self.forward_func).__name__}, which cannot be "
+                "called; pass the model or a function around it"
+            )
+        if not self.layers or not all(isinstance(one, Module) for one in self.layers):
+            raise TypeError(
+                f"layer={[*self.layers]!r} is neither a module nor a list of modules; "
+                "pass e.g. model.layer4"
+            )
+        for pool in self.pools:
+            if pool is not None and not callable(pool):
+                raise TypeError(
+                    f"pool={pool!r} is a {type(pool).__name__}; give a callable, e.g. "
+                    "captum_rdr.pooling.spatial_mean"
+                )
+
+    @property
     def model(self) -> Module | None:
         """The module that runs.
 
@@ -66,14 +93,13 @@ class LayerReader:
     @property
     def modules(self) -> Sequence[Module]:
         """The model, or the layers where the model is unknown."""
-        return self.layers if self.model is None else [self.model]
+        model = self.model
+        return self.layers if model is None else [model]
 
     @property
     def names(self) -> list[str]:
         """The layers' qualified names, or those of their classes without a model."""
-        found = self.model.named_modules() if self.model else ()
-        known = {id(module): name for name, module in found}
-        return [known.get(id(one)) or type(one).__name__ for one in self.layers]
+        return _names(self.layers, self.model)
 
     @property
     def device(self) -> torch.device | None:
@@ -81,9 +107,7 @@ class LayerReader:
 
         None where there is none but on "meta", as of weights that are loaded on demand.
         """
-        tensors = [(*one.parameters(), *one.buffers()) for one in self.modules]
-        held = chain.from_iterable(tensors)
-        return next((one.device for one in held if not one.is_meta), None)
+        return _device_of(self.modules)
 
     def only(self, *indices: int) -> "LayerReader":
         """The same reader for some of its layers."""
@@ -135,8 +159,9 @@ class LayerReader:
             pass and returns for each layer what ``keep`` made; ``label`` names the
             batch in errors.
         """
-        record = Record(self, keep, attribute_to_layer_input, gradients)
-        with undisturbed(self.layers, self.model, gradients) as undo:
+        model = self.model
+        record = Record(self, model, keep, attribute_to_layer_input, gradients)
+        with undisturbed(self.layers, model, gradients) as undo:
             for index, layer in enumerate(self.layers):
                 see = functools.partial(record.observe, index)
                 on_call(layer, attribute_to_layer_input, see, undo)
@@ -151,14 +176,17 @@ class Record:
     """What the layers of a reader gave in the last forward pass."""
 
     def __init__(
-        self, reader: LayerReader, keep: Keep, to_input: bool, gradients: bool
+        self,
+        reader: LayerReader,
+        model: Module | None,
+        keep: Keep,
+        to_input: bool,
+        gradients: bool,
     ) -> None:
-        self._reader, self._keep, self._to_input = reader, keep, to_input
-        self._gradients, self._names, self._device = (
-            gradients,
-            reader.names,
-            reader.device,
-        )
+        self._reader, self._keep = reader, keep
+        self._to_input, self._gradients = to_input, gradients
+        modules = reader.layers if model is None else [model]
+        self._names, self._device = _names(reader.layers, model), _device_of(modules)
         self._asked = [_asked(pool) for pool in reader.pools]
         ids = (
             reader.device_ids or getattr(reader.forward_func, "device_ids", None) or []
@@ -166,7 +194,8 @@ class Record:
         self._device_ids: Sequence[int] = ids
         # Several replicas of the model each see a share of the batch.
         self._is_split, first = len(ids) > 1, (reader.call_index or 0) >= 0
-        self._may_leave = first and not self._is_split and not _is_followed(reader)
+        is_followed = _is_followed(reader.forward_func, modules)
+        self._may_leave = first and not self._is_split and not is_followed
         self._lock, self._thread = threading.Lock(), threading.get_ident()
         self._begin(ForwardArguments((), {}), "", leave_early=False)
 
@@ -296,13 +325,24 @@ def _asked(pool: Pool | None) -> dict[str, inspect.Parameter]:
     return {one.name: one for one in parameters if one.kind in by_name}
 
 
-def _is_followed(reader: LayerReader) -> bool:
+def _names(layers: Sequence[Module], model: Module | None) -> list[str]:
+    named = () if model is None else model.named_modules()
+    known = {id(module): name for name, module in named}
+    return [known.get(id(one)) or type(one).__name__ for one in layers]
+
+
+def _device_of(modules: Sequence[Module]) -> torch.device | None:
+    tensors = chain(*((*one.parameters(), *one.buffers()) for one in modules))
+    return next((one.device for one in tensors if not one.is_meta), None)
+
+
+def _is_followed(forward_func: Any, modules: Sequence[Module]) -> bool:
     """Whether hooks or ``finally`` blocks of the user's see how a pass ends."""
-    modules = [one for module in reader.modules for one in module.modules()]
-    functions = [reader.forward_func, *(one.__dict__.get("forward") for one in modules)]
-    for kind in {type(one) for one in modules}:
+    inner = [one for module in modules for one in module.modules()]
+    functions = [forward_func, *(one.__dict__.get("forward") for one in inner)]
+    for kind in {type(one) for one in inner}:
         functions.append(inspect.getattr_static(kind, "forward", None))
-    return has_hooks(reader.modules) or any(map(_ends_in_code, functions))
+    return has_hooks(modules) or any(map(_ends_in_code, functions))
 
 
 def _ends_in_code(function: Any) -> bool:
@@ -325,47 +365,3 @@ def _has_end(code: types.CodeType) -> bool:
     return not all(one.startswith("torch.") for one in contexts) or any(
         getattr(node, "finalbody", ()) for node in ast.walk(tree)
     )
-
-
-def check_layer(forward_func: Callable[..., Any], layer: Module | list[Module]) -> None:
-    """Refuse what cannot run or be recorded.
-
-    Raises:
-        TypeError: ``forward_func`` is not callable, or ``layer`` neither a module nor a
-            list of modules.
-    """
-    if not callable(forward_func):
-        raise TypeError(
-            f"forward_func is a {type(forward_func).__name__}, which cannot be called; "
-            "pass the model or a function around it"
-        )
-    layers = layer if isinstance(layer, list) else [layer]
-    for one in (*layers, forward_func):
-        if isinstance(one, torch.jit.ScriptModule):
-            raise TypeError(
-                f"forward_func or layer is a {type(one).__name__} of TorchScript, which "
-                "runs layers without hooks; pass the model that was scripted, traced or "
-                "frozen, and its layer"
-            )
-    if not layers or not all(isinstance(one, Module) for one in layers):
-        raise TypeError(
-            f"layer={layer!r} is neither a module nor a list of modules; pass e.g. "
-            "model.layer4"
-        )
-
-
-def checked_pools(pool: Any, count: int) -> list[Any]:
-    """One pool a layer.
-
-    Raises:
-        TypeError: one is neither callable nor None.
-        ValueError: a list has another length than the layers.
-    """
-    pools = for_each(pool, count, "pool")
-    for one in pools:
-        if one is not None and not callable(one):
-            raise TypeError(
-                f"pool={one!r} is a {type(one).__name__}; give a callable, e.g. "
-                "captum_rdr.pooling.spatial_mean"
-            )
-    return pools

@@ -62,10 +62,10 @@ def test_what_is_no_batch():
     with pytest.raises(TypeError, match=r"PackedSequence.*give padded sequences"):
         fit(Taking(), [(pack_sequence([torch.ones(3, 2)]), 1)])
     with pytest.raises(
-        TypeError, match=r"a list of images, of shape \(3, 8, 8\).*of one size"
+        TypeError, match=r"a list that begins with one image \(3, 8, 8\).*of one size"
     ):
         fit(Taking(), [[x, x, x, x]])
     with pytest.raises(
-        TypeError, match=r"one instance and its label 7, of shape \(3, 8, 8\)"
+        TypeError, match=r"a tuple that begins with one image \(3, 8, 8\)"
     ):
         fit(Taking(), [(x, 7), (x, 8)])
