@@ -134,9 +134,8 @@ def _positions(output: Tensor, axes: LayerAxes | None, pool: str) -> Tensor:
     """Channels by position, ``(B, C, P)``."""
     if output.dim() < 3 or (axes is not None and axes.channel_axis is None):
         raise ValueError(
-            f"{pool} needs an output of shape (B, C, *spatial), or axes with channels "
-            f"and places, got {tuple(output.shape)} with axes={axes}; leave pool out for "
-            "a layer without positions"
+            f"{pool} needs an output of shape (B, C, *spatial), got {tuple(output.shape)} "
+            f"with axes={axes}; leave pool out for a layer without positions"
         )
     return output.flatten(2) if axes is None else axes.arranged(output)[0].flatten(2)
 
@@ -151,14 +150,11 @@ def _tokens(output: Tensor, pool: str) -> Tensor:
 
 
 def _attended(tokens: Tensor, attention_mask: Tensor) -> Tensor:
-    if attention_mask.shape != tokens.shape[:2]:
-        raise ValueError(
-            f"attention_mask has shape {tuple(attention_mask.shape)}, but the tokens "
-            f"need {tuple(tokens.shape[:2])}; pass the mask of this batch"
-        )
     attended = attention_mask.to(tokens.device) != 0
-    if not bool(attended.any(1).all()):
+    shape = tokens.shape[:2]
+    if attended.shape != shape or not bool(attended.any(1).all()):
         raise ValueError(
-            "attention_mask has a sequence that is all padding; remove it from the data"
+            f"attention_mask has shape {tuple(attended.shape)}, or a sequence that is all "
+            f"padding; give one of shape {tuple(shape)}, with a token in each sequence"
         )
     return attended

@@ -1,8 +1,9 @@
 """Fix neurons to values while a model runs."""
 
-import threading
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import count
 from typing import Any
 
 import torch
@@ -83,8 +84,8 @@ class _Clamp:
         self._values = torch.zeros(self._shape.numel(), dtype=torch.float64)
         self._mask[neurons.cpu()] = True
         self._values[neurons.cpu()] = value
-        self._calls: dict[torch.device, int] = {}
-        self._lock = threading.Lock()  # replicas of a DataParallel model run in threads
+        # Of each device, as replicas of a DataParallel model run in threads.
+        self._calls: dict[torch.device, count[int]] = defaultdict(count)
         self.is_applied = False
 
     def begin_pass(self, _: Any) -> None:
@@ -95,10 +96,7 @@ class _Clamp:
         """What takes the place of a value in the wanted call."""
         if not isinstance(value, Tensor):
             return None
-        with self._lock:
-            call = self._calls.get(value.device, 0)
-            self._calls[value.device] = call + 1
-        if self._call_index not in (None, call):
+        if self._call_index not in (None, next(self._calls[value.device])):
             return None
         instances = value.unsqueeze(1) if value.dim() == 1 else value
         check_shape(instances, self._shape, self.name)

@@ -93,35 +93,26 @@ def evaluating(model: Module) -> Iterator[None]:
     >>> [module.training for module in model]
     [True, False]
     """
-    modules = list(model.modules())
-    # A frozen script within a model has no modes.
-    modes = [(one, one.training) for one in modules if hasattr(one, "training")]
-    buffers = [
-        (module, name, buffer, None if buffer is None else buffer.detach().clone())
-        for module in modules
-        for name, buffer in module._buffers.items()
-    ]
-
-    def put_back() -> None:
-        for module, mode in modes:
-            module.training = mode
-        for module, name, buffer, values in buffers:
-            module._buffers[name] = buffer
-            if buffer is not None and values is not None:
-                _write_back(buffer, values)
-
     with undoing() as undo:
-        undo.append(put_back)
-        for module, _ in modes:
-            module.training = False
+        for module in model.modules():
+            for name, buffer in module._buffers.items():
+                values = None if buffer is None else buffer.detach().clone()
+                undo.append(partial(_restore, module, name, buffer, values))
+            if hasattr(module, "training"):  # which a frozen script is without
+                undo.append(partial(setattr, module, "training", module.training))
+                module.training = False
         yield
 
 
-def _write_back(buffer: Tensor, values: Tensor) -> None:
-    """Give a buffer its old values, and its old size, where it has other ones."""
+def _restore(
+    module: Module, name: str, buffer: Tensor | None, values: Tensor | None
+) -> None:
+    """Give a module its buffer back, with its old values and size."""
+    module._buffers[name] = buffer
+    if buffer is None or values is None or buffer.is_meta:
+        return
     is_same = (buffer.shape, buffer.dtype) == (values.shape, values.dtype)
-    # A buffer on the meta device has no values.
-    if buffer.is_meta or (is_same and raw_bytes(buffer).equal(raw_bytes(values))):
+    if is_same and raw_bytes(buffer).equal(raw_bytes(values)):
         return
     with torch.inference_mode(buffer.is_inference()), torch.no_grad():
         if is_same:

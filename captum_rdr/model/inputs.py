@@ -121,15 +121,11 @@ def input_arguments(inputs: Any, additional_forward_args: Any) -> ForwardArgumen
     extra = _as_tuple(additional_forward_args)
     if isinstance(inputs, Mapping):
         return ForwardArguments(extra, dict(inputs))
-    if isinstance(inputs, PackedSequence):
+    is_packed = isinstance(inputs, PackedSequence)  # its first axis is not the batch
+    if is_packed or not isinstance(inputs, (Tensor, tuple, list)):
         raise TypeError(
-            "inputs is a PackedSequence, whose first dimension is not the batch; give "
-            "padded sequences and their lengths, and pack them in the model's forward"
-        )
-    if not isinstance(inputs, (Tensor, tuple, list)):
-        raise TypeError(
-            f"inputs is a {type(inputs).__name__}; pass a tensor (torch.from_numpy of an "
-            "array), a tuple of tensors or a dict of tensors"
+            f"inputs is a {type(inputs).__name__}; give a tensor (torch.from_numpy of an "
+            "array, padded sequences and their lengths), or a tuple or dict of tensors"
         )
     given = tuple(inputs) if isinstance(inputs, list) else _as_tuple(inputs)
     return ForwardArguments((*given, *extra), {})

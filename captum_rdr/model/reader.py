@@ -24,6 +24,8 @@ from captum_rdr.model.signature import Walk
 from captum_rdr.model.states import checked_activations
 from captum_rdr.pooling import Pool
 
+_SAVED = Tensor.detach, Tensor.detach  # what is saved for gradients, and read again
+
 Keep = Callable[[int, Tensor], tuple[Tensor, ...]]
 Read = Callable[..., list[tuple[Tensor, ...]]]
 
@@ -59,21 +61,17 @@ class LayerReader:
                     f"forward_func or layer is a {type(one).__name__} of TorchScript, "
                     "which runs no hooks; pass the model that was scripted, and its layer"
                 )
-        if not callable(self.forward_func):
-            raise TypeError(
-                f"forward_func is a {type(self.forward_func).__name__}, which cannot be "
-                "called; pass the model or a function around it"
-            )
         if not self.layers or not all(isinstance(one, Module) for one in self.layers):
             raise TypeError(
                 f"layer={[*self.layers]!r} is neither a module nor a list of modules; "
                 "pass e.g. model.layer4"
             )
-        for pool in self.pools:
-            if pool is not None and not callable(pool):
+        pools = [("pool", pool) for pool in self.pools if pool is not None]
+        for name, one in (("forward_func", self.forward_func), *pools):
+            if not callable(one):
                 raise TypeError(
-                    f"pool={pool!r} is a {type(pool).__name__}; give a callable, e.g. "
-                    "captum_rdr.pooling.spatial_mean"
+                    f"{name} is a {type(one).__name__}, which cannot be called; pass a "
+                    "module or a function"
                 )
 
     @property
@@ -188,14 +186,12 @@ class Record:
         modules = reader.layers if model is None else [model]
         self._names, self._device = _names(reader.layers, model), _device_of(modules)
         self._asked = [_asked(pool) for pool in reader.pools]
-        ids = (
-            reader.device_ids or getattr(reader.forward_func, "device_ids", None) or []
-        )
-        self._device_ids: Sequence[int] = ids
+        ids = reader.device_ids or getattr(reader.forward_func, "device_ids", None)
+        self._device_ids: Sequence[int] = ids or ()
         # Several replicas of the model each see a share of the batch.
-        self._is_split, first = len(ids) > 1, (reader.call_index or 0) >= 0
-        is_followed = _is_followed(reader.forward_func, modules)
-        self._may_leave = first and not self._is_split and not is_followed
+        self._is_split = len(self._device_ids) > 1
+        needs_all = self._is_split or (reader.call_index or 0) < 0
+        self._may_leave = not (needs_all or _is_followed(reader.forward_func, modules))
         self._lock, self._thread = threading.Lock(), threading.get_ident()
         self._begin(ForwardArguments((), {}), "", leave_early=False)
 
@@ -256,7 +252,7 @@ class Record:
             torch.inference_mode(False),
             torch.set_grad_enabled(gradients),
             # and a checkpoint that the layer lies in does not count what is saved here.
-            _saving() if self._gradients else nullcontext(),
+            saved_tensors_hooks(*_SAVED) if self._gradients else nullcontext(),
         ):
             pooled = self._pooled(index, output)
             return self._keep(index, checked_activations(pooled, size, where))
@@ -311,10 +307,6 @@ def _device(value: Any) -> torch.device:
     while isinstance(value, (tuple, list, dict)) and value:
         value = next(iter(value.values() if isinstance(value, dict) else value))
     return value.device if isinstance(value, Tensor) else torch.device("cpu")
-
-
-def _saving() -> saved_tensors_hooks:
-    return saved_tensors_hooks(Tensor.detach, Tensor.detach)
 
 
 def _asked(pool: Pool | None) -> dict[str, inspect.Parameter]:

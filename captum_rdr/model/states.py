@@ -51,24 +51,22 @@ def checked_activations(output: Any, batch_size: int | None, where: str) -> Tens
     >>> checked_activations(torch.tensor([1.0]), batch_size=1, where="fc")
     tensor([[1.]])
     """
-    if not isinstance(output, Tensor):
+    is_tensor = isinstance(output, Tensor)
+    odd = is_tensor and (output.is_quantized or output.is_complex() or output.is_nested)
+    if not is_tensor or odd or output.layout != torch.strided:
+        kind = "nested" if getattr(output, "is_nested", False) else ""
+        what = f"{kind or output.layout} tensor of {output.dtype}" if is_tensor else ""
         raise TypeError(
-            f"{where} gave a {type(output).__name__}, not a tensor; choose a tensor in "
-            "it with pool, e.g. pool=lambda output: output[0]"
-        )
-    value = output[:, None] if output.dim() == 1 else output  # one number an instance
-    is_dense = value.layout == torch.strided and not value.is_nested
-    if value.is_quantized or value.is_complex() or not is_dense:
-        raise TypeError(
-            f"{where} gave a {'nested' if value.is_nested else value.layout} tensor of "
-            f"{value.dtype}; make it dense and real with pool, e.g. pool=lambda output: "
+            f"{where} gave a {what or type(output).__name__}; choose or make a dense, "
+            "real tensor with pool, e.g. pool=lambda output: output[0] or "
             "output.dequantize() or torch.nested.to_padded_tensor(output, 0)"
         )
-    if value.is_meta:
+    if output.is_meta:
         raise ValueError(
             f'{where} gave a tensor on the "meta" device, which has no values; load the '
             "weights first, e.g. model.to_empty(device='cpu') and load_state_dict"
         )
+    value: Tensor = output[:, None] if output.dim() == 1 else output
     if value.dim() == 0 or batch_size not in (None, value.shape[0]):
         raise ValueError(
             f"{where} gave shape {tuple(value.shape)} for {batch_size} inputs; move the "

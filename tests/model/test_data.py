@@ -59,7 +59,7 @@ def test_a_loader_out_of_order():
 
 def test_what_is_no_batch():
     x = torch.randn(3, 8, 8)
-    with pytest.raises(TypeError, match=r"PackedSequence.*give padded sequences"):
+    with pytest.raises(TypeError, match=r"PackedSequence; give .*padded sequences"):
         fit(Taking(), [(pack_sequence([torch.ones(3, 2)]), 1)])
     with pytest.raises(
         TypeError, match=r"a list that begins with one image \(3, 8, 8\).*of one size"
