@@ -99,7 +99,7 @@ def test_no_indices(rdr):
 
 
 def test_bad_construction(net):
-    with pytest.raises(TypeError, match="forward_func is a int"):
+    with pytest.raises(TypeError, match="forward_func=3 is a int"):
         RelaxedDecisionRegion(3, net[0])
     for layer in ("layer4", [], [net[0], "x"], None):
         with pytest.raises(TypeError, match="neither a module nor a list of modules"):
@@ -132,7 +132,7 @@ def test_before_fit(net, images):
 
 
 def test_inputs_of_another_kind_or_size(rdr, images, net):
-    with pytest.raises(TypeError, match="inputs is a str; pass a tensor"):
+    with pytest.raises(TypeError, match="inputs is a str; give a tensor"):
         rdr.attribute("image")
     with pytest.raises(TypeError, match="no tensor with a batch dimension"):
         rdr.attribute({})

@@ -70,8 +70,8 @@ class LayerReader:
         for name, one in (("forward_func", self.forward_func), *pools):
             if not callable(one):
                 raise TypeError(
-                    f"{name} is a {type(one).__name__}, which cannot be called; pass a "
-                    "module or a function"
+                    f"{name}={one!r:.60} is a {type(one).__name__}, which cannot be "
+                    "called; pass a module or a function"
                 )
 
     @property
@@ -331,9 +331,7 @@ def _device_of(modules: Sequence[Module]) -> torch.device | None:
 def _is_followed(forward_func: Any, modules: Sequence[Module]) -> bool:
     """Whether hooks or ``finally`` blocks of the user's see how a pass ends."""
     inner = [one for module in modules for one in module.modules()]
-    functions = [forward_func, *(one.__dict__.get("forward") for one in inner)]
-    for kind in {type(one) for one in inner}:
-        functions.append(inspect.getattr_static(kind, "forward", None))
+    functions = [forward_func, *(getattr(one, "forward", None) for one in inner)]
     return has_hooks(modules) or any(map(_ends_in_code, functions))
 
 
