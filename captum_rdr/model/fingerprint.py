@@ -120,9 +120,7 @@ class Fingerprints:
         self._accepted = self._walk().signature()
         self._own = [one.whole for one in self._prints]
 
-    def check(
-        self, banks: Sequence[FittedLayer], *, without_hooks: bool = False
-    ) -> None:
+    def check(self, banks: Sequence[FittedLayer], without_hooks: bool = False) -> None:
         """Refuse banks of another model, another layer or another way to read it.
 
         Args:
@@ -144,9 +142,7 @@ class Fingerprints:
             is_altered |= signature.hooks != last.hooks
         prints = self.now(banks[0].attribute_to_layer_input)
         for index, (bank, now) in enumerate(zip(banks, prints, strict=True)):
-            what = (
-                self._change(index, bank, now, is_altered) if bank.fingerprint else ""
-            )
+            what = bank.fingerprint and self._change(index, bank, now, is_altered)
             if what:
                 raise ValueError(
                     f"the bank of layer {self._reader.names[index]!r} is out of date: "

@@ -16,8 +16,9 @@ from captum_rdr.model import states as neurons
 from captum_rdr.model.fingerprint import Print
 from captum_rdr.model.hooks import has_hooks
 from captum_rdr.model.inputs import DataPrint
-from captum_rdr.model.probe import Probe, autocast_now, read_sampled, sampled
+from captum_rdr.model.probe import Probe, read_sampled, sampled
 from captum_rdr.model.reader import LayerReader
+from captum_rdr.model.signature import autocast_now
 
 _SAMPLED_ROWS = 256  # instances binarized at a time once their median is known
 

@@ -104,12 +104,10 @@ def evaluating(model: Module) -> Iterator[None]:
         yield
 
 
-def _restore(
-    module: Module, name: str, buffer: Tensor | None, values: Tensor | None
-) -> None:
+def _restore(module: Module, name: str, buffer: Tensor | None, values: Any) -> None:
     """Give a module its buffer back, with its old values and size."""
     module._buffers[name] = buffer
-    if buffer is None or values is None or buffer.is_meta:
+    if buffer is None or buffer.is_meta:
         return
     is_same = (buffer.shape, buffer.dtype) == (values.shape, values.dtype)
     if is_same and raw_bytes(buffer).equal(raw_bytes(values)):
@@ -217,10 +215,8 @@ def is_own(hook: Any) -> bool:
 
 def has_hooks(modules: Iterable[Module]) -> bool:
     """Whether forward passes run hooks that are not this package's."""
-    places = [
-        every_module._global_forward_hooks,
-        every_module._global_forward_pre_hooks,
-    ]
+    every = every_module
+    places = [every._global_forward_hooks, every._global_forward_pre_hooks]
     for module in modules:
         for one in module.modules():
             places += [one._forward_hooks, one._forward_pre_hooks]
@@ -261,12 +257,10 @@ def on_call(
         add_hook(layer._forward_hooks, lambda _, args, output: see(output), undo)
 
 
-def add_hook(
-    hooks: dict[int, Any], hook: Any, undo: Undo, with_kwargs: Any = None
-) -> None:
+def add_hook(hooks: dict[int, Any], hook: Any, undo: Undo, extra: Any = None) -> None:
     """Register a hook so that an interrupt at any time finds what removes it."""
-    handle = RemovableHandle(hooks, extra_dict=with_kwargs)
+    handle = RemovableHandle(hooks, extra_dict=extra)
     undo.append(handle.remove)
-    if with_kwargs is not None:
-        with_kwargs[handle.id] = True
+    if extra is not None:  # hooks that take keywords
+        extra[handle.id] = True
     hooks[handle.id] = hook

@@ -198,10 +198,12 @@ def batches_of(data: Any) -> Iterable[Any]:
         return data
     if isinstance(data, Dataset):
         return DataLoader(data, batch_size=BATCH_SIZE)
-    if _is_map_style(data):
-        return DataLoader(data, BATCH_SIZE, collate_fn=_collated)
-    if isinstance(data, Iterable) and not isinstance(data, _NO_BATCHES):
-        return data
+    if not isinstance(data, _NO_BATCHES):
+        by_number = hasattr(data, "__getitem__") and hasattr(data, "__len__")
+        if by_number and not isinstance(data, (list, tuple)):  # of other libraries
+            return DataLoader(data, BATCH_SIZE, collate_fn=_collated)
+        if isinstance(data, Iterable):
+            return data
     raise TypeError(
         f"data is a {type(data).__name__}; pass a DataLoader, a Dataset or a tensor of "
         "inputs (torch.from_numpy of an array)"
@@ -313,12 +315,6 @@ def _is_labelled_pair(data: Any) -> bool:
         return False
     inputs, labels = data
     return len(inputs) == len(labels) and inputs.shape[1:] != labels.shape[1:]
-
-
-def _is_map_style(data: Any) -> bool:
-    """Whether it holds instances by number, as datasets of other libraries do."""
-    by_number = hasattr(data, "__getitem__") and hasattr(data, "__len__")
-    return by_number and not isinstance(data, (list, tuple, *_NO_BATCHES))
 
 
 def _collated(items: list[Any]) -> Any:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from captum_rdr.model.inputs import ForwardArguments
 from captum_rdr.model.reader import LayerReader
+from captum_rdr.model.signature import autocast_now
 from captum_rdr.model.states import binarize, feature_dtype
 
 _MOST_NEURONS = 4096
@@ -154,12 +155,3 @@ def read_sampled(
         torch.rand(1)  # so that what is drawn at random is drawn anew
         found = read(arguments, "the first instances", leave_early=True)
     return [activations for (activations,) in found]
-
-
-def autocast_now() -> str:
-    """The dtypes of autocasts that are on, empty for none."""
-    return ", ".join(
-        f"{torch.get_autocast_dtype(kind)} on {kind}"
-        for kind in ("cpu", "cuda")
-        if torch.is_autocast_enabled(kind)
-    )

@@ -27,7 +27,8 @@ from captum_rdr.pooling import Pool
 _SAVED = Tensor.detach, Tensor.detach  # what is saved for gradients, and read again
 
 Keep = Callable[[int, Tensor], tuple[Tensor, ...]]
-Read = Callable[..., list[tuple[Tensor, ...]]]
+Kept = list[tuple[Tensor, ...]]
+Read = Callable[..., Kept]
 
 
 @dataclass(frozen=True)
@@ -203,9 +204,7 @@ class Record:
             {} for _ in self._names
         ]
 
-    def run(
-        self, arguments: ForwardArguments, label: str, leave_early: bool
-    ) -> list[tuple[Tensor, ...]]:
+    def run(self, arguments: ForwardArguments, label: str, leave_early: bool) -> Kept:
         """Run one forward pass and return what was kept of each layer.
 
         Args:

@@ -34,6 +34,15 @@ class Signature(NamedTuple):
     hooks: tuple[Any, ...]
 
 
+def autocast_now() -> str:
+    """The dtypes of autocasts that are on, empty for none."""
+    return ", ".join(
+        f"{torch.get_autocast_dtype(kind)} on {kind}"
+        for kind in ("cpu", "cuda")
+        if torch.is_autocast_enabled(kind)
+    )
+
+
 class Walk:
     """Everything that objects refer to: modules, tensors, settings.
 
@@ -64,14 +73,12 @@ class Walk:
             raw_bytes(torch.cat(parts)).cpu().numpy().tobytes()
             for parts in self._samples.values()
         ]
-        modes = [
-            (torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind))
-            for kind in ("cpu", "cuda")
-        ]
         everywhere = chain(
             every_module._global_forward_hooks, every_module._global_forward_pre_hooks
         )
-        return Signature((*self._tokens, *modes, *samples), (*self._hooks, *everywhere))
+        return Signature(
+            (*self._tokens, autocast_now(), *samples), (*self._hooks, *everywhere)
+        )
 
     def _visit(self, value: Any, depth: int) -> None:
         if type(value) in _PLAIN:
