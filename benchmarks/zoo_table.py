@@ -11,12 +11,13 @@ is shown, since its operations depend on the boxes that it finds.
 import argparse
 from typing import Any
 
+import torch
 from torch.nn import Module
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import list_models
 
 from captum_rdr import zoo
-from captum_rdr.model.hooks import recording
+from captum_rdr.model.reader import LayerReader
 from captum_rdr.zoo.table import chosen
 from captum_rdr.zoo.torchvision_models import (
     build_untrained,
@@ -29,11 +30,13 @@ from captum_rdr.zoo.tracing import example_arguments
 def operations(model: Module, layer: Module, inputs: Any, *, whole: bool) -> int:
     """Floating-point operations of a pass, to its end or to a layer."""
     arguments = example_arguments(model, inputs)
+    nothing = torch.zeros(arguments.batch_size, 1)
+    reader = LayerReader(model, [layer], None, [lambda _: nothing], None)
     with (
-        recording([layer], model=model, keep=lambda _, output: (output,)) as record,
+        reader.reading(lambda _, output: (output,)) as read,
         FlopCounterMode(display=False) as counter,
     ):
-        record.run(model, *arguments.args, leave_early=not whole)
+        read(arguments, "an example", leave_early=not whole)
     return int(counter.get_total_flops())
 
 

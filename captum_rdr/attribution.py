@@ -11,7 +11,7 @@ from captum.log import log_usage
 from torch import Tensor
 from torch.nn import Module
 
-from captum_rdr._arguments import checked_rows, for_each
+from captum_rdr._arguments import check_whole, checked_rows, for_each
 from captum_rdr._summary import as_html, of_explainer
 from captum_rdr.axes import LayerAxes
 from captum_rdr.bank import ConfigurationBank, bits
@@ -28,12 +28,7 @@ from captum_rdr.model.concept import concept_score
 from captum_rdr.model.fingerprint import Fingerprints
 from captum_rdr.model.fitting import LayerIndex, index_data
 from captum_rdr.model.inputs import ForwardArguments, input_arguments
-from captum_rdr.model.reader import (
-    LayerReader,
-    check_layer,
-    checked_call_index,
-    checked_pools,
-)
+from captum_rdr.model.reader import LayerReader
 from captum_rdr.model.states import as_threshold
 from captum_rdr.pooling import Pool
 
@@ -103,7 +98,6 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         axes: LayerAxes | list[LayerAxes | None] | None = None,
         force: bool = False,
     ) -> None:
-        check_layer(forward_func, layer)
         super().__init__(forward_func, layer, device_ids)
         layers = layer if isinstance(layer, list) else [layer]
         count = len(layers)
@@ -111,8 +105,10 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
             forward_func,
             layers,
             device_ids,
-            checked_pools(pool, count),
-            checked_call_index(call_index),
+            for_each(pool, count, "pool"),
+            None
+            if call_index is None
+            else check_whole("call_index", call_index, least=None),
             for_each(axes, count, "axes"),
         )
         given = for_each(threshold, count, "threshold")
@@ -124,7 +120,7 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
             self._banks = checked_banks(bank, layer, self._thresholds)
         self._fires_once = False
         self.force = force
-        self._fingerprints = Fingerprints(self.reader, force=force)
+        self._fingerprints = Fingerprints(self.reader)
 
     def __repr__(self) -> str:
         told = of_explainer(self.reader, self._thresholds, self._banks).items()
@@ -581,7 +577,8 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
                     f"attribute_to_layer_input={attribute_to_layer_input}, but the bank"
                     f" was fitted with {fitted}; pass {fitted} or fit again"
                 )
-        self._fingerprints.check(banks, without_hooks=without_hooks)
+        if not self.force:
+            self._fingerprints.check(banks, without_hooks=without_hooks)
         return banks
 
     def _as_given(self, values: list[Any]) -> Any:

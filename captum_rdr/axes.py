@@ -2,9 +2,9 @@
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import chain, takewhile
 from typing import Any, cast
 
 from torch import Tensor
@@ -13,12 +13,10 @@ from torch.nn import Module
 KINDS = ("channel", "time", "other", "window", "token", "height", "width")
 """What an axis may be; the order in which `LayerAxes.arranged` puts them."""
 
-_LAST = {
-    2: "token channel",
-    3: "height width channel",
-    4: "time height width channel",
-}
-_FIRST = {2: "channel time", 3: "channel height width", 4: "channel time height width"}
+# By the number of axes, where channels come first and where they come last.
+_VIDEO = "time height width"
+_FIRST = {2: "channel time", 3: "channel height width", 4: f"channel {_VIDEO}"}
+_LAST = {2: "token channel", 3: "height width channel", 4: f"{_VIDEO} channel"}
 _PREFIX = re.compile(
     r"cls|(cls|class|reg|register|registers|dist|distillation|storage)_tokens?"
     r"|class_embedding|registers"
@@ -69,9 +67,9 @@ class LayerAxes:
                 f"kinds={self.kinds} must be of {KINDS}, each once but for 'other'; "
                 "give e.g. 'height width channel'"
             )
-        given = (self.n_prefix, *(self.grid or ()))
-        sound = all(type(n) is int for n in given) and self.n_prefix >= 0
-        if not sound or (self.grid and (len(self.grid) != 2 or min(self.grid) < 1)):
+        given = (self.n_prefix, *(self.grid or (1, 1)))
+        is_sound = len(given) == 3 and all(type(n) is int for n in given)
+        if not is_sound or given[0] < 0 or min(given[1:]) < 1:
             raise ValueError(
                 f"n_prefix={self.n_prefix} and grid={self.grid} must be whole numbers, "
                 "the grid's two of 1 or more; give e.g. n_prefix=1, grid=(14, 14)"
@@ -158,12 +156,11 @@ def _grid(count: int, aspect: float) -> tuple[int, int]:
     ((3, 4), (4, 3), (3, 3), (1, 7))
     """
     heights = [height for height in range(1, count + 1) if count % height == 0]
-
     for wanted in (aspect, 1.0):
-        errors = {h: abs(math.log(h * h / count / wanted)) for h in heights}
-        best = min(errors, key=errors.__getitem__, default=1)
-        if errors.get(best, math.inf) < _SIMILAR:
-            return best, count // best
+        errors = [(abs(math.log(h * h / count / wanted)), h) for h in heights]
+        error, height = min(errors, default=(math.inf, 1))
+        if error < _SIMILAR:
+            return height, count // height
     return 1, count
 
 
@@ -205,10 +202,8 @@ def axes_of(
         leaf = _leaf(layer, shape, model, of_input)
     if leaf is None:
         return None
-    axis, (width, end) = (
-        channel_axis(leaf, shape, of_input),
-        channels_of(leaf, of_input),
-    )
+    axis = channel_axis(leaf, shape, of_input)
+    width, end = channels_of(leaf, of_input)
     # Several convolutions may be joined, but what a linear layer gave may be anything.
     if end == -1 and shape[axis] != width:
         return None
@@ -235,14 +230,12 @@ def guessed_axes(shape: Sequence[int]) -> LayerAxes:
     >>> guessed_axes((10, 64))
     LayerAxes(kinds=('token', 'channel'), n_prefix=1, grid=None)
     """
-    rank = len(shape)
-    if rank == 2:
+    if len(shape) == 2:
         squares = [math.isqrt(n) ** 2 == n for n in (shape[0], shape[0] - 1)]
         has_class = shape[0] > 2 and squares == [False, True]
         return LayerAxes(("token", "channel"), int(has_class))
-    known = {0: "", 1: "channel", **_FIRST}
-    kinds = known.get(rank, "channel" + " other" * (rank - 1)).split()
-    return LayerAxes(tuple(kinds))
+    unknown = ["channel", *["other"] * len(shape)][: len(shape)]
+    return LayerAxes(tuple(_FIRST.get(len(shape), " ".join(unknown)).split()))
 
 
 def _around(layer: Module | None, model: Module | None) -> list[Module]:
@@ -259,20 +252,19 @@ def _leaf(
     layer: Module, shape: Sequence[int], model: Module | None, of_input: bool
 ) -> Module | None:
     """The layer with weights whose channels are those of a layer's output or input."""
-    inside = [one for one in layer.modules() if channels_of(one)[0]]
-    if not inside:
-        before = takewhile(
-            lambda one: one is not layer, model.modules() if model else ()
-        )
-        inside = [one for one in before if channels_of(one)[0]][-1:]
-    nearest = inside if of_input else inside[::-1]
+    nearest = [one for one in layer.modules() if channels_of(one)[0]]
+    if not nearest and model is not None:
+        before = takewhile(lambda one: one is not layer, model.modules())
+        nearest = [one for one in before if channels_of(one)[0]][-1:]
+    if not of_input:
+        nearest.reverse()
 
     def fits(one: Module) -> bool:
         width, _ = channels_of(one, of_input)
         return shape[channel_axis(one, shape, of_input)] == width
 
     # Modules need not run in the order in which they are registered.
-    return next(filter(fits, nearest), next(iter(nearest), None))
+    return next(chain(filter(fits, nearest), nearest), None)
 
 
 def _windowed(around: Sequence[Module]) -> str | None:
@@ -281,8 +273,8 @@ def _windowed(around: Sequence[Module]) -> str | None:
         if "partition" in type(module).__name__.lower():
             # Its grid attention swaps windows and tokens.
             swap = type(getattr(module, "partition_swap", None)).__name__
-            swapped = swap == "SwapAxes"
-            return "token window channel" if swapped else "window token channel"
+            is_swapped = swap == "SwapAxes"
+            return "token window channel" if is_swapped else "window token channel"
     return None
 
 
@@ -290,16 +282,13 @@ def _n_prefix(around: Sequence[Module], n_tokens: int) -> int:
     """Number of class and register tokens before the others."""
     for module in around:
         count = getattr(module, "num_prefix_tokens", None)  # timm
-        found = count if isinstance(count, int) else sum(_prefix_sizes(module))
-        if found or count == 0:
+        named = module.named_parameters()
+        tokens = [one for name, one in named if _PREFIX.fullmatch(name.split(".")[-1])]
+        if isinstance(count, int) or tokens:
+            sizes = [one.shape[-2] if one.dim() > 1 else 1 for one in tokens]
+            found = count if isinstance(count, int) else sum(sizes)
             return min(found, n_tokens - 1)
     return 0
-
-
-def _prefix_sizes(module: Module) -> Iterator[int]:
-    for name, parameter in module.named_parameters():
-        if _PREFIX.fullmatch(name.rpartition(".")[2]):
-            yield parameter.shape[-2] if parameter.dim() > 1 else 1
 
 
 def channel_axis(module: Module, shape: Sequence[int], of_input: bool = False) -> int:
@@ -338,13 +327,12 @@ def channels_of(module: Module, of_input: bool = False) -> tuple[int, int]:
     ((8, -1), (3, -1))
     """
     side = "in" if of_input else "out"
-    for attribute in (f"{side}_channels", "num_features", "num_channels"):
-        if isinstance(getattr(module, attribute, None), int):
-            return cast(int, getattr(module, attribute)), 0
-    # nf and nx: Hugging Face's Conv1D
-    for attribute in (f"{side}_features", "nx" if of_input else "nf"):
-        if isinstance(getattr(module, attribute, None), int):
-            return cast(int, getattr(module, attribute)), -1
+    first = (f"{side}_channels", "num_features", "num_channels")
+    last = (f"{side}_features", "nx" if of_input else "nf")  # Hugging Face's Conv1D
+    for name in (*first, *last):
+        size = getattr(module, name, None)
+        if isinstance(size, int):
+            return size, 0 if name in first else -1
     weight = getattr(module, "weight", None)
     is_norm = "norm" in type(module).__name__.lower()
     if is_norm and isinstance(weight, Tensor) and weight.dim() == 1:

@@ -16,28 +16,18 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.nn import Module
-from torch.utils.data import (
-    DataLoader,
-    Dataset,
-    IterableDataset,
-    SequentialSampler,
-    Subset,
-)
+from torch.utils.data import DataLoader, Dataset, SequentialSampler, Subset
 from torch.utils.data.distributed import DistributedSampler
 
 from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.bank import ConfigurationBank
 from captum_rdr.bank.queries import Nearest
 from captum_rdr.model.hooks import raw_bytes, same_random_state
-from captum_rdr.model.inputs import (
-    BATCH_SIZE,
-    FIRST_ROWS,
-    DataPrint,
-    batch_arguments,
-)
+from captum_rdr.model.inputs import BATCH_SIZE, FIRST_ROWS, DataPrint, batch_arguments
 from captum_rdr.pooling import Pool
 
 _BLOCK_ROWS = 4096  # rows that each process sends at a time
+_KEPT = ("num_workers", "collate_fn", "worker_init_fn", "multiprocessing_context")
 
 
 def _everyones(
@@ -63,12 +53,12 @@ def _everyones(
     digest = hashlib.sha256(repr(request).encode()).hexdigest()
     found: list[Any] = [None] * dist.get_world_size(group)
     try:
-        dist.all_gather_object(found, (failure and str(failure), digest, own), group)
+        said = None if failure is None else str(failure)
+        dist.all_gather_object(found, (said, digest, own), group)
     except RuntimeError as error:
         raise RuntimeError(
             f"one of {len(found)} processes died or did not answer in time ({error}); "
-            "end the others and start all again, with fit's out and resume=True to keep "
-            "what is finished"
+            "end the others and start all again, with fit's out and resume=True"
         ) from error
     if failure is not None:
         raise failure
@@ -125,9 +115,8 @@ class ShardedBank:
         kept = (bank.attribute_to_layer_input, bank.features is None)
         lengths = _everyones(group, lambda: len(bank), "ShardedBank", layer, kept)
         self._length: int = sum(lengths)
-        shares = [
-            len(range(rank, self._length, len(lengths))) for rank in range(len(lengths))
-        ]
+        ranks = range(self._n_processes)
+        shares = [len(range(rank, self._length, len(lengths))) for rank in ranks]
         if lengths != shares:
             raise ValueError(
                 f"the processes hold {lengths} rows, not {shares} as of one set of data; "
@@ -261,9 +250,9 @@ def fit_sharded(
             of its own.
 
     Raises:
-        TypeError: the data has no length or no order.
-        ValueError: there are fewer instances than processes, their data is not the same
-            in the same order, or the threshold is the median, which no process knows alone.
+        ValueError: the data has no length or no order, there are fewer instances than
+            processes, their data is not the same in the same order, or the threshold is
+            the median, which no process knows alone.
         RuntimeError: a process failed, died or did not answer in time.
 
     >>> dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
@@ -297,7 +286,7 @@ def fit_sharded(
 
 
 def _order(share: DataLoader[Any]) -> str:
-    """Digest of a few instances of the whole data; empty where there is none."""
+    """Digest of a few instances of the whole data."""
     whole = cast("Subset[Any]", share.dataset).dataset
     size = len(cast(Sized, whole))
     some = sorted({index * size // FIRST_ROWS for index in range(FIRST_ROWS)})
@@ -314,30 +303,18 @@ def _share(data: Any, rank: int, size: int) -> DataLoader[Any]:
     """A loader of the instances ``rank``, ``rank + size``, ... of the data."""
     loader = data if isinstance(data, DataLoader) else DataLoader(data, BATCH_SIZE)
     dataset, sampler = loader.dataset, loader.sampler
-    if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
-        raise TypeError(
-            f"data is a {type(dataset).__name__} without length or order; give a dataset "
-            "with __len__ and __getitem__"
-        )
-    if loader.batch_size is None or not isinstance(
-        sampler, (SequentialSampler, DistributedSampler)
-    ):
+    is_in_order = isinstance(sampler, (SequentialSampler, DistributedSampler))
+    if not is_in_order or not loader.batch_size:
         raise ValueError(
-            f"data is read by a {type(sampler).__name__} or a batch sampler, whose order "
-            "a share would not keep; put the order into the dataset with "
-            "torch.utils.data.Subset"
+            f"data is a {type(dataset).__name__} read by a {type(sampler).__name__} or a "
+            "batch sampler, of which there are no shares; give a dataset with a length, "
+            "and put the order into it with torch.utils.data.Subset"
         )
-    if len(dataset) < size:
+    length = len(cast(Sized, dataset))
+    if length < size:
         raise ValueError(
-            f"data has {len(dataset)} instances for {size} processes; start fewer"
+            f"data has {length} instances for {size} processes; start fewer"
         )
-    return DataLoader(
-        Subset(dataset, range(rank, len(dataset), size)),
-        loader.batch_size,
-        num_workers=loader.num_workers,
-        collate_fn=loader.collate_fn,
-        pin_memory=loader.pin_memory,
-        timeout=loader.timeout,
-        worker_init_fn=loader.worker_init_fn,
-        multiprocessing_context=loader.multiprocessing_context,
-    )
+    some = Subset(dataset, range(rank, length, size))
+    kept = {name: getattr(loader, name) for name in _KEPT}
+    return DataLoader(some, loader.batch_size, **kept)

@@ -6,9 +6,7 @@ are filled by name from the model's own arguments, so that ``last_token`` sees t
 layer's output mean, a `captum_rdr.axes.LayerAxes`.
 """
 
-import inspect
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -132,67 +130,12 @@ def token_mean(output: Tensor, attention_mask: Tensor | None = None) -> Tensor:
     return tokens.where(attended, 0).sum(1) / attended.sum(1)
 
 
-def apply_pool(output: Any, pool: Pool | None, arguments: Mapping[str, Any]) -> Any:
-    """Pool a layer's output, filling the pool's extra parameters by name.
-
-    Args:
-        output: what the layer gave.
-        pool: callable, or None to leave the output as it is.
-        arguments: the forward pass's arguments by name.
-
-    Returns:
-        what the pool gave.
-
-    Raises:
-        ValueError: a parameter without a default is not among the arguments.
-
-    >>> apply_pool(torch.tensor([[2.0]]), lambda output, scale: output * scale,
-    ...            {"scale": 3})
-    tensor([[6.]])
-    """
-    if pool is None:
-        return output
-    extra = {}
-    for name, default in extra_parameters(pool).items():
-        if name in arguments:
-            extra[name] = arguments[name]
-        elif default is inspect.Parameter.empty:
-            raise ValueError(
-                f"pool's parameter {name!r} is not among the forward pass's arguments "
-                f"{sorted(arguments)}; name it after one of them or give it a default"
-            )
-    return pool(output, **extra)
-
-
-def extra_parameters(pool: Pool | None) -> dict[str, Any]:
-    """What a pool asks for beside the layer's output.
-
-    Args:
-        pool: callable, or None.
-
-    Returns:
-        its parameters after the first, by name, with their defaults; empty for None.
-
-    >>> extra_parameters(last_token)
-    {'attention_mask': None}
-    """
-    if pool is None:
-        return {}
-    try:
-        parameters = list(inspect.signature(pool).parameters.values())[1:]
-    except (TypeError, ValueError):  # some built-in callables have no signature
-        return {}
-    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return {p.name: p.default for p in parameters if p.kind in by_name}
-
-
 def _positions(output: Tensor, axes: LayerAxes | None, pool: str) -> Tensor:
     """Channels by position, ``(B, C, P)``."""
     if output.dim() < 3 or (axes is not None and axes.channel_axis is None):
         raise ValueError(
-            f"{pool} needs an output of shape (B, C, *spatial), or axes with channels "
-            f"and places, got {tuple(output.shape)} with axes={axes}; leave pool out for "
-            "a layer without positions"
+            f"{pool} needs an output of shape (B, C, *spatial), got {tuple(output.shape)} "
+            f"with axes={axes}; leave pool out for a layer without positions"
         )
     return output.flatten(2) if axes is None else axes.arranged(output)[0].flatten(2)
 
@@ -207,14 +150,11 @@ def _tokens(output: Tensor, pool: str) -> Tensor:
 
 
 def _attended(tokens: Tensor, attention_mask: Tensor) -> Tensor:
-    if attention_mask.shape != tokens.shape[:2]:
-        raise ValueError(
-            f"attention_mask has shape {tuple(attention_mask.shape)}, but the tokens "
-            f"need {tuple(tokens.shape[:2])}; pass the mask of this batch"
-        )
     attended = attention_mask.to(tokens.device) != 0
-    if not bool(attended.any(1).all()):
+    shape = tokens.shape[:2]
+    if attended.shape != shape or not bool(attended.any(1).all()):
         raise ValueError(
-            "attention_mask has a sequence that is all padding; remove it from the data"
+            f"attention_mask has shape {tuple(attended.shape)}, or a sequence that is all "
+            f"padding; give one of shape {tuple(shape)}, with a token in each sequence"
         )
     return attended

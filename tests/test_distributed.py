@@ -64,11 +64,11 @@ def test_bad_arguments(group, net, images):
             ValueError,
             "of all processes; fit one",
         ),
-        ({"data": Stream()}, TypeError, "Stream without length or order"),
+        ({"data": Stream()}, ValueError, "Stream read by a .*of which there are no"),
         (
             {"data": DataLoader(data, batch_size=4, shuffle=True)},
             ValueError,
-            "RandomSampler or a batch sampler, whose order",
+            "RandomSampler or a batch sampler, of which",
         ),
         (
             {"data": DataLoader(data, batch_size=None)},

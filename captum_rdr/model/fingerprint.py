@@ -3,29 +3,19 @@
 import functools
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 from torch.nn import Module
 
 from captum_rdr.model.hooks import raw_bytes
-from captum_rdr.model.probe import Probe, sampled
+from captum_rdr.model.probe import FittedLayer, read_sampled
 from captum_rdr.model.reader import LayerReader
 from captum_rdr.model.signature import Signature, Walk
 from captum_rdr.pooling import Pool
-
-
-class ProbedLayer(Protocol):
-    """What a bank knows of the model that it belongs to."""
-
-    layer_shape: torch.Size
-    threshold: Tensor
-    attribute_to_layer_input: bool
-    fingerprint: str
-    probe: Probe | None
 
 
 class Print(NamedTuple):
@@ -51,6 +41,7 @@ def weights_digest(modules: Iterable[Module]) -> str:
     Returns:
         64 hexadecimal digits.
 
+    >>> import torch
     >>> net = torch.nn.Linear(2, 2)
     >>> before = weights_digest([net])
     >>> with torch.no_grad():
@@ -71,27 +62,27 @@ class Fingerprints:
     """Tell whether banks belong to a model and its layers as they are now.
 
     That is so when the model gives the states that the bank holds. It is run on the
-    bank's `Probe` when the bank is first used, and whenever a cheap `Signature` of all
+    bank's probe when the bank is first used, and whenever a cheap `Signature` of all
     that a forward pass depends on has changed. A bank without one belongs to the model
     of the same fingerprint.
 
     Args:
         reader: what turns an input into the layers' activations.
-        force: accept any bank.
 
-    >>> net = torch.nn.Linear(2, 2)
+    >>> from torch import nn
+    >>> net = nn.Linear(2, 2)
     >>> prints = Fingerprints(LayerReader(net, [net], None, [None], None))
     >>> [len(one.whole) for one in prints.now(attribute_to_layer_input=False)]
     [64]
     """
 
-    def __init__(self, reader: LayerReader, *, force: bool = False) -> None:
-        self._reader, self._force = reader, force
+    def __init__(self, reader: LayerReader) -> None:
+        self._reader = reader
         self._accepted: Signature | None = None
         # Since a first pass may make buffers, the model that was just fitted has two.
         self._own: list[str] = []
 
-    def walk(self) -> Walk:
+    def _walk(self) -> Walk:
         """A look at all that a forward pass depends on."""
         reader = self._reader
         return Walk([reader.forward_func, *reader.layers, *reader.pools])
@@ -103,7 +94,7 @@ class Fingerprints:
         input is read.
         """
         reader = self._reader
-        weights = weights_digest(self._modules())
+        weights = weights_digest(reader.modules)
         how = [reader.call_index, attribute_to_layer_input]
         parts = [
             [_plain(name), _pool_name(pool), *how]
@@ -111,37 +102,25 @@ class Fingerprints:
         ]
         return [Print(_digest([weights, *part]), _digest(part)) for part in parts]
 
-    def _modules(self) -> Sequence[Module]:
-        """The model, also one that a function hides; else the layers."""
-        reader = self._reader
-        if reader.model is None:
-            for module in self.walk().modules:
-                held = {id(one) for one in module.modules()}
-                if held.issuperset(map(id, reader.layers)) and len(held) > 1:
-                    return [module]
-        return reader.modules
-
     def begin(self, attribute_to_layer_input: bool) -> list[Print]:
         """What identifies the layers of banks that are to be made."""
-        self._begun = self.walk().signature(), attribute_to_layer_input
+        self._begun = self._walk().signature(), attribute_to_layer_input
         self._prints = self.now(attribute_to_layer_input)
         return self._prints
 
     def after_a_pass(self) -> list[Print]:
         """The same once the model has run, as a first pass may make buffers."""
         before, to_input = self._begun
-        if self.walk().signature() != before:
+        if self._walk().signature() != before:
             self._prints = self.now(to_input)
         return self._prints
 
     def accept(self) -> None:
         """Take it that the banks that were begun belong to the model as it is now."""
-        self._accepted = self.walk().signature()
+        self._accepted = self._walk().signature()
         self._own = [one.whole for one in self._prints]
 
-    def check(
-        self, banks: Sequence[ProbedLayer], *, without_hooks: bool = False
-    ) -> None:
+    def check(self, banks: Sequence[FittedLayer], without_hooks: bool = False) -> None:
         """Refuse banks of another model, another layer or another way to read it.
 
         Args:
@@ -152,73 +131,48 @@ class Fingerprints:
         Raises:
             ValueError: a bank belongs to something else.
         """
-        if self._force:
-            return
-        walk = self.walk()
-        signature, last = walk.signature(), self._accepted
+        walk, last = self._walk(), self._accepted
+        signature = walk.signature()
         if signature == last:
             return
-        if without_hooks and last is not None and signature.values == last.values:
-            return
-        others = without_hooks and last is not None and signature.hooks != last.hooks
+        is_altered = walk.is_clamped
+        if without_hooks and last is not None:
+            if signature.values == last.values:
+                return
+            is_altered |= signature.hooks != last.hooks
         prints = self.now(banks[0].attribute_to_layer_input)
         for index, (bank, now) in enumerate(zip(banks, prints, strict=True)):
-            if bank.fingerprint:
-                self._check(index, bank, now, is_altered=walk.is_clamped or others)
+            what = bank.fingerprint and self._change(index, bank, now, is_altered)
+            if what:
+                raise ValueError(
+                    f"the bank of layer {self._reader.names[index]!r} is out of date: "
+                    f"{what}; it has fingerprint {bank.fingerprint[:12]}..., but model "
+                    f"and layer now have {now.whole[:12]}...; fit again, restore weights, "
+                    "hooks and pool, or pass force=True if the states are the same"
+                )
         if not walk.is_clamped:
-            self._accepted = self.walk().signature()
+            self._accepted = self._walk().signature()
 
-    def _check(
-        self, index: int, bank: ProbedLayer, now: Print, is_altered: bool
-    ) -> None:
-        probe, was = bank.probe, bank.fingerprint
-        known = [was, *self._own[index : index + 1], probe.fingerprint if probe else ""]
-        what: str | None = None
-        if probe is None or is_altered:
-            if now.whole not in known:
-                what = "weights, layer, pool or call_index differ"
-        elif probe.how != now.how:
-            what = "layer, pool or call_index differ"
-        else:
-            what = self._difference(index, bank, probe, now.whole in known)
-        if what is not None:
-            name = self._reader.names[index]
-            is_other = f"has fingerprint {was[:12]}..., but model and layer now have"
-            raise ValueError(
-                f"the bank of layer {name!r} {is_other} {now.whole[:12]}...: {what}; fit "
-                "again, load the weights and settings that the bank was made with, or "
-                "pass force=True if the states are known to be the same"
-                if now.whole not in known
-                else f"the bank of layer {name!r} is out of date: {what}; fit again, "
-                "give the model, its hooks and the pool back the settings that the bank "
-                "was made with, or pass force=True to use the bank all the same"
-            )
-
-    def _difference(
-        self, index: int, bank: ProbedLayer, probe: Probe, same_weights: bool
+    def _change(
+        self, index: int, bank: FittedLayer, now: Print, is_altered: bool
     ) -> str | None:
-        """How the layer's states of the bank's first instances differ, None if not."""
+        """How a layer is another than the bank's, None if it is not."""
+        probe, own = bank.probe, self._own[index : index + 1]
+        known = [bank.fingerprint, *own, probe.fingerprint if probe else ""]
+        same_weights = now.whole in known
+        if probe is None or is_altered:
+            return None if same_weights else "weights, layer, pool or call_index differ"
+        if probe.how != now.how:
+            return "layer, pool or call_index differ"
+        reader, to_input = self._reader.only(index), bank.attribute_to_layer_input
         try:
-            found = self.probed(probe, index, bank.attribute_to_layer_input)
+            (found,) = read_sampled(reader, probe.arguments, to_input)
         except Exception as error:
             what = f"the model fails on the bank's first instances ({error})"
             return None if same_weights else what
         if found.shape != probe.activations.shape:
             return f"the layer's shape is another than {tuple(bank.layer_shape)}"
         return probe.difference(found, bank.threshold, same_weights)
-
-    def probed(
-        self, probe: Probe, index: int, attribute_to_layer_input: bool
-    ) -> Tensor:
-        """What a layer gives for a probe's instances now, see `sampled`."""
-        with self._reader.only(index).reading(
-            lambda _, activations: (sampled(activations),),
-            attribute_to_layer_input=attribute_to_layer_input,
-        ) as read:
-            ((activations,),) = read(
-                probe.arguments, "the bank's first instances", leave_early=True
-            )
-        return activations
 
 
 def _digest(value: Any) -> str:
@@ -227,13 +181,10 @@ def _digest(value: Any) -> str:
 
 def _plain(name: str) -> str:
     """A qualified name without what DataParallel and torch.compile put before it."""
-    parts = name.split(".")
-    while parts and parts[0] in ("module", "_orig_mod"):
-        parts = parts[1:]
-    return ".".join(parts)
+    return re.sub(r"^((module|_orig_mod)(\.|$))+", "", name)
 
 
-def _named_tensors(modules: Iterable[Module]) -> Iterable[tuple[str, Tensor]]:
+def _named_tensors(modules: Iterable[Module]) -> Iterator[tuple[str, Tensor]]:
     for module in modules:
         yield from chain(module.named_parameters(), module.named_buffers())
         for name, packed in module.state_dict().items():  # as quantized layers have
@@ -246,8 +197,7 @@ def _pool_name(pool: Pool | None) -> str:
     if pool is None:
         return ""
     if isinstance(pool, functools.partial):
-        return (
-            f"{_pool_name(pool.func)}({pool.args!r}, {sorted(pool.keywords.items())!r})"
-        )
+        given = f"{pool.args!r}, {sorted(pool.keywords.items())!r}"
+        return f"{_pool_name(pool.func)}({given})"
     named = pool if hasattr(pool, "__qualname__") else type(pool)
     return f"{named.__module__}.{named.__qualname__}"

@@ -1,37 +1,24 @@
 """Go through the reference data: from batches to banks."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from captum_rdr.axes import LayerAxes, axes_of
+from captum_rdr.axes import LayerAxes
+from captum_rdr.model import inputs
 from captum_rdr.model import states as neurons
 from captum_rdr.model.fingerprint import Print
 from captum_rdr.model.hooks import has_hooks
-from captum_rdr.model.inputs import Batches, DataPrint, batch_arguments, taken
-from captum_rdr.model.probe import (
-    MOST_INSTANCES,
-    FirstInstances,
-    Probe,
-    autocast_now,
-    sampled,
-)
+from captum_rdr.model.inputs import DataPrint
+from captum_rdr.model.probe import Probe, read_sampled, sampled
 from captum_rdr.model.reader import LayerReader
-from captum_rdr.model.states import (
-    MedianSample,
-    binarize,
-    feature_dtype,
-    sampled_median_error,
-    sketch,
-    storable,
-)
+from captum_rdr.model.signature import autocast_now
 
 _SAMPLED_ROWS = 256  # instances binarized at a time once their median is known
 
@@ -86,12 +73,12 @@ class LayerIndex:
         keep_features: whether the bank keeps the float activations.
         writer: where the bank goes.
         axes_of: tells what the axes of a shape mean.
-        is_first: whether the data's first batch is read.
-        first: what `sampled` gives of its first activations.
-        first_instances: gathers what the bank may keep of the data.
-        probe: what it keeps.
+        n_finished: leading instances that an earlier run has indexed.
+        is_finished: whether an earlier run has finished the bank.
         data: what identifies the data.
-        n_instances: how many it has at most, 0 where that is unknown.
+        n_instances: how many of it are read, 0 where that is unknown.
+        first: what `sampled` gives of its first activations.
+        probe: what it keeps of the data.
     """
 
     name: str
@@ -100,39 +87,26 @@ class LayerIndex:
     attribute_to_layer_input: bool
     keep_features: bool
     writer: Writer
-    axes_of: Callable[[torch.Size], LayerAxes | None] = field(
-        default=partial(axes_of, None)
-    )
+    axes_of: Callable[[torch.Size], LayerAxes | None]
+    n_finished: int = 0
+    is_finished: bool = False
     data: DataPrint = field(default_factory=lambda: DataPrint(0))
     n_instances: int = 0
+    first: Tensor | None = None
+    probe: Probe | None = None
 
     def __post_init__(self) -> None:
         self.is_median = self.threshold is None
-        self._earlier = Earlier()
-        self.is_first = False
-        self.first: Tensor | None = None
-        self.first_instances = FirstInstances()
-        self.probe: Probe | None = None
-        self._shape: torch.Size | None = None
-        self._has_begun = False
-        self._sample = MedianSample(neurons.MEDIAN_BYTES)
-
-    @property
-    def n_finished(self) -> int:
-        """Leading instances that an earlier run has indexed."""
-        return self._earlier.n_finished
-
-    @property
-    def is_finished(self) -> bool:
-        """Whether an earlier run has finished the bank."""
-        return self._earlier.is_finished
+        self._shape, self._has_begun, self._is_first = torch.Size(), False, True
+        self._sample = neurons.MedianSample(neurons.MEDIAN_BYTES)
 
     def open(self, data: DataPrint, n_instances: int) -> None:
         """Make ready, and take over what an earlier run knew."""
         self.data, self.n_instances = data, n_instances
-        self._earlier = self.writer.open(self)
-        if self._earlier.threshold is not None:
-            self.threshold = self._earlier.threshold
+        self.n_finished, self.is_finished, threshold = self.writer.open(self)
+        self._is_first = not self.n_finished
+        if threshold is not None:
+            self.threshold = threshold
 
     def keep(self, activations: Tensor) -> tuple[Tensor, ...]:
         """What must outlast the forward pass: states, and floats where they are needed.
@@ -145,26 +119,21 @@ class LayerIndex:
         if shape != self._shape:
             raise ValueError(
                 f"layer {self.name!r} gave shape {tuple(shape)} an instance, but "
-                f"{tuple(self._shape)} before; make them equal with pool, e.g. "
-                "pool=captum_rdr.pooling.token_mean"
+                f"{tuple(self._shape)} before; make them equal with pool, e.g. token_mean"
             )
-        rows = activations.flatten(1)
-        kept = (rows.clone(),) if self.threshold is None else self._kept(rows)
-        return (*kept, sampled(rows[:MOST_INSTANCES])) if self.is_first else kept
+        rows, threshold = activations.flatten(1), self.threshold
+        kept = (rows.clone(),) if threshold is None else self._kept(rows, threshold)
+        return (*kept, sampled(rows[: inputs.FIRST_ROWS])) if self._is_first else kept
 
-    def _kept(self, rows: Tensor) -> tuple[Tensor, ...]:
-        if self.threshold is None or self._shape is None:
-            raise RuntimeError("the layer's shape or threshold is not known yet")
+    def _kept(self, rows: Tensor, threshold: Tensor) -> tuple[Tensor, ...]:
         if not self._has_begun:
-            dtype = feature_dtype(rows.dtype)
-            self.writer.begin(self._shape, self.threshold, dtype)
+            dtype = neurons.feature_dtype(rows.dtype)
+            self.writer.begin(self._shape, threshold, dtype)
             self._has_begun = True
-            if self.threshold.dim():
-                self.threshold = self.threshold.flatten()
-        states, sketches = binarize(rows, self.threshold), sketch(rows)
+        kept = neurons.binarize(rows, threshold), neurons.sketch(rows)
         if not self.keep_features:
-            return states, sketches
-        return states, sketches, storable(rows, f"layer {self.name!r}")
+            return kept
+        return *kept, neurons.storable(rows, f"layer {self.name!r}")
 
     def add(self, kept: Sequence[Tensor], first: int = 0) -> None:
         """Take in what `keep` made of a batch, but for instances that are finished.
@@ -173,9 +142,9 @@ class LayerIndex:
             kept: what `keep` gave.
             first: position of the batch's first instance in the data.
         """
-        if self.is_first:
+        if self._is_first:
             *kept, self.first = kept
-            self.is_first = False
+            self._is_first = False
         new = [part[max(0, self.n_finished - first) :] for part in kept]
         if self.threshold is None:
             self._sample.add(new[0])
@@ -184,32 +153,28 @@ class LayerIndex:
 
     def settle_median(self) -> bool:
         """Read the median off the activations seen; True if the bank is complete."""
-        rows = self._sample.rows
-        self.threshold = self._sample.median()
-        if not bool(self.threshold.isfinite().all()):
+        rows, is_complete = self._sample.rows, self._sample.is_complete
+        self.threshold = threshold = self._sample.median()
+        if not bool(threshold.isfinite().all()):
             raise ValueError(
                 f"the median of layer {self.name!r} is infinite for some neurons; bound "
                 "its activations with pool, e.g. pool=torch.nan_to_num"
             )
-        if not self._sample.is_complete:
-            self._warn_of_sample(len(rows), len(self.threshold))
-            self._sample = MedianSample(0)
-            return False
-        for start in range(0, len(rows), _SAMPLED_ROWS):
-            self.add(self._kept(torch.stack(rows[start : start + _SAMPLED_ROWS])))
-        return True
-
-    def _warn_of_sample(self, size: int, n_neurons: int) -> None:
-        error = 100 * sampled_median_error(size, n_neurons)
-        warnings.warn(
-            f"the activations of layer {self.name!r} take more than "
-            f"{neurons.MEDIAN_BYTES} bytes, so its median is read off {size} instances:"
-            f" with 99 % confidence no threshold is more than {error:.1f} percentage "
-            "points from the median rank; raise captum_rdr.model.states.MEDIAN_BYTES for "
-            "the exact one",
-            UserWarning,
-            stacklevel=2,
-        )
+        if not is_complete:
+            error = neurons.sampled_median_error(len(rows), len(threshold))
+            warnings.warn(
+                f"the activations of layer {self.name!r} take more than "
+                f"{neurons.MEDIAN_BYTES} bytes, so its median is read off {len(rows)} "
+                f"instances, with 99 % confidence to {100 * error:.1f} points of its rank;"
+                " raise captum_rdr.model.states.MEDIAN_BYTES for the exact one",
+                UserWarning,
+                stacklevel=2,
+            )
+        for start in range(0, len(rows) if is_complete else 0, _SAMPLED_ROWS):
+            block = torch.stack(rows[start : start + _SAMPLED_ROWS])
+            self.add(self._kept(block, threshold))
+        self._sample = neurons.MedianSample(0)
+        return is_complete
 
 
 def index_data(
@@ -244,107 +209,80 @@ def index_data(
             that of the run to resume.
         RuntimeError: another process writes to a folder.
     """
-    batches = Batches(data)
-    data_print = DataPrint(batches.length)
+    batches = inputs.batches_of(data)
+    data_print = DataPrint(inputs.length_of(batches, data))
+    sampler = getattr(batches, "sampler", None)
+    n_read = len(sampler) if isinstance(sampler, Sized) else data_print.expected
+
+    def go_through(part: Sequence[int]) -> None:
+        some = [layers[index] for index in part]
+        read = reader.only(*part)
+        _one_pass(read, batches, some, additional_forward_args, show_progress)
+
     with ExitStack() as stack:
         for layer in layers:
             stack.callback(layer.writer.close)
-            layer.open(data_print, batches.n_instances)
-
-        def go_through(part: Sequence[int]) -> None:
-            some = [layers[index] for index in part]
-            _one_pass(
-                reader.only(*part),
-                batches,
-                some,
-                additional_forward_args,
-                show_progress,
-            )
-
+            layer.open(data_print, n_read)
         go_through(range(len(layers)))
         again = [
             index
             for index, layer in enumerate(layers)
             if layer.threshold is None and not layer.settle_median()
         ]
-        if again and not batches.can_repeat:
+        if again and isinstance(batches, Iterator):
             raise ValueError(
                 "data can be gone through only once, but a sampled median needs a second "
                 "pass; pass a DataLoader, or a threshold other than 'median'"
             )
         if again:
             go_through(again)
-        probes = _probes(reader, layers, prints())
-        for layer, probe in zip(layers, probes, strict=True):
-            layer.probe = probe if keep_probe else None
+        _keep_probes(reader, layers, prints())
+        for layer in () if keep_probe else layers:
+            layer.probe = None
         return [layer.writer.finish() for layer in layers]
 
 
-def _probes(
-    reader: LayerReader,
-    layers: Sequence[LayerIndex],
-    prints: Sequence[Print],
-) -> list[Probe | None]:
+def _keep_probes(
+    reader: LayerReader, layers: Sequence[LayerIndex], prints: Sequence[Print]
+) -> None:
     """Run the model on the first instances again, in a smaller batch.
 
     Hooks of the user's would take that for a batch of the data, so it is left out then.
-
-    Returns:
-        for each layer what its bank keeps of them; None where it keeps nothing, or where
-        the states are other ones than in the first batch, of which it is warned.
+    A layer keeps nothing where the states are other ones than in the first batch, of
+    which it is warned.
     """
-    nothing: list[Probe | None] = [None] * len(layers)
-    arguments = layers[0].first_instances.arguments
-    if arguments is None or all(layer.is_finished for layer in layers):
-        return nothing
-    to_input = layers[0].attribute_to_layer_input
-    found: Sequence[Any] = [[layer.first] for layer in layers]
+    instances, to_input = layers[0].data.instances, layers[0].attribute_to_layer_input
+    if instances is None or all(layer.is_finished for layer in layers):
+        return
+    found: Sequence[Tensor | None] = [layer.first for layer in layers]
     if not has_hooks(reader.modules):
         try:
-            with reader.reading(
-                lambda _, activations: (sampled(activations),),
-                attribute_to_layer_input=to_input,
-            ) as read:
-                torch.rand(1)  # so that what is drawn at random is drawn anew
-                found = read(arguments, "the first instances", leave_early=True)
+            found = read_sampled(reader, instances, to_input)
         except Exception:  # as of a model that takes one size of batch only
-            return nothing
-    size, autocast = arguments.batch_size, autocast_now()
-    return [
-        None
-        if activations is None
-        else _probe(
-            layer,
-            Probe(
-                arguments.part(slice(len(activations))),
-                activations[:size],
-                own.how,
-                own.whole,
-                autocast,
-            ),
-        )
-        for layer, (activations,), own in zip(layers, found, prints, strict=True)
-    ]
-
-
-def _probe(layer: LayerIndex, probe: Probe) -> Probe | None:
-    if layer.first is not None and layer.threshold is not None:
-        what = probe.difference(layer.first, layer.threshold, same_weights=True)
+            return
+    for layer, activations, own in zip(layers, found, prints, strict=True):
+        if activations is None:
+            continue
+        size = min(instances.batch_size, len(activations))
+        given, seen = instances.part(slice(size)), activations[:size]
+        layer.probe = Probe(given, seen, own.how, own.whole, autocast_now())
+        if layer.first is None or layer.threshold is None:
+            continue
+        what = layer.probe.difference(layer.first, layer.threshold, same_weights=True)
         if what is not None:
+            layer.probe = None
             warnings.warn(
                 f"the states of layer {layer.name!r} depend on the batch or on chance: "
-                f"{what}, read in a batch of their own; give BatchNorm layers running "
-                "statistics, and see to it that evaluation mode turns dropout off",
+                f"{what}, in a batch of their own; give BatchNorm running statistics, "
+                "and let evaluation mode turn dropout off",
                 UserWarning,
                 stacklevel=2,
             )
-            return None
-    return probe
 
 
 def _one_pass(
     reader: LayerReader,
-    batches: Batches,
+    batches: Iterable[Any],
     layers: Sequence[LayerIndex],
     additional_forward_args: Any,
     show_progress: bool,
@@ -356,23 +294,22 @@ def _one_pass(
         lambda index, activations: layers[index].keep(activations),
         attribute_to_layer_input=layers[0].attribute_to_layer_input,
     ) as read:
+        # It begins to iterate, and so to draw, at once.
         progress = tqdm(
-            batches,
-            total=len(batches) or None,
-            desc="Indexing",
-            unit="batch",
-            disable=not show_progress,
+            batches, desc="Indexing", unit="batch", disable=not show_progress
         )
         for number, batch in enumerate(progress):
-            given = batch_arguments(batch, additional_forward_args)
-            arguments, left = taken(given, reader.forward_func)
+            given = inputs.batch_arguments(batch, additional_forward_args)
+            arguments, left = inputs.taken(given, reader.forward_func)
             if left and number == 0:
-                _warn_of_columns(left)
+                warnings.warn(
+                    f"forward_func does not take the columns {left}, so they are left "
+                    "out; give forward a parameter of that name where it needs one",
+                    UserWarning,
+                    stacklevel=2,
+                )
             first, n_instances = n_instances, n_instances + arguments.batch_size
             data.add(arguments)
-            layers[0].first_instances.add(arguments)
-            for layer in layers:
-                layer.is_first = first == 0
             if data.is_complete:
                 _check_data(layers)
             if n_instances <= n_skipped:
@@ -382,12 +319,6 @@ def _one_pass(
             has_run = True
             for layer, tensors in zip(layers, kept, strict=True):
                 layer.add(tensors, first)
-    _check_length(layers, n_instances, n_skipped)
-
-
-def _check_length(
-    layers: Sequence[LayerIndex], n_instances: int, n_skipped: int
-) -> None:
     if n_instances == 0:
         raise ValueError("data is empty; give one instance or more")
     _check_data(layers)
@@ -396,15 +327,6 @@ def _check_length(
             f"data has {n_instances} instances, but an earlier run has indexed "
             f"{n_skipped}; give the same data, or fit without resume to begin anew"
         )
-
-
-def _warn_of_columns(left: list[str]) -> None:
-    warnings.warn(
-        f"forward_func does not take the columns {left}, so they are left out; give "
-        "forward a parameter of that name where it needs one",
-        UserWarning,
-        stacklevel=2,
-    )
 
 
 def _check_data(layers: Sequence[LayerIndex]) -> None:

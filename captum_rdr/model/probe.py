@@ -1,24 +1,20 @@
 """Reference instances that show whether a model still gives a bank's states."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 import safetensors.torch
 import torch
 from torch import Tensor
 
 from captum_rdr.model.inputs import ForwardArguments
+from captum_rdr.model.reader import LayerReader
+from captum_rdr.model.signature import autocast_now
 from captum_rdr.model.states import binarize, feature_dtype
-
-MOST_INSTANCES = 8
-MOST_BYTES = 1 << 22
-"""Inputs that a bank keeps, in bytes; where one instance takes more, it keeps none."""
 
 _MOST_NEURONS = 4096
 _UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
-_PLAIN = (bool, int, float, str, type(None))
 # Parts of the activations' root mean square: what other weights may change, and what
 # another batch size, device or number of threads may change with the same weights.
 _EQUAL, _ROUNDING = 1e-4, 1e-2
@@ -71,14 +67,10 @@ class Probe:
             header = json.loads(held[8 : 8 + int.from_bytes(held[:8], "little")])
             values, *texts = json.loads(header["__metadata__"]["captum_rdr"])
             named = {name: tensors.get(name, value) for name, value in values.items()}
-            return Probe(
-                ForwardArguments(
-                    tuple(value for name, value in named.items() if name[0] != "="),
-                    {name[1:]: one for name, one in named.items() if name[0] == "="},
-                ),
-                tensors["activations"],
-                *map(str, texts),
-            )
+            args = tuple(value for name, value in named.items() if name[0] != "=")
+            kwargs = {name[1:]: one for name, one in named.items() if name[0] == "="}
+            arguments = ForwardArguments(args, kwargs)
+            return Probe(arguments, tensors["activations"], *map(str, texts))
         except (*_UNREADABLE, safetensors.SafetensorError) as error:
             raise ValueError(
                 f"the bank's first instances cannot be read ({error}); restore the bank "
@@ -110,16 +102,24 @@ class Probe:
             is_other = bool(((was != now) & ~(size <= _EQUAL * scale)).any())
         if not is_other:
             return None
-        count, total = int(flipped.sum()), flipped.numel()
         text = (
-            f"{count} of {total} states ({100 * count / total:.1f} %) of the bank's "
-            f"first {len(was)} instances are other ones now"
+            f"activations and {int(flipped.sum())} of {flipped.numel()} states "
+            f"({100 * flipped.double().mean():.1f} %) of the bank's first {count} "
+            "instances are other ones now"
         )
-        if not count:
-            text = f"weights and activations of the bank's first {len(was)} instances differ"
         if self.autocast != autocast_now():
-            return f"{text}, and autocast was {self.autocast or 'off'} when it was made"
+            text += f", and autocast was {self.autocast or 'off'} when it was made"
         return text
+
+
+class FittedLayer(Protocol):
+    """What is known of a layer once data was indexed; its bank is one."""
+
+    layer_shape: torch.Size
+    threshold: Tensor
+    attribute_to_layer_input: bool
+    fingerprint: str
+    probe: Probe | None
 
 
 def _picked(n_neurons: int) -> Tensor:
@@ -138,82 +138,20 @@ def sampled(activations: Tensor) -> Tensor:
     return picked.to("cpu", feature_dtype(picked.dtype))
 
 
-class FirstInstances:
-    """The data's first instances, where they are tensors and small.
+def read_sampled(
+    reader: LayerReader, arguments: ForwardArguments, to_input: bool
+) -> list[Tensor]:
+    """What `sampled` gives of each layer for the first instances.
 
-    They depend on neither batch size nor device, unless their shapes vary.
-
-    >>> first = FirstInstances()
-    >>> for batch in torch.arange(20).reshape(10, 2).split(3):
-    ...     first.add(ForwardArguments((batch, None), {}))
-    >>> first.arguments.batch_size
-    8
-    >>> first.add(ForwardArguments((torch.ones(1), object()), {}))
+    Args:
+        reader: reads the layers.
+        arguments: those of the instances.
+        to_input: whether the layers' inputs are read.
     """
-
-    def __init__(self) -> None:
-        self._parts: list[ForwardArguments] = []
-        self._count = 0
-
-    def add(self, arguments: ForwardArguments) -> None:
-        """Take in the next batch."""
-        room = _most_instances(arguments) - self._count
-        if room > 0:
-            self._parts.append(arguments.part(slice(room)).copied())
-            self._count += min(room, arguments.batch_size)
-
-    @property
-    def arguments(self) -> ForwardArguments | None:
-        """Forward arguments of the first instances, None if there are none to keep."""
-        if len(self._parts) < 2:
-            return self._parts[0] if self._parts else None
-        first, sizes = self._parts[0], [part.batch_size for part in self._parts]
-
-        def joined(values: Sequence[Any]) -> Any:
-            whole = [isinstance(one, Tensor) and one.dim() > 0 for one in values]
-            if all(whole) and [len(one) for one in values] == sizes:
-                return torch.cat(list(values))
-            return values[0]
-
-        try:
-            return ForwardArguments(
-                tuple(map(joined, zip(*(p.args for p in self._parts), strict=True))),
-                {
-                    name: joined([part.kwargs[name] for part in self._parts])
-                    for name in first.kwargs
-                },
-            )
-        except (RuntimeError, ValueError, LookupError):  # they differ in shape
-            return first
-
-
-def _most_instances(arguments: ForwardArguments) -> int:
-    """How many instances may be kept of such a batch."""
-    values = (*arguments.args, *arguments.kwargs.values())
-    tensors = [value for value in values if isinstance(value, Tensor)]
-    size = arguments.batch_size
-    if size == 0 or not all(map(_is_plain, tensors)):
-        return 0
-    if not all(isinstance(value, (Tensor, *_PLAIN)) for value in values):
-        return 0
-    n_bytes = sum(one[:1].nbytes if one.dim() else one.nbytes for one in tensors)
-    return min(MOST_INSTANCES, MOST_BYTES // max(n_bytes, 1))
-
-
-def _is_plain(tensor: Tensor) -> bool:
-    is_dense = (
-        type(tensor) is Tensor
-        and tensor.layout == torch.strided
-        and not tensor.is_nested
-    )
-    odd = tensor.is_quantized or tensor.is_complex() or tensor.is_meta
-    return is_dense and not odd
-
-
-def autocast_now() -> str:
-    """The dtypes of autocasts that are on, empty for none."""
-    return ", ".join(
-        f"{torch.get_autocast_dtype(kind)} on {kind}"
-        for kind in ("cpu", "cuda")
-        if torch.is_autocast_enabled(kind)
-    )
+    with reader.reading(
+        lambda _, activations: (sampled(activations),),
+        attribute_to_layer_input=to_input,
+    ) as read:
+        torch.rand(1)  # so that what is drawn at random is drawn anew
+        found = read(arguments, "the first instances", leave_early=True)
+    return [activations for (activations,) in found]

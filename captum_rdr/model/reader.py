@@ -4,26 +4,31 @@ import ast
 import functools
 import inspect
 import textwrap
+import threading
 import types
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import Module
 
-from captum_rdr._arguments import check_whole, for_each
 from captum_rdr.axes import LayerAxes, axes_of
-from captum_rdr.model.hooks import has_hooks, layer_names, recording
-from captum_rdr.model.inputs import ForwardArguments
-from captum_rdr.model.states import layer_activations
-from captum_rdr.pooling import Pool, extra_parameters
+from captum_rdr.model.hooks import has_hooks, on_call, undisturbed
+from captum_rdr.model.inputs import ForwardArguments, signature_of
+from captum_rdr.model.signature import Walk
+from captum_rdr.model.states import checked_activations
+from captum_rdr.pooling import Pool
 
-KeepActivations = Callable[[int, Tensor], tuple[Tensor, ...]]
-Read = Callable[..., list[tuple[Tensor, ...]]]
+_SAVED = Tensor.detach, Tensor.detach  # what is saved for gradients, and read again
+
+Keep = Callable[[int, Tensor], tuple[Tensor, ...]]
+Kept = list[tuple[Tensor, ...]]
+Read = Callable[..., Kept]
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,10 @@ class LayerReader:
         pools: one for each layer, applied to its output; None for none.
         call_index: which call of a layer that fires several times, or None.
         axes: what each layer's axes mean; None, or none at all, to find out.
+
+    Raises:
+        TypeError: ``forward_func`` or a pool cannot be called, ``layers`` are no modules,
+            or a script, which runs no hooks.
     """
 
     forward_func: Callable[..., Any]
@@ -46,24 +55,50 @@ class LayerReader:
     call_index: int | None
     axes: Sequence[LayerAxes | None] = ()
 
+    def __post_init__(self) -> None:
+        for one in (*self.layers, self.forward_func):
+            if isinstance(one, torch.jit.ScriptModule):
+                raise TypeError(
+                    f"forward_func or layer is a {type(one).__name__} of TorchScript, "
+                    "which runs no hooks; pass the model that was scripted, and its layer"
+                )
+        if not self.layers or not all(isinstance(one, Module) for one in self.layers):
+            raise TypeError(
+                f"layer={[*self.layers]!r} is neither a module nor a list of modules; "
+                "pass e.g. model.layer4"
+            )
+        pools = [("pool", pool) for pool in self.pools if pool is not None]
+        for name, one in (("forward_func", self.forward_func), *pools):
+            if not callable(one):
+                raise TypeError(
+                    f"{name}={one!r:.60} is a {type(one).__name__}, which cannot be "
+                    "called; pass a module or a function"
+                )
+
     @property
     def model(self) -> Module | None:
         """The module that runs.
 
-        For a function the module that holds the layers, if the function, what it is
-        bound to or what it encloses refers to one; else None.
+        For a function the module that holds the layers, if the function refers to one;
+        else None.
         """
-        return next(_models(self.forward_func, self.layers), None)
+        if isinstance(self.forward_func, Module):
+            return self.forward_func
+        for module in Walk([self.forward_func]).modules:
+            if {*map(id, self.layers)} <= {*map(id, module.modules())}:
+                return module
+        return None
 
     @property
     def modules(self) -> Sequence[Module]:
         """The model, or the layers where the model is unknown."""
-        return self.layers if self.model is None else [self.model]
+        model = self.model
+        return self.layers if model is None else [model]
 
     @property
     def names(self) -> list[str]:
-        """The layers' qualified names."""
-        return layer_names(self.layers, self.model)
+        """The layers' qualified names, or those of their classes without a model."""
+        return _names(self.layers, self.model)
 
     @property
     def device(self) -> torch.device | None:
@@ -71,11 +106,7 @@ class LayerReader:
 
         None where there is none but on "meta", as of weights that are loaded on demand.
         """
-        for module in self.modules:
-            for tensor in (*module.parameters(), *module.buffers()):
-                if not tensor.is_meta:
-                    return tensor.device
-        return None
+        return _device_of(self.modules)
 
     def only(self, *indices: int) -> "LayerReader":
         """The same reader for some of its layers."""
@@ -104,13 +135,12 @@ class LayerReader:
             given.check(shape)
         if given is not None and len(given.kinds) == len(shape):
             return given
-        layer = self.layers[index]
-        return axes_of(layer, shape, self.model, of_input=of_input)
+        return axes_of(self.layers[index], shape, self.model, of_input=of_input)
 
     @contextmanager
     def reading(
         self,
-        keep: KeepActivations,
+        keep: Keep,
         *,
         attribute_to_layer_input: bool = False,
         gradients: bool = False,
@@ -128,80 +158,180 @@ class LayerReader:
             pass and returns for each layer what ``keep`` made; ``label`` names the
             batch in errors.
         """
-        names, device, device_ids = self.names, self.device, self._device_ids()
-        current: dict[str, Any] = {}
-        what = "the input of layer" if attribute_to_layer_input else "layer"
+        model = self.model
+        record = Record(self, model, keep, attribute_to_layer_input, gradients)
+        with undisturbed(self.layers, model, gradients) as undo:
+            for index, layer in enumerate(self.layers):
+                see = functools.partial(record.observe, index)
+                on_call(layer, attribute_to_layer_input, see, undo)
+            yield record.run
 
-        def pooled(index: int, output: Any) -> tuple[Tensor, ...]:
-            named, of_input = current["named"], attribute_to_layer_input
-            # A checkpoint that the layer lies in does not count what is saved here.
-            with _saving() if gradients else nullcontext():
-                activations = layer_activations(
-                    output,
-                    self.pools[index],
-                    {**named, **self._asked_axes(index, output, of_input)},
-                    batch_size=current["batch_size"],
-                    where=f"{what} {names[index]!r} in {current['label']}",
+
+class _Finished(BaseException):
+    """Leaves a forward pass; no ``except Exception`` in a model may swallow it."""
+
+
+class Record:
+    """What the layers of a reader gave in the last forward pass."""
+
+    def __init__(
+        self,
+        reader: LayerReader,
+        model: Module | None,
+        keep: Keep,
+        to_input: bool,
+        gradients: bool,
+    ) -> None:
+        self._reader, self._keep = reader, keep
+        self._to_input, self._gradients = to_input, gradients
+        modules = reader.layers if model is None else [model]
+        self._names, self._device = _names(reader.layers, model), _device_of(modules)
+        self._asked = [_asked(pool) for pool in reader.pools]
+        ids = reader.device_ids or getattr(reader.forward_func, "device_ids", None)
+        self._device_ids: Sequence[int] = ids or ()
+        # Several replicas of the model each see a share of the batch.
+        self._is_split = len(self._device_ids) > 1
+        needs_all = self._is_split or (reader.call_index or 0) < 0
+        self._may_leave = not (needs_all or _is_followed(reader.forward_func, modules))
+        self._lock, self._thread = threading.Lock(), threading.get_ident()
+        self._begin(ForwardArguments((), {}), "", leave_early=False)
+
+    def _begin(self, given: ForwardArguments, batch: str, leave_early: bool) -> None:
+        self._given, self._batch = given, batch
+        self._leave_early = leave_early and self._may_leave
+        # For each layer and device, what was kept of each call; None of unwanted ones.
+        self._calls: list[dict[torch.device, list[tuple[Tensor, ...] | None]]] = [
+            {} for _ in self._names
+        ]
+
+    def run(self, arguments: ForwardArguments, label: str, leave_early: bool) -> Kept:
+        """Run one forward pass and return what was kept of each layer.
+
+        Args:
+            arguments: those of the forward function.
+            label: names the batch in errors.
+            leave_early: leave the pass as soon as the last wanted layer has fired. A
+                layer that fires again after that goes unnoticed, so let a first pass
+                run to its end.
+
+        Raises:
+            ValueError: a layer did not fire, or ``call_index`` chooses none of its
+                calls.
+        """
+        self._begin(arguments.to(self._device), label, leave_early)
+        with suppress(_Finished):
+            self._reader.forward_func(*self._given.args, **self._given.kwargs)
+        return [self._value(index, name) for index, name in enumerate(self._names)]
+
+    def observe(self, index: int, value: Any) -> None:
+        """Take one call of layer ``index``, and leave the pass if it was the last."""
+        if not self._is_split and threading.get_ident() != self._thread:
+            return  # another thread uses the model
+        wanted = self._reader.call_index or 0
+        with self._lock:
+            calls = self._calls[index].setdefault(_device(value), [])
+            if wanted < 0 and len(calls) >= -wanted:
+                calls[wanted] = None  # too long ago now
+            is_wanted = wanted < 0 or wanted == len(calls)
+            calls.append(self._kept(index, value) if is_wanted else None)
+        layers = range(len(self._calls))
+        if self._leave_early and all(self._n_calls(one) > wanted for one in layers):
+            raise _Finished
+
+    def _n_calls(self, index: int) -> int:
+        return max(map(len, self._calls[index].values()), default=0)
+
+    def _kept(self, index: int, output: Any) -> tuple[Tensor, ...]:
+        gradients = torch.is_grad_enabled()
+        size = None if self._is_split else self._given.batch_size
+        whose = "the input of layer" if self._to_input else "layer"
+        where = f"{whose} {self._names[index]!r} in {self._batch}"
+        with (
+            # What is made here outlives an inference mode that a model has switched on,
+            torch.inference_mode(False),
+            torch.set_grad_enabled(gradients),
+            # and a checkpoint that the layer lies in does not count what is saved here.
+            saved_tensors_hooks(*_SAVED) if self._gradients else nullcontext(),
+        ):
+            pooled = self._pooled(index, output)
+            return self._keep(index, checked_activations(pooled, size, where))
+
+    def _pooled(self, index: int, output: Any) -> Any:
+        """A layer's output, pooled; what the pool asks for is filled in by name."""
+        reader, asked = self._reader, self._asked[index]
+        pool = reader.pools[index]
+        if pool is None:
+            return output
+        known = self._given.named(reader.forward_func) if asked else {}
+        if "axes" in asked and isinstance(output, Tensor):
+            known["axes"] = reader.axes_of(index, output.shape[1:], self._to_input)
+        for name, parameter in asked.items():
+            if name not in known and parameter.default is parameter.empty:
+                raise ValueError(
+                    f"pool's parameter {name!r} is not among the forward arguments "
+                    f"{sorted(known)}; name it after one, or give it a default"
                 )
-                return keep(index, activations)
+        return pool(output, **{name: known[name] for name in asked if name in known})
 
-        with recording(
-            self.layers,
-            model=self.model,
-            keep=pooled,
-            attribute_to_layer_input=attribute_to_layer_input,
-            call_index=self.call_index,
-            device_ids=device_ids,
-            gradients=gradients,
-            may_leave=not self._is_followed(),
-        ) as record:
-
-            def read(
-                arguments: ForwardArguments, label: str, leave_early: bool
-            ) -> list[tuple[Tensor, ...]]:
-                moved = arguments.to(device)
-                current.update(
-                    named=moved.named(self.forward_func),
-                    batch_size=None if record.is_split else moved.batch_size,
-                    label=label,
+    def _value(self, index: int, name: str) -> tuple[Tensor, ...]:
+        """What one layer gave, the parts of several devices put together in order."""
+        calls, wanted = self._n_calls(index), self._reader.call_index
+        if calls == 0:
+            raise ValueError(
+                f"layer {name!r} did not fire in the forward pass; choose one that these "
+                "inputs reach as a module; of a compiled model pass model._orig_mod"
+            )
+        if (wanted is None and calls > 1) or not -calls <= (wanted or 0) < calls:
+            raise ValueError(
+                f"layer {name!r} fired {calls} times in one pass, and call_index={wanted}; "
+                f"choose another layer, or call_index={-calls} to {calls - 1}"
+            )
+        devices, order = list(self._calls[index]), list(self._device_ids)
+        if len(devices) > 1:
+            if not order:
+                raise ValueError(
+                    f"layer {name!r} ran on {len(devices)} devices in unknown order; pass "
+                    "device_ids as DataParallel got them"
                 )
-                return record.run(
-                    self.forward_func,
-                    *moved.args,
-                    leave_early=leave_early,
-                    **moved.kwargs,
-                )
-
-            yield read
-
-    def _asked_axes(
-        self, index: int, output: Any, of_input: bool
-    ) -> dict[str, LayerAxes | None]:
-        """The axes of an output, if the layer's pool asks for them."""
-        asks = "axes" in extra_parameters(self.pools[index])
-        if not (asks and isinstance(output, Tensor)):
-            return {}
-        return {"axes": self.axes_of(index, output.shape[1:], of_input)}
-
-    def _is_followed(self) -> bool:
-        """Whether hooks or ``finally`` blocks of the user's see how a pass ends."""
-        modules = [one for module in self.modules for one in module.modules()]
-        kinds = {type(one) for one in modules}
-        functions = [inspect.getattr_static(kind, "forward", None) for kind in kinds]
-        functions += [one.__dict__.get("forward") for one in modules]
-        return has_hooks(self.modules) or any(
-            map(_ends_in_code, (self.forward_func, *functions))
-        )
-
-    def _device_ids(self) -> Sequence[int] | None:
-        if self.device_ids is not None:
-            return self.device_ids
-        found = getattr(self.forward_func, "device_ids", None)
-        return cast("Sequence[int] | None", found or None)
+            devices.sort(key=lambda device: order.index(device.index or 0))
+        parts = [self._calls[index][device][wanted or 0] or () for device in devices]
+        if len(parts) == 1:
+            return parts[0]
+        first, columns = parts[0][0].device, zip(*parts, strict=True)
+        return tuple(torch.cat([p.to(first) for p in one]) for one in columns)
 
 
-def _saving() -> saved_tensors_hooks:
-    return saved_tensors_hooks(Tensor.detach, Tensor.detach)
+def _device(value: Any) -> torch.device:
+    """Device of the first tensor in a layer's output."""
+    while isinstance(value, (tuple, list, dict)) and value:
+        value = next(iter(value.values() if isinstance(value, dict) else value))
+    return value.device if isinstance(value, Tensor) else torch.device("cpu")
+
+
+def _asked(pool: Pool | None) -> dict[str, inspect.Parameter]:
+    """What a pool asks for beside the layer's output, by name."""
+    signature = None if pool is None else signature_of(pool)
+    parameters = list(signature.parameters.values())[1:] if signature else []
+    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {one.name: one for one in parameters if one.kind in by_name}
+
+
+def _names(layers: Sequence[Module], model: Module | None) -> list[str]:
+    named = () if model is None else model.named_modules()
+    known = {id(module): name for name, module in named}
+    return [known.get(id(one)) or type(one).__name__ for one in layers]
+
+
+def _device_of(modules: Sequence[Module]) -> torch.device | None:
+    tensors = chain(*((*one.parameters(), *one.buffers()) for one in modules))
+    return next((one.device for one in tensors if not one.is_meta), None)
+
+
+def _is_followed(forward_func: Any, modules: Sequence[Module]) -> bool:
+    """Whether hooks or ``finally`` blocks of the user's see how a pass ends."""
+    inner = [one for module in modules for one in module.modules()]
+    functions = [forward_func, *(getattr(one, "forward", None) for one in inner)]
+    return has_hooks(modules) or any(map(_ends_in_code, functions))
 
 
 def _ends_in_code(function: Any) -> bool:
@@ -216,99 +346,11 @@ def _has_end(code: types.CodeType) -> bool:
         tree = ast.parse(textwrap.dedent(inspect.getsource(code)))
     except (OSError, SyntaxError, TypeError):  # there is no source, or part of a line
         return False
-    return any(
-        (isinstance(node, ast.Try) and node.finalbody)
-        or (
-            isinstance(node, (ast.With, ast.AsyncWith))
-            and not all(
-                ast.unparse(item.context_expr).startswith("torch.")
-                for item in node.items
-            )
-        )
+    contexts = [
+        ast.unparse(item.context_expr)
         for node in ast.walk(tree)
+        for item in getattr(node, "items", ())
+    ]
+    return not all(one.startswith("torch.") for one in contexts) or any(
+        getattr(node, "finalbody", ()) for node in ast.walk(tree)
     )
-
-
-def _models(
-    forward_func: Callable[..., Any], layers: Sequence[Module]
-) -> Iterator[Module]:
-    """Modules that a forward function is or refers to and that hold the layers."""
-    if isinstance(forward_func, Module):
-        yield forward_func
-        return
-    for value in _references(forward_func):
-        if isinstance(value, Module):
-            held = {id(module) for module in value.modules()}
-            if all(id(layer) in held for layer in layers):
-                yield value
-
-
-def _references(function: Any) -> Iterator[Any]:
-    if isinstance(function, functools.partial):
-        yield from (*function.args, *function.keywords.values())
-        yield from (function.func, *_references(function.func))
-        return
-    owner = getattr(function, "__self__", None)
-    if owner is not None:
-        yield from (owner, *getattr(owner, "__dict__", {}).values())
-    if inspect.isfunction(inspect.unwrap(getattr(function, "__func__", function))):
-        enclosed = inspect.getclosurevars(getattr(function, "__func__", function))
-        yield from (*enclosed.nonlocals.values(), *enclosed.globals.values())
-    else:
-        yield from getattr(function, "__dict__", {}).values()
-
-
-def check_layer(forward_func: Callable[..., Any], layer: Module | list[Module]) -> None:
-    """Refuse what cannot run or be recorded.
-
-    Raises:
-        TypeError: ``forward_func`` is not callable, or ``layer`` neither a module nor a
-            list of modules.
-    """
-    if not callable(forward_func):
-        raise TypeError(
-            f"forward_func is a {type(forward_func).__name__}, which cannot be called; "
-            "pass the model or a function around it"
-        )
-    layers = layer if isinstance(layer, list) else [layer]
-    scripted = [one for one in layers if isinstance(one, torch.jit.ScriptModule)]
-    if isinstance(forward_func, torch.jit.ScriptModule) or scripted:
-        kind = type(scripted[0] if scripted else forward_func).__name__
-        raise TypeError(
-            f"forward_func or layer is a {kind} of TorchScript, which runs layers "
-            "without hooks, so they cannot be recorded; pass the model that was scripted, "
-            "traced or frozen, and its layer"
-        )
-    if not layers or not all(isinstance(one, Module) for one in layers):
-        raise TypeError(
-            f"layer={layer!r} is neither a module nor a list of modules; pass e.g. "
-            "model.layer4"
-        )
-
-
-def checked_call_index(call_index: int | None) -> int | None:
-    """A call's number as a plain int.
-
-    Raises:
-        TypeError: it is no whole number.
-    """
-    if call_index is None:
-        return None
-    return check_whole("call_index", call_index, least=None)
-
-
-def checked_pools(pool: Any, count: int) -> list[Any]:
-    """One pool a layer.
-
-    Raises:
-        TypeError: one is neither callable nor None.
-        ValueError: a list has another length than the layers.
-    """
-    pools = for_each(pool, count, "pool")
-    for one in pools:
-        if one is not None and not callable(one):
-            raise TypeError(
-                f"pool={one!r} is a {type(one).__name__}; give a callable, e.g. "
-                "captum_rdr.pooling.spatial_mean"
-            )
-    return pools

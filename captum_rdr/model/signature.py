@@ -1,8 +1,10 @@
 """A cheap token of all that a forward pass depends on, to see that something changed."""
 
 import functools
+import gc
 import types
 from collections.abc import Iterable, Iterator
+from itertools import chain, islice
 from typing import Any, NamedTuple
 
 import torch
@@ -11,12 +13,11 @@ from torch.nn import Module
 from torch.nn.modules import module as every_module
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from captum_rdr.model.hooks import raw_bytes
+from captum_rdr.model.hooks import is_own, raw_bytes
 
 _SAMPLED = 1024  # values of a tensor that are looked at; all of a smaller one
-_DEPTH, _MOST_OBJECTS, _MOST_ITEMS = 12, 20_000, 1000
+_DEPTH, _MOST_OBJECTS, _MOST_ITEMS = 16, 20_000, 1000
 _PLAIN = {bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device}
-_CONTAINERS = (list, tuple, set, frozenset)
 _KEPT_APART = frozenset(vars(Module()))
 _LIBRARIES = ("torch", "numpy", "captum", "captum_rdr")
 
@@ -31,6 +32,15 @@ class Signature(NamedTuple):
 
     values: tuple[Any, ...]
     hooks: tuple[Any, ...]
+
+
+def autocast_now() -> str:
+    """The dtypes of autocasts that are on, empty for none."""
+    return ", ".join(
+        f"{torch.get_autocast_dtype(kind)} on {kind}"
+        for kind in ("cpu", "cuda")
+        if torch.is_autocast_enabled(kind)
+    )
 
 
 class Walk:
@@ -63,19 +73,15 @@ class Walk:
             raw_bytes(torch.cat(parts)).cpu().numpy().tobytes()
             for parts in self._samples.values()
         ]
-        modes = [
-            (torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind))
-            for kind in ("cpu", "cuda")
-        ]
-        everywhere = (
-            *every_module._global_forward_hooks,
-            *every_module._global_forward_pre_hooks,
+        everywhere = chain(
+            every_module._global_forward_hooks, every_module._global_forward_pre_hooks
         )
-        return Signature((*self._tokens, *modes, *samples), (*self._hooks, *everywhere))
+        return Signature(
+            (*self._tokens, autocast_now(), *samples), (*self._hooks, *everywhere)
+        )
 
     def _visit(self, value: Any, depth: int) -> None:
-        kind = type(value)
-        if kind in _PLAIN:
+        if type(value) in _PLAIN:
             self._tokens.append(value)
             return
         self._tokens.append(id(value))
@@ -92,7 +98,8 @@ class Walk:
 
     def _module(self, module: Module) -> None:
         self.modules.append(module)
-        self._tokens.append(_forward(type(module)))
+        # Others may have replaced it in the class.
+        self._tokens.append(getattr(type(module), "forward", None))
         for name, value in vars(module).items():
             if name not in _KEPT_APART:
                 self._tokens.append(name)
@@ -105,9 +112,9 @@ class Walk:
                 self._tokens.append(name)
                 # A forward pass may write it, and it is put back then.
                 self._tensor(buffer, is_buffer=True)
-        hooks = (module._forward_hooks, module._forward_pre_hooks)
-        for number, hook in (*hooks[0].items(), *hooks[1].items()):
-            if getattr(hook, "__module__", "").startswith("captum_rdr."):
+        hooks = (module._forward_hooks.items(), module._forward_pre_hooks.items())
+        for number, hook in chain(*hooks):
+            if is_own(hook):
                 self.is_clamped = True
             else:
                 self._hooks.append(number)
@@ -127,76 +134,36 @@ class Walk:
         if not (is_buffer or tensor.is_inference()):
             self._tokens.append(tensor._version)
         if is_dense and tensor.numel() and not tensor.is_meta:
+            # Optimizers that fuse and writes through NumPy change no version.
+            step = tensor.numel() // _SAMPLED + 1
+            size = -(-tensor.numel() // step)
             try:
-                # Optimizers that fuse and writes through NumPy change no version.
-                sample = _sample(tensor)
+                sample = tensor.detach().as_strided((size,), (step,))
+                sample = sample.int_repr() if sample.is_quantized else sample
             except (RuntimeError, NotImplementedError):  # of a kind that has no strides
                 return
             self._samples.setdefault((sample.device, sample.dtype), []).append(sample)
 
 
-@functools.lru_cache(maxsize=4096)
-def _place_of_forward(kind: type) -> type:
-    return next((one for one in kind.__mro__ if "forward" in vars(one)), kind)
-
-
-def _forward(kind: type) -> Any:
-    """A class's forward function, which others may have replaced."""
-    return vars(_place_of_forward(kind)).get("forward")
-
-
-def _sample(tensor: Tensor) -> Tensor:
-    step = tensor.numel() // _SAMPLED + 1
-    picked = tensor.detach().as_strided((-(-tensor.numel() // step),), (step,))
-    return picked.int_repr() if picked.is_quantized else picked
-
-
 def _parts(value: Any) -> Iterator[Any]:
     """What an object that is no module and no tensor refers to."""
-    if isinstance(value, _CONTAINERS):
-        yield len(value)
-        for _, one in zip(range(_MOST_ITEMS), value, strict=False):
-            yield one
-    elif isinstance(value, dict):
-        yield len(value)
-        for _, pair in zip(range(_MOST_ITEMS), value.items(), strict=False):
-            yield from pair
-    elif isinstance(value, functools.partial):
-        yield from (value.func, value.args, value.keywords)
-    elif isinstance(value, types.MethodType):
-        yield from (value.__self__, value.__func__)
+    if isinstance(value, (dict, list, tuple, set, frozenset)):
+        items = chain(*value.items()) if isinstance(value, dict) else value
+        yield from (len(value), *islice(items, _MOST_ITEMS))
     elif isinstance(value, types.FunctionType):
-        yield from _parts_of_function(value)
+        yield from (value.__code__, value.__defaults__, value.__kwdefaults__)
+        yield from (value.__closure__, value.__dict__)  # also what a decorator wraps
+        if (value.__module__ or "").split(".")[0] not in _LIBRARIES:
+            for name in _names(value.__code__):
+                yield value.__globals__.get(name)
     else:
-        yield from _parts_of_object(value)
+        yield from gc.get_referents(value)  # attributes, slots, what partials hold
+        calls = (vars(kind).get("__call__") for kind in type(value).__mro__)
+        yield next(filter(None, calls), None)
 
 
-def _parts_of_object(value: Any) -> Iterator[Any]:
-    yield from getattr(value, "__dict__", {}).values()
-    for kind in type(value).__mro__:
-        slots = vars(kind).get("__slots__", ())
-        for name in (slots,) if isinstance(slots, str) else slots:
-            yield getattr(value, name, None)
-        if kind.__module__.split(".")[0] not in (*_LIBRARIES, "builtins"):
-            yield vars(kind).get("__call__")
-
-
-def _parts_of_function(function: types.FunctionType) -> Iterator[Any]:
-    yield from (function.__code__, function.__defaults__, function.__kwdefaults__)
-    yield from function.__dict__.values()  # among them what a decorator wraps
-    for cell in function.__closure__ or ():
-        try:
-            yield cell.cell_contents
-        except ValueError:  # it is not set yet
-            continue
-    if function.__module__ and function.__module__.split(".")[0] in _LIBRARIES:
-        return
-    for name in _names(function.__code__):
-        yield function.__globals__.get(name)
-
-
-def _names(code: types.CodeType) -> Iterator[str]:
-    yield from code.co_names
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield from _names(constant)
+@functools.lru_cache(maxsize=4096)
+def _names(code: types.CodeType) -> list[str]:
+    """The globals and attributes that code names, and functions in it."""
+    inner = [one for one in code.co_consts if isinstance(one, types.CodeType)]
+    return [*code.co_names, *chain(*map(_names, inner))]

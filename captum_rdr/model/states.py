@@ -2,15 +2,12 @@
 
 import hashlib
 import heapq
-from collections.abc import Mapping
+import math
 from numbers import Real
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
-
-from captum_rdr.pooling import Pool, apply_pool
 
 MEDIAN_BYTES = 1 << 30
 """Floats that the per-neuron median may keep in memory, in bytes.
@@ -21,14 +18,6 @@ median is that of a uniform sample of this size, see `sampled_median_error`.
 
 
 _MEDIAN_BLOCK = 1 << 22  # activations sorted at a time
-
-
-class FittedLayer(Protocol):
-    """What is known of a layer once data was indexed; its bank is one."""
-
-    layer_shape: torch.Size
-    threshold: Tensor
-    attribute_to_layer_input: bool
 
 
 def check_shape(activations: Tensor, shape: torch.Size, name: str) -> None:
@@ -44,20 +33,11 @@ def check_shape(activations: Tensor, shape: torch.Size, name: str) -> None:
         )
 
 
-def layer_activations(
-    output: Any,
-    pool: Pool | None,
-    arguments: Mapping[str, Any],
-    *,
-    batch_size: int | None,
-    where: str,
-) -> Tensor:
-    """Pool a layer's output and check that states can be read off it.
+def checked_activations(output: Any, batch_size: int | None, where: str) -> Tensor:
+    """A layer's output, of which states can be read.
 
     Args:
-        output: what the layer gave, the batch dimension first.
-        pool: see `captum_rdr.pooling`; None for none.
-        arguments: the forward pass's arguments by name, for the pool.
+        output: what the layer gave, or its pool.
         batch_size: the number of instances that went in; None where it is unknown.
         where: names layer and batch in errors.
 
@@ -66,36 +46,31 @@ def layer_activations(
 
     Raises:
         TypeError: the output is no real, dense tensor.
-        ValueError: its first dimension is not the batch, or it holds NaN.
+        ValueError: its first dimension is not the batch, or it holds no values or NaN.
 
-    >>> layer_activations(torch.tensor([[1.0]]), None, {}, batch_size=1, where="fc")
+    >>> checked_activations(torch.tensor([1.0]), batch_size=1, where="fc")
     tensor([[1.]])
     """
-    value = apply_pool(output, pool, arguments)
-    if not isinstance(value, Tensor):
+    is_tensor = isinstance(output, Tensor)
+    odd = is_tensor and (output.is_quantized or output.is_complex() or output.is_nested)
+    if not is_tensor or odd or output.layout != torch.strided:
+        kind = "nested" if getattr(output, "is_nested", False) else ""
+        what = f"{kind or output.layout} tensor of {output.dtype}" if is_tensor else ""
         raise TypeError(
-            f"{where} gave a {type(value).__name__}, not a tensor; choose a tensor in "
-            "it with pool, e.g. pool=lambda output: output[0]"
-        )
-    dense = value.layout == torch.strided and not value.is_nested
-    if value.is_quantized or value.is_complex() or not dense:
-        raise TypeError(
-            f"{where} gave a {'nested' if value.is_nested else value.layout} tensor of "
-            f"{value.dtype}; make it dense and real with pool, e.g. pool=lambda output: "
+            f"{where} gave a {what or type(output).__name__}; choose or make a dense, "
+            "real tensor with pool, e.g. pool=lambda output: output[0] or "
             "output.dequantize() or torch.nested.to_padded_tensor(output, 0)"
         )
-    if value.is_meta:
+    if output.is_meta:
         raise ValueError(
             f'{where} gave a tensor on the "meta" device, which has no values; load the '
             "weights first, e.g. model.to_empty(device='cpu') and load_state_dict"
         )
-    if value.dim() == 1:  # one number an instance
-        value = value.unsqueeze(1)
+    value: Tensor = output[:, None] if output.dim() == 1 else output
     if value.dim() == 0 or batch_size not in (None, value.shape[0]):
         raise ValueError(
-            f"{where} gave shape {tuple(value.shape)} for {batch_size} inputs; move "
-            "the batch to the front with pool, e.g. "
-            "pool=lambda output: output.transpose(0, 1)"
+            f"{where} gave shape {tuple(value.shape)} for {batch_size} inputs; move the "
+            "batch to the front with pool, e.g. pool=lambda output: output.transpose(0, 1)"
         )
     if bool(value.isnan().any()):
         raise ValueError(
@@ -115,7 +90,7 @@ def binarize(activations: Tensor, threshold: Tensor) -> Tensor:
 
     Args:
         activations: shape ``(B, D1, ..., Dm)``.
-        threshold: without dimensions, or flat, one value a neuron.
+        threshold: without dimensions, or one value a neuron.
 
     Returns:
         bool tensor of shape ``(B, D1 * ... * Dm)``.
@@ -125,7 +100,7 @@ def binarize(activations: Tensor, threshold: Tensor) -> Tensor:
     """
     if threshold.dim() == 0:
         return (activations > threshold.item()).flatten(1)
-    return activations.flatten(1) > threshold.to(activations.device)
+    return activations.flatten(1) > threshold.flatten().to(activations.device)
 
 
 def feature_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -215,7 +190,7 @@ def _directions(n_neurons: int, device: torch.device) -> Tensor:
     return _DIRECTIONS[n_neurons, device]
 
 
-def as_threshold(threshold: float | Tensor) -> Tensor:
+def as_threshold(threshold: Any) -> Tensor:
     """A threshold as a finite floating-point tensor on the CPU.
 
     Raises:
@@ -225,19 +200,15 @@ def as_threshold(threshold: float | Tensor) -> Tensor:
     >>> as_threshold(0.5)
     tensor(0.5000, dtype=torch.float64)
     """
-    if isinstance(threshold, bool) or not isinstance(threshold, (Real, Tensor)):
-        raise TypeError(
-            f"threshold={threshold!r} is a {type(threshold).__name__}; give a number, "
-            'a tensor of the layer\'s shape, or "median"'
-        )
-    if not isinstance(threshold, Tensor):
+    if isinstance(threshold, Real) and not isinstance(threshold, bool):
         threshold = torch.tensor(float(threshold), dtype=torch.float64)
-    value = threshold.detach().cpu()
-    if value.is_complex() or value.dtype == torch.bool:
+    is_real = isinstance(threshold, Tensor) and not threshold.is_complex()
+    if not is_real or threshold.dtype == torch.bool:
         raise TypeError(
-            f"threshold has dtype {value.dtype}; give a real tensor, e.g. torch.float32"
+            f"threshold={threshold!r:.60} is a {type(threshold).__name__}; give a number, "
+            'a real tensor of the layer\'s shape, or "median"'
         )
-    value = value.to(feature_dtype(value.dtype))
+    value: Tensor = threshold.detach().to("cpu", feature_dtype(threshold.dtype))
     if not bool(value.isfinite().all()):
         raise ValueError("threshold holds NaN or infinity; give finite values")
     return value
@@ -272,18 +243,15 @@ class MedianSample:
     def add(self, rows: Tensor) -> None:
         """Add activations of shape ``(M, D)``, in the order of the reference set."""
         for row in rows.cpu():
-            self._add_row(row)
-
-    def _add_row(self, row: Tensor) -> None:
-        order, self._seen = -_hash(self._seen), self._seen + 1
-        n_bytes = (len(self.rows) + 1) * row.numel() * row.element_size()
-        if not self.rows or n_bytes <= self._capacity_bytes:
-            heapq.heappush(self._largest_hash_first, (order, len(self.rows)))
-            self.rows.append(row.clone())
-        elif order > self._largest_hash_first[0][0]:
-            _, slot = self._largest_hash_first[0]
-            heapq.heapreplace(self._largest_hash_first, (order, slot))
-            self.rows[slot].copy_(row)
+            order, self._seen = -_hash(self._seen), self._seen + 1
+            n_bytes = (len(self.rows) + 1) * row.nbytes
+            if not self.rows or n_bytes <= self._capacity_bytes:
+                heapq.heappush(self._largest_hash_first, (order, len(self.rows)))
+                self.rows.append(row.clone())
+            elif order > self._largest_hash_first[0][0]:
+                _, slot = self._largest_hash_first[0]
+                heapq.heapreplace(self._largest_hash_first, (order, slot))
+                self.rows[slot].copy_(row)
 
     def median(self) -> Tensor:
         """Thresholds at the lower median of each neuron, float64 ``(D,)``.
@@ -310,15 +278,14 @@ def _hash(position: int) -> int:
     return int.from_bytes(digest, "little")
 
 
-def sampled_median_error(size: int, n_neurons: int, confidence: float = 0.99) -> float:
+def sampled_median_error(size: int, n_neurons: int) -> float:
     """Bound on the rank error of a median read off a uniform sample.
 
-    With the given confidence every neuron's sampled median lies between its
+    With 99 % confidence every neuron's sampled median lies between its
     ``0.5 - error`` and ``0.5 + error`` quantiles over the whole reference set
     (Hoeffding's inequality for sampling without replacement, union over neurons).
 
     >>> round(sampled_median_error(20_000, 12_800), 4)
     0.0192
     """
-    log_failures = float(np.log(2 * n_neurons / (1 - confidence)))
-    return float(np.sqrt(log_failures / (2 * size)))
+    return math.sqrt(math.log(2 * n_neurons / 0.01) / (2 * size))

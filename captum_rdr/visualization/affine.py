@@ -12,7 +12,9 @@ from torch.nn import Module
 from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.bank import ConfigurationBank
 from captum_rdr.method.region import Region
-from captum_rdr.model.hooks import evaluating, recording
+from captum_rdr.model.hooks import evaluating
+from captum_rdr.model.inputs import input_arguments
+from captum_rdr.model.reader import LayerReader
 from captum_rdr.visualization.tiles import layer_of
 
 Floats = npt.NDArray[np.float64]
@@ -154,9 +156,11 @@ def _recorded(
     rdr: RelaxedDecisionRegion, layer: Module, inputs: Tensor, to_input: bool
 ) -> Tensor:
     """What a layer gives, or takes in."""
-    model = rdr.forward_func if isinstance(rdr.forward_func, Module) else None
-    with recording([layer], model=model, attribute_to_layer_input=to_input) as record:
-        ((value,),) = record.run(rdr.forward_func, inputs, leave_early=True)
+    reader = LayerReader(rdr.forward_func, [layer], None, [None], None)
+    with reader.reading(
+        lambda _, found: (found.clone(),), attribute_to_layer_input=to_input
+    ) as read:
+        ((value,),) = read(input_arguments(inputs, None), "inputs", leave_early=True)
     return value
 
 

@@ -10,8 +10,8 @@ from torch.nn import Linear, Module
 
 from captum_rdr._arguments import check_choice, check_whole
 from captum_rdr.attribution import RelaxedDecisionRegion
-from captum_rdr.model.hooks import recording
 from captum_rdr.model.inputs import ForwardArguments
+from captum_rdr.model.reader import LayerReader
 from captum_rdr.pooling import Pool, class_token, last_token, token_mean
 from captum_rdr.zoo.table import LayerInfo, chosen, layers
 from captum_rdr.zoo.torchvision_models import build, example_inputs, weights_of
@@ -163,13 +163,13 @@ def _is_causal(model: Module, layer: Module, arguments: ForwardArguments) -> boo
     other = ids.clone()
     other[:, -1] = torch.where(ids[:, -1] == 0, 1, 0)
     firsts = []
-    with recording([layer], model=model) as record:
+    reader = LayerReader(model, [layer], None, [None], None)
+    with reader.reading(lambda _, output: (output[:, 0].clone(),)) as read:
         for given in (ids, other):
             kwargs = {**arguments.kwargs, "input_ids": given}
-            ((output,),) = record.run(
-                model, *arguments.args, leave_early=False, **kwargs
-            )
-            firsts.append(output[:, 0])
+            asked = arguments._replace(kwargs=kwargs)
+            ((first,),) = read(asked, "an example", leave_early=False)
+            firsts.append(first)
     return bool(torch.allclose(firsts[0], firsts[1], rtol=1e-4, atol=1e-6))
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from captum_rdr.axes import channel_axis, channels_of
-from captum_rdr.model.hooks import recording
+from captum_rdr.model.hooks import undisturbed
 from captum_rdr.model.inputs import ForwardArguments, input_arguments
 from captum_rdr.zoo.flow import Flow, Gate, is_gate_module
 
@@ -94,7 +94,7 @@ def trace(model: Module, arguments: ForwardArguments) -> dict[str, Traced]:
         for name, module in model.named_modules()
     }
     running = _Running()
-    with recording([], model=model), ExitStack() as stack:
+    with undisturbed([], model), ExitStack() as stack:
         for entry in traced.values():
             before = entry.module.register_forward_pre_hook(
                 partial(running.begin, entry), with_kwargs=True

@@ -1,6 +1,7 @@
 """Neurons fixed to values while a model runs."""
 
 import copy
+import weakref
 
 import pytest
 import torch
@@ -174,11 +175,11 @@ def test_what_is_refused(net, images):
         clamp(fitted(net, net[2], images, pool=spatial_mean), one, 0.0)
     with pytest.raises(ValueError, match=r"go from 0 to 144.*from 0 to 143"):
         clamp(rdr, torch.tensor([0, 144]), 0.0)
-    with pytest.raises(TypeError, match=r"neurons is torch.float32; give flat"):
+    with pytest.raises(TypeError, match=r"neurons is torch.float32 of .*; give flat"):
         clamp(rdr, one.float(), 0.0)
-    with pytest.raises(TypeError, match=r"neurons is list; give flat"):
+    with pytest.raises(TypeError, match=r"neurons is list of .*; give flat"):
         clamp(rdr, [[0]], 0.0)
-    with pytest.raises(ValueError, match=r"neurons has shape \(1, 1\)"):
+    with pytest.raises(TypeError, match=r"neurons is .*of shape \(1, 1\); give flat"):
         clamp(rdr, one[None], 0.0)
     with pytest.raises(ValueError, match=r"values has shape \(2,\) for 1 neurons"):
         clamp(rdr, one, torch.zeros(2))
@@ -190,7 +191,9 @@ def test_what_is_refused(net, images):
     ):
         pass
     last = RelaxedDecisionRegion(net, net[2], bank=rdr.bank, call_index=-1)
-    with pytest.raises(ValueError, match="call_index=-1 counts from the last call"):
+    with pytest.raises(
+        ValueError, match=r"call_index=-1 cannot be told.*count from the first"
+    ):
         clamp(last, one, 0.0)
     with (
         pytest.raises(ValueError, match=r"layer '2' gave shape \(4, 4, 4\)"),
@@ -200,18 +203,10 @@ def test_what_is_refused(net, images):
 
 
 def test_a_function_whose_model_is_unknown(net, images):
-    class Hidden:
-        __slots__ = ("run",)
-
-        def __init__(self, model) -> None:
-            self.run = [model]
-
-        def __call__(self, x):
-            return self.run[0](x)
-
     net.eval()
     bank = fitted(net, net[2], images).bank
-    function = Hidden(net)
+    found = weakref.ref(net)
+    function = lambda x: found()(x)  # noqa: E731
     rdr = RelaxedDecisionRegion(function, net[2], bank=bank)
     with torch.no_grad(), rdr.clamping(torch.tensor([0]), 4.0):
         found = function(images[:2])

@@ -54,7 +54,7 @@ class Checkpointed(nn.Module):
 
 def test_concept_score_of_a_checkpointed_model_and_under_later_layers():
     torch.manual_seed(0)
-    model, x = Checkpointed(), torch.randn(50, 4)
+    model, x = Checkpointed().eval(), torch.randn(50, 4)
     rdr = RelaxedDecisionRegion(model, model.body[1]).fit(x, show_progress=False)
     (region,) = rdr.attribute_members([0], 4, 3)
     score = rdr.concept_score(region)

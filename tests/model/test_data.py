@@ -52,16 +52,20 @@ def test_columns_that_forward_does_not_take():
 def test_a_loader_out_of_order():
     loader = DataLoader(TensorDataset(torch.randn(9, 5)), num_workers=1, in_order=False)
     with pytest.raises(
-        ValueError, match=r"in_order=False.*build it with in_order=True"
+        ValueError, match=r"in_order=False.*build the DataLoader .*in_order=True"
     ):
         fit(Taking(), loader)
 
 
 def test_what_is_no_batch():
     x = torch.randn(3, 8, 8)
-    with pytest.raises(TypeError, match=r"PackedSequence.*give padded sequences"):
+    with pytest.raises(TypeError, match=r"PackedSequence; give .*padded sequences"):
         fit(Taking(), [(pack_sequence([torch.ones(3, 2)]), 1)])
-    with pytest.raises(TypeError, match=r"list of 4 tensors \(C, H, W\).*of one size"):
+    with pytest.raises(
+        TypeError, match=r"a list that begins with one image \(3, 8, 8\).*of one size"
+    ):
         fit(Taking(), [[x, x, x, x]])
-    with pytest.raises(TypeError, match=r"one instance \(3, 8, 8\) and its label 7"):
+    with pytest.raises(
+        TypeError, match=r"a tuple that begins with one image \(3, 8, 8\)"
+    ):
         fit(Taking(), [(x, 7), (x, 8)])

@@ -16,7 +16,7 @@ def fitted(net, images, layer=2, **kwargs):
     return rdr.fit(images, show_progress=False).bank
 
 
-PRINTS = r"has fingerprint \w{12}\.\.\., but model and layer now have \w{12}\.\.\."
+PRINTS = r"it has fingerprint \w{12}\.\.\., but model and layer now have \w{12}\.\.\."
 
 
 def test_a_bank_of_other_weights_layer_or_pool_is_refused(net, images):

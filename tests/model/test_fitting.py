@@ -255,9 +255,9 @@ def test_thresholds(images):
     grid = fit(x.reshape(-1, 2, 3), threshold=theta.reshape(2, 3))
     assert grid.states().equal(x > theta)
     cases = [
-        ("mean", TypeError, 'a tensor of the layer\'s shape, or "median"'),
+        ("mean", TypeError, 'a real tensor of the layer\'s shape, or "median"'),
         (True, TypeError, "threshold=True is a bool"),
-        (torch.ones(6, dtype=torch.bool), TypeError, "give a real tensor"),
+        (torch.ones(6, dtype=torch.bool), TypeError, "a real tensor of the layer"),
         (float("nan"), ValueError, "threshold holds NaN or infinity"),
         (torch.tensor([1.0, float("inf")]), ValueError, "NaN or infinity"),
         (
@@ -426,7 +426,7 @@ def test_a_pool_that_asks_for_what_is_not_there():
 
 
 def test_a_layer_index_names_the_layer():
-    index = LayerIndex("layer4", None, "", False, False, MemoryWriter())
+    index = LayerIndex("layer4", None, "", False, False, MemoryWriter(), lambda _: None)
     index.keep(torch.ones(2, 3))
     with pytest.raises(ValueError, match="layer 'layer4' gave shape"):
         index.keep(torch.ones(2, 4))

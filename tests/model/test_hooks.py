@@ -4,6 +4,7 @@ import contextlib
 import functools
 import random
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -13,8 +14,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from captum_rdr import RelaxedDecisionRegion
 from captum_rdr.model.fingerprint import weights_digest
-from captum_rdr.model.hooks import evaluating, recording
-from captum_rdr.model.reader import LayerReader
+from captum_rdr.model.hooks import evaluating, undisturbed
+from captum_rdr.model.inputs import ForwardArguments
+from captum_rdr.model.reader import LayerReader, Record
 
 
 class Counting(nn.Module):
@@ -201,7 +203,7 @@ def test_a_layer_that_fires_several_times():
     model, x = Shared(), torch.randn(30, 4)
     rdr = RelaxedDecisionRegion(model, model.relu)
     with pytest.raises(
-        ValueError, match=r"layer 'relu' fired 3 times .*call_index=0 to 2"
+        ValueError, match=r"layer 'relu' fired 3 times .*call_index=-3 to 2"
     ):
         rdr.fit(x, show_progress=False)
     with torch.no_grad():
@@ -216,7 +218,7 @@ def test_a_layer_that_fires_several_times():
     for call_index in (3, -4):
         rdr = RelaxedDecisionRegion(model, model.relu, call_index=call_index)
         with pytest.raises(
-            ValueError, match=r"call_index=.* fired 3 times .*use -3 to 2"
+            ValueError, match=r"fired 3 times .*call_index=.*call_index=-3 to 2"
         ):
             rdr.fit(x, show_progress=False)
 
@@ -353,8 +355,26 @@ def test_functions_that_refer_to_a_model(used_net, images):
         assert_same(before, picture(used_net))
 
 
+def test_a_function_whose_container_holds_its_model(used_net, images):
+    before = picture(used_net)
+    rdr = RelaxedDecisionRegion(Wrapper(used_net, hidden=True), used_net[1])
+    rdr.fit(images, show_progress=False)
+    assert_same(before, picture(used_net))
+    plain = RelaxedDecisionRegion(used_net, used_net[1]).fit(
+        images, show_progress=False
+    )
+    assert rdr.bank.rows.equal(plain.bank.rows)
+    assert rdr.bank.fingerprint == plain.bank.fingerprint
+
+
+def hidden(model):
+    """A function from which no reference leads to its model."""
+    found = weakref.ref(model)
+    return lambda x: found()(x)
+
+
 def test_a_function_that_hides_its_model(net, images):
-    rdr = RelaxedDecisionRegion(Wrapper(net, hidden=True), net[1])
+    rdr = RelaxedDecisionRegion(hidden(net), net[1])
     with pytest.raises(
         ValueError, match=r"'BatchNorm2d' is in training mode; call .eval\(\)"
     ):
@@ -365,20 +385,26 @@ def test_a_function_that_hides_its_model(net, images):
     assert rdr.bank.rows.equal(plain.bank.rows)
 
 
+def recorded(net, layer, device_ids):
+    reader = LayerReader(net, [layer], device_ids, [None], None)
+    return Record(reader, net, lambda _, output: (output,), False, False)
+
+
 def test_parts_of_a_data_parallel_batch_are_put_in_order(net, images):
     """What two devices record, simulated by one that claims to be two."""
-    with recording([net[1]], model=net, device_ids=[1, 0]) as record:
-        parts = {
-            torch.device("cuda", 0): images[60:],
-            torch.device("cuda", 1): images[:60],
-        }
+    parts = {
+        torch.device("cuda", 0): images[60:],
+        torch.device("cuda", 1): images[:60],
+    }
+    for device_ids in ([1, 0], None):
+        record = recorded(net, net[1], device_ids)
         for device, part in parts.items():
             record._calls[0][device] = [(part,)]
-        ((together,),) = record.values()
-        assert together.equal(images)
-        record._device_ids = None
-        with pytest.raises(ValueError, match=r"2 devices .*pass device_ids"):
-            record.values()
+        if device_ids:
+            (together,) = record._value(0, "1")
+            assert together.equal(images)
+    with pytest.raises(ValueError, match=r"2 devices.*pass device_ids"):
+        record._value(0, "1")
 
 
 def test_data_parallel_on_one_device(net, images):
@@ -391,17 +417,18 @@ def test_data_parallel_on_one_device(net, images):
 
 def test_replicas_in_threads_do_not_leave_early(net, images):
     reader = LayerReader(net, [net[2]], [0, 1], [None], None)
-    assert reader._device_ids() == [0, 1]
-    with recording([net[2]], model=net, device_ids=[0, 1]) as record:
-        counter = Counting()
-        net.append(counter)
-        thread = threading.Thread(
-            target=lambda: record.run(net, images, leave_early=True)
-        )
+    counter, found = Counting(), []
+    net.append(counter)
+    with reader.reading(lambda _, output: (output.clone(),)) as read:
+
+        def run():
+            found.append(read(ForwardArguments((images,), {}), "", leave_early=True))
+
+        thread = threading.Thread(target=run)
         thread.start()
         thread.join()
-        assert counter.calls == 1
-        assert record.values()[0][0].shape == (90, 4, 6, 6)
+    assert counter.calls == 1
+    assert found[0][0][0].shape == (90, 4, 6, 6)
 
 
 def test_inside_inference_mode(net, images):
@@ -422,9 +449,8 @@ def test_users_own_hooks_still_run(net, images):
 def test_a_model_on_the_meta_device_is_left_as_found(net):
     net.to("meta")
     buffers = dict(net.named_buffers())
-    with recording([net[2]], model=net) as record:
-        record.run(net, torch.empty(2, 1, 8, 8, device="meta"), leave_early=False)
-        assert record.values()[0][0].shape == (2, 4, 6, 6)
+    with undisturbed([], net):
+        assert net(torch.empty(2, 1, 8, 8, device="meta")).is_meta
     assert net[0].training
     assert all(dict(net.named_buffers())[name] is one for name, one in buffers.items())
 

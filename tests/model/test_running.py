@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from captum_rdr import RelaxedDecisionRegion
 from captum_rdr.model import hooks, states
-from captum_rdr.model.hooks import evaluating, recording
+from captum_rdr.model.hooks import evaluating, undisturbed
 from captum_rdr.pooling import spatial_max, spatial_mean
 
 
@@ -260,9 +260,9 @@ def is_free() -> bool:
     found = []
 
     def take():
-        found.append(hooks._RECORDING.acquire(blocking=False))
+        found.append(hooks._RUNNING.acquire(blocking=False))
         if found[0]:
-            hooks._RECORDING.release()
+            hooks._RUNNING.release()
 
     thread = threading.Thread(target=take)
     thread.start()
@@ -270,7 +270,7 @@ def is_free() -> bool:
     return found[0]
 
 
-CONTEXTS = ["recording", "evaluating", "clamping", "attribute", "fit", "score"]
+CONTEXTS = ["undisturbed", "evaluating", "clamping", "attribute", "fit", "score"]
 
 
 @pytest.mark.parametrize("what", CONTEXTS)
@@ -282,7 +282,7 @@ def test_an_interrupt_leaves_nothing_behind(what, images, net):
     neurons = torch.tensor([0, 1])
 
     def record():
-        with recording([net[2]], model=net):
+        with undisturbed([net[2]], net):
             pass
 
     def evaluate():
@@ -294,7 +294,7 @@ def test_an_interrupt_leaves_nothing_behind(what, images, net):
             net(small[:1])
 
     calls = {
-        "recording": record,
+        "undisturbed": record,
         "evaluating": evaluate,
         "clamping": clamp,
         "attribute": lambda: rdr.attribute(small[:1], 3, 2),
@@ -322,7 +322,7 @@ def test_an_interrupt_leaves_nothing_behind(what, images, net):
             torch.set_grad_enabled(True)
             torch.backends.mha.set_fastpath_enabled(True)
             while not is_free():
-                hooks._RECORDING.release()
-        number += 1 if what in ("recording", "evaluating", "clamping") else 7
+                hooks._RUNNING.release()
+        number += 1 if what in ("undisturbed", "evaluating", "clamping") else 7
     assert number > 20
     assert wrong == []

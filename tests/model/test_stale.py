@@ -374,7 +374,7 @@ def test_inputs_can_be_left_out(x, tmp_path):
     assert not list((tmp_path / "bank").glob("probe*"))
     with torch.no_grad():
         net[0].weight.add_(1)
-    refused(rdr, x, "has fingerprint .*: weights, layer, pool or call_index differ")
+    refused(rdr, x, "weights, layer, pool or call_index differ; it has fingerprint .*")
 
 
 def test_large_and_odd_inputs_are_not_kept(x):
