@@ -1,6 +1,6 @@
 """Regions of the same queries in other banks, and who lies in them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import groupby
 from typing import Any
@@ -57,34 +57,25 @@ def query_states(bank: ConfigurationBank, regions: Sequence[Region]) -> Tensor:
     Raises:
         ValueError: a query is neither a bank row nor kept in its region.
     """
-    packed = [
-        _kept(region, "states")
-        if region.query is None
-        else bank.rows[region.query].cpu()
-        for region in regions
-    ]
-    return bits.unpack(torch.stack(packed), bank.n_neurons)
+    packed = _of_queries(regions, "states", lambda row: bank.rows[row])
+    return bits.unpack(packed, bank.n_neurons)
 
 
-def _query_features(bank: ConfigurationBank, regions: Sequence[Region]) -> Tensor:
-    """Float activations ``(Q, D)`` of the queries."""
-    rows = [
-        _kept(region, "features").cpu()
-        if region.query is None
-        else bank.features_of(torch.tensor([region.query]))[0].cpu()
-        for region in regions
-    ]
-    return torch.stack(rows)
-
-
-def _kept(region: Region, name: str) -> Tensor:
-    """What a region holds of a query that the bank does not hold."""
-    kept: Tensor | None = getattr(region, f"query_{name}")
-    if kept is None:
-        raise ValueError(
-            f"{region!r} does not hold its query's {name}; make it with attribute"
-        )
-    return kept
+def _of_queries(
+    regions: Sequence[Region], name: str, held: Callable[[int], Tensor]
+) -> Tensor:
+    """What the bank holds of each query, or the region of one that is no bank row."""
+    found = []
+    for region in regions:
+        one = getattr(region, f"query_{name}")
+        if region.query is not None:
+            one = held(region.query)
+        if one is None:
+            raise ValueError(
+                f"{region!r} does not hold its query's {name}; make it with attribute"
+            )
+        found.append(one.cpu())
+    return torch.stack(found)
 
 
 def found_by(
@@ -123,20 +114,23 @@ def found_by(
         part = list(group)
         rule, some = rules[part[0]], [regions[index] for index in part]
         packed = bits.padded(states[part], searched.layer_shape).to(searched.device)
-        features = _query_features(bank, some)[:, kept] if rule.needs_features else None
+        features = None
+        if rule.needs_features:
+            of_rows = _of_queries(
+                some, "features", lambda row: bank.features_of([row])[0]
+            )
+            features = of_rows[:, kept]
         if neurons is None:
-            sketches = [_sketch(bank, region) for region in some]
+            held = bank.sketches
+            sketches = [
+                None if held is None or region.query is None else held[region.query]
+                for region in some
+            ]
             queries = recognized(searched, packed, features, sketches)
         else:
             queries = Queries(packed, [region.query for region in some], features)
         found += construct(searched, queries, rule, show_progress=show_progress)
     return found
-
-
-def _sketch(bank: ConfigurationBank, region: Region) -> Tensor | None:
-    if bank.sketches is None or region.query is None:
-        return None
-    return bank.sketches[region.query]
 
 
 def found_in(

@@ -166,9 +166,7 @@ def _is_causal(model: Module, layer: Module, arguments: ForwardArguments) -> boo
     with recording([layer], model=model) as record:
         for given in (ids, other):
             kwargs = {**arguments.kwargs, "input_ids": given}
-            ((output,),) = record.run(
-                model, *arguments.args, leave_early=False, **kwargs
-            )
+            ((output,),) = record.run(model, leave_early=True, **kwargs)
             firsts.append(output[:, 0])
     return bool(torch.allclose(firsts[0], firsts[1], rtol=1e-4, atol=1e-6))
 
