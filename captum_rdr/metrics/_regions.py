@@ -83,15 +83,14 @@ def found_by(
     regions: Sequence[Region],
     rules: Sequence[Rule],
     bank: ConfigurationBank,
-    *,
-    neurons: Tensor | None = None,
-    show_progress: bool = False,
+    neurons: Tensor | None,
+    show_progress: bool,
 ) -> list[Region]:
     """The region of each query by a rule of its own, in batches of equal rules.
 
     Args:
         searched: the bank to search.
-        regions: regions of ``bank``, one or more, for their queries.
+        regions: regions of ``bank``, for their queries.
         rules: one for each.
         bank: the bank that holds the queries.
         neurons: bool ``(D,)``, the neurons of ``bank`` that ``searched`` has, with the
@@ -102,33 +101,28 @@ def found_by(
         ValueError: a region lacks its query's states or features.
     """
     kept = slice(None) if neurons is None else neurons
-    states = query_states(bank, regions)[:, kept]
 
-    def key(index: int) -> Any:
+    def key(pair: tuple[Region, Rule]) -> Any:
         # Given rows are those of one query: such a rule stands alone.
-        rule = rules[index]
-        return index if isinstance(rule.neighbors, Tensor) else rule
+        region, rule = pair
+        return id(region) if isinstance(rule.neighbors, Tensor) else rule
 
     found: list[Region] = []
-    for _, group in groupby(range(len(rules)), key):
-        part = list(group)
-        rule, some = rules[part[0]], [regions[index] for index in part]
-        packed = bits.padded(states[part], searched.layer_shape).to(searched.device)
+    of_rows = bank.features_of
+    for _, group in groupby(zip(regions, rules, strict=True), key):
+        some, (rule, *_) = zip(*group, strict=True)
+        states = query_states(bank, some)[:, kept]
+        packed = bits.padded(states, searched.layer_shape).to(searched.device)
         features = None
         if rule.needs_features:
-            of_rows = _of_queries(
-                some, "features", lambda row: bank.features_of([row])[0]
-            )
-            features = of_rows[:, kept]
-        if neurons is None:
+            features = _of_queries(some, "features", lambda row: of_rows([row])[0])
+            features = features[:, kept]
+        rows = [region.query for region in some]
+        queries = Queries(packed, rows, features)
+        if neurons is None:  # the bank's rows are others than the queries'
             held = bank.sketches
-            sketches = [
-                None if held is None or region.query is None else held[region.query]
-                for region in some
-            ]
-            queries = recognized(searched, packed, features, sketches)
-        else:
-            queries = Queries(packed, [region.query for region in some], features)
+            own = [None if held is None or row is None else held[row] for row in rows]
+            queries = recognized(searched, packed, features, own)
         found += construct(searched, queries, rule, show_progress=show_progress)
     return found
 
@@ -162,6 +156,4 @@ def found_in(
                 'does not have; choose them by distance, e.g. neighbors="configuration"'
             )
         rule.settled(searched, 1)
-    if not regions:
-        return []
-    return found_by(searched, regions, rules, bank, show_progress=show_progress)
+    return found_by(searched, regions, rules, bank, None, show_progress)

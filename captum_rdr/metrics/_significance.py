@@ -209,14 +209,8 @@ def split_and_find(
     finding = split_neurons(bank.layer_shape, generator, axis)
     with_features = any(rule.needs_features for rule in rules)
     searched = _part(bank, finding, with_features=with_features)
-    found = found_by(
-        searched,
-        regions,
-        [_for_fewer_neurons(rule, searched.n_neurons) for rule in rules],
-        bank,
-        neurons=finding,
-        show_progress=show_progress,
-    )
+    rules = [_for_fewer_neurons(rule, searched.n_neurons) for rule in rules]
+    found = found_by(searched, regions, rules, bank, finding, show_progress)
     own = query_states(bank, regions)[:, ~finding]
     seed = int(torch.randint(1 << 62, (), generator=generator))
     judging = _part(bank, ~finding)
@@ -240,9 +234,9 @@ def _for_fewer_neurons(rule: Rule, n_neurons: int) -> Rule:
     if rule.n_neurons is None:
         return rule
     n_neurons = min(rule.n_neurons, n_neurons)
-    tolerance = rule.tolerance
-    if not rule.is_evidence:
-        tolerance = min(int(tolerance), n_neurons - 1)
+    if rule.is_evidence:
+        return replace(rule, n_neurons=n_neurons)
+    tolerance = min(int(rule.tolerance), n_neurons - 1)
     return replace(rule, n_neurons=n_neurons, tolerance=tolerance)
 
 
