@@ -194,7 +194,8 @@ class Atlas(Sequence[Concept]):
         ]
         adjusted = torch.from_numpy(false_discovery_control(p_values))
         together = _chance_of(counts, generator or torch.Generator().manual_seed(0))
-        return Drift(*(counts.double() / sizes[:, None]), together, adjusted)
+        first_share, second_share = counts.double() / sizes[:, None]
+        return Drift(first_share, second_share, together, adjusted)
 
     def _spread(self, data: Any) -> Tensor:
         """How many instances lie deepest in each concept, and at last in none."""

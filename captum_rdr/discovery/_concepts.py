@@ -18,6 +18,7 @@ from captum_rdr.bank import ConfigurationBank
 from captum_rdr.discovery._atlas import Atlas, Concept, Errors, assigned
 from captum_rdr.discovery._links import Cover, cover, links, reach
 from captum_rdr.discovery._recipe import Choices, bank_regions
+from captum_rdr.method.neurons import Frequencies, left_out_evidence
 from captum_rdr.method.region import Region, Significance
 from captum_rdr.method.regions import evidence
 from captum_rdr.metrics._explainers import fitted_banks
@@ -130,6 +131,7 @@ def atlas(
     predicted = _known(predictions, "predictions", bank)
     generator = generator or torch.Generator().manual_seed(0)
     order = picked[torch.randperm(len(picked), generator=generator)[:SAMPLED]]
+    sample = order.sort().values
     search = partial(
         _search,
         bank,
@@ -138,7 +140,7 @@ def atlas(
         choices=choices,
         show_progress=show_progress,
     )
-    found, covered = search(order.sort().values)
+    found, covered = search(sample)
     if test and len(found) and len(order) > 1:
         halves = [half.sort().values for half in order.chunk(2)]
         by_half = [search(half)[0] for half in halves]
@@ -154,16 +156,18 @@ def atlas(
         found = [_tested(one, halves, by_half, tests) for one in found]
     where = assigned([one.region for one in found], bank)
     of_rows = where.concept.clone()
-    of_rows[order.sort().values] = torch.from_numpy(covered.labels)
-    concepts = []
+    of_rows[sample] = torch.from_numpy(covered.labels)
+    if known is not None:
+        found = [
+            replace(one, labels=Counter(known[one.rows].tolist())) for one in found
+        ]
+        if predicted is not None:
+            found = _with_errors(found, picked, known != predicted)
+    shown = []
     for one, depth in zip(found, where.depth.T, strict=True):
         ranked = depth[one.rows].argsort(descending=True, stable=True)
-        exemplars = one.rows[ranked[:n_exemplars]]
-        held = None if known is None else Counter(known[one.rows].tolist())
-        concepts.append(replace(one, exemplars=exemplars, labels=held))
-    if known is not None and predicted is not None:
-        concepts = _with_errors(concepts, picked, known != predicted)
-    return Atlas(tuple(concepts), picked, of_rows[picked], covered.coverage, rdr)
+        shown.append(replace(one, exemplars=one.rows[ranked[:n_exemplars]]))
+    return Atlas(tuple(shown), picked, of_rows[picked], covered.coverage, rdr)
 
 
 def subclasses(
@@ -242,7 +246,8 @@ def rule_for(bank: ConfigurationBank, of: Tensor, query: int, among: Tensor) -> 
         bank: the bank.
         of: int64 ``(n,)``, the bank rows; they are S.
         query: the one that stands for them.
-        among: int64, bank rows that hold them, and those they are told from.
+        among: int64, bank rows that hold them, and those they are told from. Each of
+            ``of`` is judged as one that is not in S.
 
     Returns:
         the region whose cut gives the largest Jaccard index of its members with ``of``,
@@ -255,13 +260,19 @@ def rule_for(bank: ConfigurationBank, of: Tensor, query: int, among: Tensor) -> 
     """
     (region,) = bank_regions(bank, [query], {"neighbors": of})
     sums = evidence([region], bank)[0]
+    if len(of) > 1:  # by the weights of the others: its own ones flatter a row
+        states = bank.states(of)[:, region.neurons].numpy()
+        counts = bank.active_counts[region.neurons].numpy()
+        frequencies = Frequencies.of(counts, len(bank))
+        own = left_out_evidence(states, states.sum(0), frequencies)
+        sums = sums.index_put((of,), torch.from_numpy(own))
     order = among[sums[among].argsort(descending=True, stable=True)]
     inside = torch.isin(order, of).cumsum(0)
     likeness = inside / (len(of) + torch.arange(1, len(order) + 1) - inside)
     ranked = sums[order]
     likeness[:-1][ranked[:-1] == ranked[1:]] = 0  # a cut keeps ties together
     cut = float(ranked[likeness.argmax()])
-    members = (sums >= cut).nonzero().flatten()
+    members = (evidence([region], bank)[0] >= cut).nonzero().flatten()
     return replace(region, evidence_cut=cut, members=members)
 
 

@@ -133,7 +133,8 @@ def reach(linked: Any, length: int) -> Vectors:
 
 def _unit(vectors: Floats) -> Vectors:
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return (vectors / lengths).astype(np.float32)
+    unit: Vectors = (vectors / lengths).astype(np.float32)
+    return unit
 
 
 class Cover(NamedTuple):

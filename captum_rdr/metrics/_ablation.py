@@ -67,7 +67,7 @@ class PairedEffect:
 
         >>> controls = torch.tensor([[1.0, 1.0, 1.0], [0.0, 1.0, 1.0]])
         >>> PairedEffect.of(torch.tensor([2.0, 3.0, 4.0]), controls)
-        PairedEffect(3 against 0.833 at random, difference 2.17 [0.379, 3.95], p=0.33, n=3)
+        PairedEffect(3 against 0.833 at random, difference 2.17 [0.154, 4.18], p=0.33, n=3)
         """
         treated, several = effects.double().numpy(), controls.double().numpy()
         if not len(treated):

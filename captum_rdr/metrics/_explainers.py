@@ -28,15 +28,13 @@ def fitted_banks(
         raise TypeError(
             f"rdr is a {type(rdr).__name__}; give a fitted RelaxedDecisionRegion"
         )
-    if several and not isinstance(rdr.layer, list):
-        raise ValueError(
-            "rdr explains one layer; give an explainer of a list of layers, e.g. "
-            "RelaxedDecisionRegion(model, [model.layer1, model.layer2])"
-        )
-    if isinstance(rdr.layer, list) and not several:
-        raise ValueError(
-            f"rdr explains {len(rdr.layer)} layers; give an explainer of one layer"
-        )
+    is_list = isinstance(rdr.layer, list)
+    if is_list != several:
+        explained = f"{len(rdr.layer)} layers" if is_list else "one layer"
+        wanted = "one layer"
+        if several:
+            wanted = "a list of layers, e.g. [model.layer1, model.layer2]"
+        raise ValueError(f"rdr explains {explained}; give an explainer of {wanted}")
     if rdr.bank is None:
         raise ValueError("rdr has no bank yet; call fit, or pass bank to it")
     return rdr.bank if several else [rdr.bank]

@@ -1,6 +1,6 @@
 """Regions of the same queries in other banks, and who lies in them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import groupby
 from typing import Any
@@ -57,34 +57,25 @@ def query_states(bank: ConfigurationBank, regions: Sequence[Region]) -> Tensor:
     Raises:
         ValueError: a query is neither a bank row nor kept in its region.
     """
-    packed = [
-        _kept(region, "states")
-        if region.query is None
-        else bank.rows[region.query].cpu()
-        for region in regions
-    ]
-    return bits.unpack(torch.stack(packed), bank.n_neurons)
+    packed = _of_queries(regions, "states", lambda row: bank.rows[row])
+    return bits.unpack(packed, bank.n_neurons)
 
 
-def _query_features(bank: ConfigurationBank, regions: Sequence[Region]) -> Tensor:
-    """Float activations ``(Q, D)`` of the queries."""
-    rows = [
-        _kept(region, "features").cpu()
-        if region.query is None
-        else bank.features_of(torch.tensor([region.query]))[0].cpu()
-        for region in regions
-    ]
-    return torch.stack(rows)
-
-
-def _kept(region: Region, name: str) -> Tensor:
-    """What a region holds of a query that the bank does not hold."""
-    kept: Tensor | None = getattr(region, f"query_{name}")
-    if kept is None:
-        raise ValueError(
-            f"{region!r} does not hold its query's {name}; make it with attribute"
-        )
-    return kept
+def _of_queries(
+    regions: Sequence[Region], name: str, held: Callable[[int], Tensor]
+) -> Tensor:
+    """What the bank holds of each query, or the region of one that is no bank row."""
+    found = []
+    for region in regions:
+        one = getattr(region, f"query_{name}")
+        if region.query is not None:
+            one = held(region.query)
+        if one is None:
+            raise ValueError(
+                f"{region!r} does not hold its query's {name}; make it with attribute"
+            )
+        found.append(one.cpu())
+    return torch.stack(found)
 
 
 def found_by(
@@ -92,15 +83,14 @@ def found_by(
     regions: Sequence[Region],
     rules: Sequence[Rule],
     bank: ConfigurationBank,
-    *,
-    neurons: Tensor | None = None,
-    show_progress: bool = False,
+    neurons: Tensor | None,
+    show_progress: bool,
 ) -> list[Region]:
     """The region of each query by a rule of its own, in batches of equal rules.
 
     Args:
         searched: the bank to search.
-        regions: regions of ``bank``, one or more, for their queries.
+        regions: regions of ``bank``, for their queries.
         rules: one for each.
         bank: the bank that holds the queries.
         neurons: bool ``(D,)``, the neurons of ``bank`` that ``searched`` has, with the
@@ -111,32 +101,30 @@ def found_by(
         ValueError: a region lacks its query's states or features.
     """
     kept = slice(None) if neurons is None else neurons
-    states = query_states(bank, regions)[:, kept]
 
-    def key(index: int) -> Any:
+    def key(pair: tuple[Region, Rule]) -> Any:
         # Given rows are those of one query: such a rule stands alone.
-        rule = rules[index]
-        return index if isinstance(rule.neighbors, Tensor) else rule
+        region, rule = pair
+        return id(region) if isinstance(rule.neighbors, Tensor) else rule
 
     found: list[Region] = []
-    for _, group in groupby(range(len(rules)), key):
-        part = list(group)
-        rule, some = rules[part[0]], [regions[index] for index in part]
-        packed = bits.padded(states[part], searched.layer_shape).to(searched.device)
-        features = _query_features(bank, some)[:, kept] if rule.needs_features else None
-        if neurons is None:
-            sketches = [_sketch(bank, region) for region in some]
-            queries = recognized(searched, packed, features, sketches)
-        else:
-            queries = Queries(packed, [region.query for region in some], features)
+    of_rows = bank.features_of
+    for _, group in groupby(zip(regions, rules, strict=True), key):
+        some, (rule, *_) = zip(*group, strict=True)
+        states = query_states(bank, some)[:, kept]
+        packed = bits.padded(states, searched.layer_shape).to(searched.device)
+        features = None
+        if rule.needs_features:
+            features = _of_queries(some, "features", lambda row: of_rows([row])[0])
+            features = features[:, kept]
+        rows = [region.query for region in some]
+        queries = Queries(packed, rows, features)
+        if neurons is None:  # the bank's rows are others than the queries'
+            held = bank.sketches
+            own = [None if held is None or row is None else held[row] for row in rows]
+            queries = recognized(searched, packed, features, own)
         found += construct(searched, queries, rule, show_progress=show_progress)
     return found
-
-
-def _sketch(bank: ConfigurationBank, region: Region) -> Tensor | None:
-    if bank.sketches is None or region.query is None:
-        return None
-    return bank.sketches[region.query]
 
 
 def found_in(
@@ -168,6 +156,4 @@ def found_in(
                 'does not have; choose them by distance, e.g. neighbors="configuration"'
             )
         rule.settled(searched, 1)
-    if not regions:
-        return []
-    return found_by(searched, regions, rules, bank, show_progress=show_progress)
+    return found_by(searched, regions, rules, bank, None, show_progress)

@@ -277,10 +277,7 @@ def _found_anew(
     with_features = any(rule.needs_features for rule in rules)
     searched = part_of(bank, finding, with_features=with_features)
     fewer = [_for_fewer_neurons(rule, searched.n_neurons) for rule in rules]
-    found = found_by(
-        searched, regions, fewer, bank, neurons=finding, show_progress=show_progress
-    )
-    return searched, found
+    return searched, found_by(searched, regions, fewer, bank, finding, show_progress)
 
 
 def part_of(
@@ -300,9 +297,9 @@ def _for_fewer_neurons(rule: Rule, n_neurons: int) -> Rule:
     if rule.n_neurons is None:
         return rule
     n_neurons = min(rule.n_neurons, n_neurons)
-    tolerance = rule.tolerance
-    if not rule.is_evidence:
-        tolerance = min(int(tolerance), n_neurons - 1)
+    if rule.is_evidence:
+        return replace(rule, n_neurons=n_neurons)
+    tolerance = min(int(rule.tolerance), n_neurons - 1)
     return replace(rule, n_neurons=n_neurons, tolerance=tolerance)
 
 

@@ -6,8 +6,8 @@ from importlib import import_module
 from typing import Any
 
 import torch
-from torch.nn import Module, Parameter
-from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.nn import Module
+from torch.overrides import TorchFunctionMode
 
 from captum_rdr._arguments import check_choice, meant
 
@@ -120,13 +120,24 @@ def build_untrained(name: str) -> Module:
     weights_of(name, None)  # refuses an unknown name
     if is_detection(name):
         return build(name, **few_boxes(name))
-    # As a default device, meta breaks models that compute their widths with tensors.
-    with register_module_parameter_registration_hook(_on_meta):  # type: ignore[arg-type]
+    with _EmptyOnMeta():
         return build(name).to("meta")
 
 
-def _on_meta(_: Module, __: str, parameter: Parameter) -> Parameter:
-    return Parameter(parameter.to("meta"), parameter.requires_grad)
+class _EmptyOnMeta(TorchFunctionMode):
+    """Parameters, which modules make with ``torch.empty``, go to the meta device.
+
+    As a default device, meta breaks models that compute their widths with tensors; and a
+    hook that every module calls would reach models that other threads build.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        given = kwargs or {}
+        if func is torch.empty and given.get("device") is None:
+            given = {**given, "device": "meta"}
+        return func(*args, **given)
 
 
 def few_boxes(name: str) -> dict[str, int]:
