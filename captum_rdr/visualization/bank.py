@@ -3,14 +3,13 @@
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import compress
+from functools import partial
 from typing import Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from matplotlib.axes import Axes
 from scipy.sparse.linalg import LinearOperator, lobpcg
 from scipy.spatial import ConvexHull, QhullError
 from torch import Tensor
@@ -19,12 +18,10 @@ from captum_rdr._arguments import checked_rows
 from captum_rdr.bank import ConfigurationBank
 from captum_rdr.method.region import Region
 from captum_rdr.visualization import sheet
-from captum_rdr.visualization.reference import Reference
+from captum_rdr.visualization.reference import as_reference
+from captum_rdr.visualization.tiles import Row, draw
 
 Floats = npt.NDArray[np.float64]
-
-Key = list[tuple[str, str, Any]]
-"""Sign, name and color of everything on a map."""
 
 _LINES = ("-", "--", ":", "-.")
 MARKS = [(color, sign) for sign in "●▲" for color in sheet.PALETTE]
@@ -35,28 +32,26 @@ _EXTRA, _ROUNDS = 6, 40  # directions searched beside those wanted, and rounds a
 
 
 def visualize_bank(
+    regions: Sequence[Region],
     bank: ConfigurationBank,
-    regions: Sequence[Region] = (),
+    dataset: Any = None,
     *,
     rows: Any = None,
     embedding: Tensor | npt.NDArray[Any] | None = None,
-    labels: Any = None,
-    class_names: Sequence[str] | None = None,
     **figure: Unpack[sheet.FigureOptions],
 ) -> sheet.FigureAxes:
     """Draw a map of a bank, or of some of its rows, with regions outlined.
 
     Args:
+        regions: regions of the bank, or none; each is outlined by the convex hull of its
+            members on the map, so that strangers may lie within, unless that covers most
+            of it. "n.s." marks those that a test did not find significant.
         bank: the reference bank.
-        regions: regions of the bank; each is outlined by the convex hull of its members
-            on the map, so that strangers may lie within, unless that covers most of it.
-            "n.s." marks those that a test found not significant.
+        dataset: a `Reference` of the reference set that was fitted, whose labels color
+            the map; None for one color.
         rows: bank rows to draw, e.g. those of one class; None for all.
         embedding: two coordinates of each drawn row, ``(R, 2)``; None for the first two
             principal components of their states.
-        labels: class of each bank row by position, which colors it, a whole number or a
-            name; negative, None or NaN where unknown.
-        class_names: name of each class.
         **figure: see `FigureOptions`.
 
     Returns:
@@ -69,7 +64,7 @@ def visualize_bank(
 
     >>> bank = ConfigurationBank((12,))
     >>> bank.append(torch.rand(50, 12, generator=torch.Generator().manual_seed(0)) > 0.5)
-    >>> fig, ax = visualize_bank(bank, use_pyplot=False)
+    >>> fig, ax = visualize_bank([], bank, use_pyplot=False)
     >>> ax.child_axes[0].collections[0].get_offsets().shape
     (50, 2)
     """
@@ -79,47 +74,41 @@ def visualize_bank(
     if not len(shown):
         raise ValueError("there is no row to draw; give one bank row or more")
     axis_names, points = _placed(bank, shown, embedding)
-    names = _class_of_each(bank, shown, labels, class_names)
-    outlines = [
-        (_caption(region), points[torch.isin(shown, region.members).numpy()])
-        for region in regions
-    ]
-    extent = np.prod(np.ptp(points, axis=0))
-    areas = [polygon_area(convex_hull(inside)) for _, inside in outlines]
-    fits = [not area > _MOST * extent > 0 for area in areas]
-    wide = [name for (name, _), fit in zip(outlines, fits, strict=True) if not fit]
-    outlines = list(compress(outlines, fits))
+    reference, names = as_reference(dataset), None
+    if reference.labels is not None:
+        names = np.array([str(reference.classes(row).label) for row in shown.tolist()])
+    outlines: list[tuple[str, Floats]] = []
+    wide: list[str] = []
+    for region in regions:
+        inside = points[torch.isin(shown, region.members).numpy()]
+        if convex_hull(inside)[1] > _MOST * np.prod(np.ptp(points, axis=0)) > 0:
+            wide.append(_caption(region))
+        else:
+            outlines.append((_caption(region), inside))
     few = "All" if len(shown) == len(bank) else f"{len(shown)} of"
-    outlined = f", {len(outlines)} region{'s' * (len(outlines) != 1)} outlined"
-    counted = f"{few} {len(bank)} instances of the bank{outlined if regions else ''}."
+    text = f"{few} {len(bank)} instances of the bank."
+    if regions:
+        text += f" Outlined: {len(outlines)} of {len(regions)} regions."
     if wide:
-        counted += f" Not outlined, since all over the map: {', '.join(wide)}."
-
-    def content(width: float) -> list[sheet.Block]:
-        block = _map_block(points, names, outlines, axis_names, width)
-        return [sheet.paragraph(counted, width), block]
-
-    return sheet.draw(content, **figure)
+        text += f" Not outlined, since all over the map: {', '.join(wide)}."
+    block = partial(_map_block, points, _clouds(points, names), outlines, axis_names)
+    return draw([Row(text), block], **figure)
 
 
 def _caption(region: Region) -> str:
-    query = "new input" if region.query is None else f"row {region.query}"
+    name = "new input" if region.query is None else f"row {region.query}"
     tested = region.significance
-    if tested is None or tested.passed:
-        return query
-    return f"{query} ({'n.s.' if tested.testable else 'not testable'})"
+    return name if tested is None or tested.passed else f"{name} (n.s.)"
 
 
 def _placed(
     bank: ConfigurationBank, rows: Tensor, embedding: Any
 ) -> tuple[list[str], Floats]:
+    """The names of the map's axes, and where rows lie on it."""
     if embedding is None:
         points, shares = principal_components(bank, rows)
-        names = [
-            f"component {i} ({share:.0%} of the variance)"
-            for i, share in enumerate(shares, 1)
-        ]
-        return names, points
+        parts = [f"{share:.0%} of the variance" for share in shares]
+        return [f"component {i} ({part})" for i, part in enumerate(parts, 1)], points
     given = np.asarray(torch.as_tensor(embedding).detach().cpu(), np.float64)
     if given.shape != (len(rows), 2) or not np.isfinite(given).all():
         raise ValueError(
@@ -129,108 +118,75 @@ def _placed(
     return ["embedding 1", "embedding 2"], given
 
 
-def _class_of_each(
-    bank: ConfigurationBank, rows: Tensor, labels: Any, class_names: Any
-) -> list[str] | None:
-    if labels is None:
-        return None
-    reference = Reference((), labels, class_names=class_names)
-    if len(reference.labels) != len(bank):
-        raise ValueError(
-            f"labels has {len(reference.labels)} items, but the bank {len(bank)} "
-            "instances; give one for every row of the bank"
-        )
-    return [reference.classes(row).label or "" for row in rows.tolist()]
+def _clouds(
+    points: Floats, names: npt.NDArray[np.str_] | None
+) -> list[tuple[str, str, str, Floats]]:
+    """Sign, name, color and points of each class; too many share what they have."""
+    if names is None:
+        return [("●", "", sheet.GRAY, points)]
+    frequent = sorted(
+        name for name, _ in Counter(sorted(names)).most_common(len(MARKS))
+    )
+    clouds = [
+        (sign, name, color, points[names == name])
+        for name, (color, sign) in zip(frequent, MARKS, strict=False)
+    ]
+    rest = ~np.isin(names, frequent)
+    more = f"{len(set(names[rest]))} more"
+    return [*clouds, *[("●", more, sheet.GRAY, points[rest])] * bool(rest.any())]
 
 
 def _map_block(
     points: Floats,
-    names: list[str] | None,
+    clouds: Sequence[tuple[str, str, str, Floats]],
     outlines: Sequence[tuple[str, Floats]],
     axis_names: Sequence[str],
     width: float,
 ) -> sheet.Block:
-    """The map, and what its colors mean beside it where there is room."""
+    """The map, and what its colors mean beside it or below."""
     side = min(4.0, width - 0.55)
-    room = width - side - 0.6
+    colors = [sheet.PALETTE[-1 - i % len(sheet.PALETTE)] for i in range(len(outlines))]
+    key = [(sign, name, color) for sign, name, color, _ in clouds if name]
+    key += [
+        ("╌○" if i % len(_LINES) else "─○", name, color)
+        for i, ((name, _), color) in enumerate(zip(outlines, colors, strict=True))
+    ]
 
-    def draw(canvas: sheet.Canvas, x: float, y: float) -> None:
-        ax = canvas.plot(x + 0.5, y + 0.05, side, side)
-        key = _draw_points(ax, points, names, canvas.scale)
-        for number, (name, inside) in enumerate(outlines):
-            color = sheet.PALETTE[-1 - number % len(sheet.PALETTE)]
-            line = _LINES[number % len(_LINES)]
-            _draw_outline(ax, inside, color, line, canvas.scale)
-            key.append((f"{'╌' if number % len(_LINES) else '─'}○", name, color))
+    def draw(canvas: sheet.Canvas, left: float, top: float) -> None:
+        ax, scale = canvas.plot(left + 0.5, top + 0.05, side, side), canvas.scale
+        area = float(np.clip(8000 / len(points), 3, 16)) * scale**2
+        for sign, _, color, some in clouds:
+            x, y = some.T
+            marker, alpha = (
+                "^" if sign == "▲" else "o",
+                0.4 if color == sheet.GRAY else 0.7,
+            )
+            ax.scatter(x, y, area, color, marker=marker, alpha=alpha, linewidths=0)
+        for i, (_, inside) in enumerate(outlines):
+            x, y = convex_hull(inside)[0].T
+            ax.fill(x, y, fill=False, ec=colors[i], ls=_LINES[i % 4], lw=1.4 * scale)
+            x, y = inside.T
+            ax.scatter(x, y, 9 * scale**2, "none", edgecolors=colors[i], linewidths=0.6)
         ax.margins(0.05)
         ax.set(xlabel=axis_names[0], ylabel=axis_names[1])
-        for number, (sign, name, color) in enumerate(key[:25] if room > 0.7 else []):
-            top = y + 0.1 + 0.16 * number
-            canvas.text(x + side + 0.6, top, sign, 8, color=color)
-            canvas.text(x + side + 0.85, top, sheet.shortened(name, room - 0.25, 8), 8)
 
-    return sheet.Block(side + 0.45, draw)
+    block = sheet.Block(side + 0.5, draw)
+    return sheet.beside(block, side + 0.6, partial(sheet.key, key), width)
 
 
-def _draw_points(
-    ax: Axes, points: Floats, names: list[str] | None, scale: float
-) -> Key:
-    """Draw the instances; returns what each color means."""
-    area = float(np.clip(8000 / len(points), 3, 16)) * scale**2
+def convex_hull(points: Floats) -> tuple[Floats, float]:
+    """Corners of the convex hull of points ``(M, 2)``, counterclockwise, and its area.
 
-    def draw(some: Any, color: Any, alpha: float, sign: str = "●") -> None:
-        x, y = points[some].T
-        marker = "^" if sign == "▲" else "o"
-        ax.scatter(x, y, area, color, marker=marker, alpha=alpha, linewidths=0)
-
-    if names is None:
-        draw(slice(None), sheet.GRAY, 0.6)
-        return []
-    frequent = [name for name, _ in Counter(sorted(names)).most_common(len(MARKS))]
-    key: Key = []
-    for name, (color, sign) in zip(sorted(frequent), MARKS, strict=False):
-        draw([one == name for one in names], color, 0.7, sign)
-        key.append((sign, name, color))
-    rest = [one not in frequent for one in names]
-    if any(rest):
-        draw(rest, sheet.GRAY, 0.4)
-        key.append(("●", f"{len(set(names)) - len(frequent)} more", sheet.GRAY))
-    return key
-
-
-def _draw_outline(
-    ax: Axes, inside: Floats, color: str, line: str, scale: float
-) -> None:
-    """Draw the convex hull of a region's members, and each of them."""
-    corners = convex_hull(inside)
-    closed = np.concatenate([corners, corners[:1]])
-    ax.plot(*closed.T, color=color, linestyle=line, linewidth=1.4 * scale)
-    x, y = inside.T
-    ax.scatter(x, y, 9 * scale**2, facecolors="none", edgecolors=color, linewidths=0.6)
-
-
-def polygon_area(corners: Floats) -> float:
-    """The area within corners ``(M, 2)``, by the shoelace formula.
-
-    >>> polygon_area(np.array([[0.0, 0], [2, 0], [2, 2], [0, 2]]))
-    4.0
-    """
-    x, y = corners.T
-    return float(abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2)
-
-
-def convex_hull(points: Floats) -> Floats:
-    """Corners of the convex hull of points ``(M, 2)``, counterclockwise.
-
-    >>> convex_hull(np.array([[0.0, 0], [2, 0], [1, 0.5], [2, 2], [0, 2]])).tolist()
-    [[0.0, 0.0], [2.0, 0.0], [2.0, 2.0], [0.0, 2.0]]
+    >>> corners, area = convex_hull(np.array([[0.0, 0], [2, 0], [1, 0.5], [2, 2], [0, 2]]))
+    >>> corners.tolist(), area
+    ([[0.0, 0.0], [2.0, 0.0], [2.0, 2.0], [0.0, 2.0]], 4.0)
     """
     try:
-        corners: Floats = points[ConvexHull(points).vertices]
+        hull = ConvexHull(points)
+        return points[hull.vertices], float(hull.volume)
     except (QhullError, ValueError):  # fewer than three points, or all on a line
         ordered = np.unique(points, axis=0)
-        corners = np.concatenate([ordered[:1], ordered[1:][-1:]])
-    return corners
+        return np.concatenate([ordered[:1], ordered[1:][-1:]]), 0.0
 
 
 def principal_components(

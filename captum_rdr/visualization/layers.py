@@ -1,14 +1,19 @@
 """One query in several layers: the members in each, and how far they are the same."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Unpack
+
+import numpy as np
 
 from captum_rdr._arguments import check_whole
 from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.method.region import Region
 from captum_rdr.metrics._regions import jaccard
-from captum_rdr.visualization import sheet, tiles
+from captum_rdr.visualization import sheet
 from captum_rdr.visualization.reference import as_reference
+from captum_rdr.visualization.subject import Subject, banks_of
+from captum_rdr.visualization.tiles import Part, Row, draw
 
 _CELL = 0.36
 
@@ -56,36 +61,32 @@ def visualize_layers(
     'Members in common:'
     """
     check_whole("n_members", n_members)
-    banks, names = tiles.banks_of(rdr), rdr.reader.names
+    banks, names = banks_of(rdr), rdr.reader.names
     if len(regions) != len(banks):
         raise ValueError(
             f"regions has {len(regions)} items for {len(banks)} layers; give the query's "
             "region in each, e.g. [found[0] for found in regions_by_layer]"
         )
     reference = as_reference(dataset)
-    row = next((one.query for one in regions if one.query is not None), None)
-    tile = tiles.of_query(row, reference, query)
-    rows: list[tiles.Row] = []
-    for name, region, bank in zip(names, regions, banks, strict=True):
+    subjects = []
+    for region, bank in zip(regions, banks, strict=True):
         region.check_layer(bank.layer_shape, bank.fingerprint)
-        shown = tiles.ranked(region, bank)[:n_members]
-        few = f"{len(shown)} of {len(region.members)} members"
-        rows.append(tiles.Row(f"Layer {name}: {few}, {tiles.order_name(region)}"))
-        rows += tiles.significance_rows(region)
-        members = tiles.of_members(region, bank, shown, reference)
-        rows.append(tiles.Row("", [tile, *members]))
-
-    def content(width: float) -> list[sheet.Block]:
-        blocks = tiles.blocks(rows, width)
-        if len(regions) > 2:
-            heading = sheet.paragraph("Members in common (Jaccard index)", width)
-            blocks += [heading, _overlap_block(overlaps(regions), names, width)]
-        elif len(regions) == 2:
-            shared = f"Members in common: {overlaps(regions)[0][1]:.2f} (Jaccard index)"
-            blocks.append(sheet.paragraph(shared, width))
-        return blocks
-
-    return sheet.draw(content, **figure)
+        subjects.append(Subject(region, bank, reference, query))
+    known = (one for one in subjects if one.region.query is not None)
+    tile = next(known, subjects[0]).tile
+    parts: list[Part] = []
+    for name, subject in zip(names, subjects, strict=True):
+        shown = subject.tiles(subject.ranked()[:n_members])
+        parts += subject.headed(f"Layer {name}: {subject.counted(shown)}")
+        parts.append(Row("", [tile, *shown]))
+    shared = overlaps(regions)
+    if len(regions) == 2:
+        text = f"Members in common: {shared[0][1]:.2f} (Jaccard index)"
+        parts.append(Row(text))
+    elif len(regions) > 2:
+        parts.append(Row("Members in common (Jaccard index)"))
+        parts.append(partial(_overlap_block, shared, names))
+    return draw(parts, **figure)
 
 
 def overlaps(regions: Sequence[Region]) -> list[list[float]]:
@@ -99,20 +100,15 @@ def _overlap_block(
     """A table of Jaccard indices, darker where more is in common."""
     count, margin = len(names), 1.1
     across = min(0.9, (width - margin) / count)
+    below = [sheet.shortened(name, across - 0.04, 8) for name in names]
 
     def draw(canvas: sheet.Canvas, x: float, y: float) -> None:
-        left, top = x + margin, y + 0.22
-        ax = canvas.inset(left, top, across * count, _CELL * count)
+        ax = canvas.plot(x + margin, y, across * count, _CELL * count)
         ax.imshow(values, cmap="Blues", vmin=0, vmax=1.4, aspect="auto")
-        ax.set(xticks=[], yticks=[])
-        for i, name in enumerate(names):
-            middle, center = top + (i + 0.5) * _CELL, left + (i + 0.5) * across
-            text = sheet.shortened(name, margin - 0.1, 8)
-            canvas.text(left - 0.07, middle, text, 8, ha="right", va="center")
-            text = sheet.shortened(name, across - 0.04, 8)
-            canvas.text(center, y + 0.08, text, 8, ha="center")
-            for j, value in enumerate(values[i]):
-                size = 8 * canvas.scale
-                ax.text(j, i, f"{value:.2f}", size=size, ha="center", va="center")
+        ax.set_xticks(range(count), below)
+        ax.set_yticks(range(count), [sheet.shortened(one, 1, 8) for one in names])
+        for (i, j), value in np.ndenumerate(np.array(values)):
+            size = 8 * canvas.scale
+            ax.text(j, i, f"{value:.2f}", size=size, ha="center", va="center")
 
     return sheet.Block(_CELL * count + 0.3, draw)

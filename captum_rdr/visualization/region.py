@@ -1,19 +1,17 @@
 """A query, its neighbors and the members of its region."""
 
-from collections.abc import Sequence
-from functools import partial
 from typing import Any, Unpack
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator
 
 from captum_rdr._arguments import check_whole
 from captum_rdr.attribution import RelaxedDecisionRegion
-from captum_rdr.bank import ConfigurationBank
 from captum_rdr.method.region import Region
 from captum_rdr.metrics._labels import without_query
-from captum_rdr.visualization import sheet, tiles
-from captum_rdr.visualization.reference import Reference, as_reference
+from captum_rdr.visualization.sheet import FigureAxes, FigureOptions
+from captum_rdr.visualization.subject import Subject, subject_of
+from captum_rdr.visualization.tiles import Row, draw
 
 
 def visualize_region(
@@ -24,8 +22,8 @@ def visualize_region(
     *,
     n_members: int = 16,
     generator: Generator | None = None,
-    **figure: Unpack[sheet.FigureOptions],
-) -> sheet.FigureAxes:
+    **figure: Unpack[FigureOptions],
+) -> FigureAxes:
     """Draw a query, its neighbors in S and the further members of its region.
 
     Below each picture stand its label, the model's prediction (behind an arrow), how far
@@ -61,59 +59,33 @@ def visualize_region(
     >>> fig, ax = visualize_region(region, rdr, data, use_pyplot=False)
     >>> [text.get_text() for text in ax.texts][:2]
     ['5 principal neurons of 16 (3 active, 2 inactive), all must agree. 4 of 4 members
-     shown.', 'Query and its 3 neighbors, nearest first']
+     shown.', 'Query and 3 of 3 neighbors, nearest first']
     """
     check_whole("n_members", n_members)
-    _, bank = tiles.layer_of(region, rdr)
-    reference = as_reference(dataset)
-    tile = tiles.of_query(region.query, reference, query)
-    rows = region_rows(region, bank, reference, tile, n_members, generator)
-    return sheet.draw(partial(tiles.blocks, rows), **figure)
+    subject = subject_of(region, rdr, dataset, query)
+    return draw(region_rows(subject, n_members, generator), **figure)
 
 
 def region_rows(
-    region: Region,
-    bank: ConfigurationBank,
-    reference: Reference,
-    query: tiles.Tile,
-    n_members: int,
-    generator: Generator | None = None,
-) -> list[tiles.Row]:
+    subject: Subject, n_members: int, generator: Generator | None = None
+) -> list[Row]:
     """What `visualize_region` shows, row by row."""
+    region = subject.region
     near = without_query(region.neighbors, region)
-    is_other = region.neighbors != (-1 if region.query is None else region.query)
-    form = "at {:.3g}" if region.distances.is_floating_point() else "{} away"
-    notes = [form.format(far) for far in region.distances[is_other].tolist()]
     others = without_query(region.members, region)
-    far = tiles.ranked(region, bank, others[~torch.isin(others, near)], generator)
+    far = subject.ranked(others[~torch.isin(others, near)], generator)
     hidden = torch.cat([near[n_members:], far[n_members:]])
     n_shown = int((~torch.isin(region.members, hidden)).sum())
-
-    def shown(rows: Tensor, notes: Sequence[str] | None = None) -> list[tiles.Tile]:
-        return tiles.of_members(region, bank, rows[:n_members], reference, notes)
-
-    counted = f"{n_shown} of {len(region.members)} members shown."
-    order = tiles.order_name(region, generator)
+    form = "at {:.3g}" if region.distances.is_floating_point() else "{} away"
+    away = dict(zip(region.neighbors.tolist(), region.distances.tolist(), strict=True))
+    notes = [form.format(away[row]) for row in near[:n_members].tolist()]
+    neighbors = subject.tiles(near[:n_members], notes)
+    further = subject.tiles(far[:n_members])
+    shown = f"{n_shown} of {len(region.members)} members shown."
+    few = f"Query and {len(neighbors)} of {len(near)} neighbors, nearest first"
+    order = subject.order if generator is None else "drawn at random"
     return [
-        tiles.Row(f"{tiles.described(region)} {counted}"),
-        *tiles.significance_rows(region),
-        tiles.Row(
-            _neighbors_heading(len(near), n_members),
-            [query, *shown(near, notes[:n_members])],
-        ),
-        tiles.Row(_further_heading(len(far), n_members, order), shown(far)),
+        *subject.headed(f"{subject.described} {shown}"),
+        Row(few, [subject.tile, *neighbors]),
+        Row(f"{len(further)} of {len(far)} further members, {order}", further),
     ]
-
-
-def _neighbors_heading(count: int, most: int) -> str:
-    if count == 0:
-        return "Query, which has no neighbor"
-    few = "" if count <= most else f"{most} of "
-    return f"Query and {few}its {count} neighbor{'s' * (count > 1)}, nearest first"
-
-
-def _further_heading(count: int, most: int, order: str) -> str:
-    if count == 0:
-        return "No further members"
-    few = f"All {count}" if count <= most else f"{most} of {count}"
-    return f"{few} further members, {order}"

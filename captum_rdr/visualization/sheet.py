@@ -11,8 +11,11 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextToPath
 
-BLUE, ORANGE, GRAY, INK = "#0072B2", "#D55E00", "#666666", "#111111"
-"""Required active; required inactive and errors; secondary text; text."""
+BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
+"""Required active; required inactive and errors; members."""
+
+GRAY, INK = "#666666", "#111111"
+"""Secondary text; text."""
 
 PALETTE = ("#D55E00", "#56B4E9", "#009E73", "#332288", "#000000")
 """Colors that also differ for those who see no red or no green."""
@@ -107,6 +110,9 @@ class Block(NamedTuple):
     draw: Callable[[Canvas, float, float], None]
 
 
+Part = Callable[[float], Block]
+"""Makes a block for a width in inches."""
+
 Content = Callable[[float], Sequence[Block]]
 """Makes blocks for a width in inches."""
 
@@ -176,6 +182,45 @@ def spacer(height: float) -> Block:
     return Block(height, lambda canvas, x, y: None)
 
 
+def beside(left: Block, used: float, right: Part, width: float) -> Block:
+    """Two blocks side by side, or one below the other where there is little room.
+
+    Args:
+        left: the first block.
+        used: how much of the width it needs, in inches.
+        right: makes the second, for the rest of the width or for all of it.
+        width: of both.
+    """
+    is_wide = width - used > 1
+    further = right(width - used if is_wide else width)
+
+    def draw(canvas: Canvas, x: float, y: float) -> None:
+        left.draw(canvas, x, y)
+        further.draw(canvas, *((x + used, y) if is_wide else (x, y + left.height)))
+
+    heights = (left.height, further.height)
+    return Block(max(heights) if is_wide else sum(heights), draw)
+
+
+def key(entries: Sequence[tuple[str, str, str]], width: float) -> Block:
+    """What each sign means: its name beside it, in as many columns as there is room for.
+
+    Args:
+        entries: sign, name and color of each.
+        width: in inches.
+    """
+    columns = max(1, int(width / 1.9))
+    step = width / columns
+
+    def draw(canvas: Canvas, x: float, y: float) -> None:
+        for index, (sign, name, color) in enumerate(entries):
+            left, top = x + index % columns * step, y + index // columns * 0.16
+            canvas.text(left, top, sign, color=color)
+            canvas.text(left + 0.25, top, shortened(name, step - 0.3, 8))
+
+    return Block(0.16 * -(-len(entries) // columns) + 0.04, draw)
+
+
 def paragraph(string: str, width: float, size: float = 8, **kwargs: Any) -> Block:
     """Text, wrapped at words to a width in inches."""
     lines = wrapped(string, width, size, kwargs.get("weight", "normal"))
@@ -219,14 +264,11 @@ def text_width(string: str, size: float, weight: str = "normal") -> float:
 
     With some room: hinting makes letters wider on a screen.
     """
-    family = tuple(matplotlib.rcParams["font.family"])
-    return 1.05 * _text_width(string, size, weight, family)
+    return _text_width(string, size, weight, *matplotlib.rcParams["font.family"])
 
 
 @lru_cache(maxsize=4096)
-def _text_width(
-    string: str, size: float, weight: str, family: tuple[str, ...]
-) -> float:
+def _text_width(string: str, size: float, weight: str, *family: str) -> float:
     font = FontProperties(family=list(family), size=size, weight=weight)
     width, _, _ = TextToPath().get_text_width_height_descent(string, font, False)
-    return float(width) / 72
+    return 1.05 * float(width) / 72

@@ -13,6 +13,7 @@ from captum_rdr import ConfigurationBank, Region, RelaxedDecisionRegion
 from captum_rdr.axes import LayerAxes
 from captum_rdr.visualization import visualize_principal_neurons
 from captum_rdr.visualization.neurons import bank_axes, neuron_layout
+from captum_rdr.visualization.sheet import SIGNED
 
 
 def setting(shape, count=12, axes=None) -> tuple[Region, RelaxedDecisionRegion]:
@@ -50,9 +51,13 @@ def test_channels_and_places():
     layout = neuron_layout(region, bank_axes(rdr.bank))
     assert as_dict(layout.places[0]) == pytest.approx(summed(region, True, (1, 2)))
     assert as_dict(layout.places[1]) == pytest.approx(summed(region, False, (1, 2)))
-    assert as_dict(layout.channels[0]) == pytest.approx(summed(region, True, (0,)))
-    assert as_dict(layout.channels[1]) == pytest.approx(summed(region, False, (0,)))
-    assert layout.unit == "channel"
+    assert as_dict(layout.bars["channel"][0]) == pytest.approx(
+        summed(region, True, (0,))
+    )
+    assert as_dict(layout.bars["channel"][1]) == pytest.approx(
+        summed(region, False, (0,))
+    )
+    assert list(layout.bars) == ["channel"]
 
 
 @pytest.mark.parametrize(
@@ -71,25 +76,22 @@ def test_tokens(n_tokens, n_prefix, grid, expected):
     layout = neuron_layout(region, bank_axes(rdr.bank), 0.75)
     assert layout.places.shape == (2, *expected)
     n_prefix = n_tokens - expected[0] * expected[1]
-    assert layout.prefix.shape == (2, n_prefix)
-    for sums, places, state in (
-        (layout.prefix[0], layout.places[0], True),
-        (layout.prefix[1], layout.places[1], False),
-    ):
+    name = {0: "", 1: "class token"}.get(n_prefix, "other token")
+    prefix = layout.bars.get(name, np.zeros((2, 0)))
+    assert prefix.shape == (2, n_prefix)
+    for state, sums, places in zip((True, False), prefix, layout.places, strict=True):
         tokens = np.concatenate([sums, places.reshape(-1)])
         assert as_dict(tokens) == pytest.approx(summed(region, state, (0,)))
     fig, ax = visualize_principal_neurons(region, rdr, use_pyplot=False)
     check_texts(fig)
-    labels = {1: "class\ntoken", 2: "other\ntokens"}
-    assert labels.get(n_prefix) in {*strings(ax), None}
+    assert (f"score by {name}" in strings(ax)) == (n_prefix > 0)
 
 
 def test_tokens_without_a_grid_are_bars():
     region, rdr = setting((7, 6))
     layout = neuron_layout(region, bank_axes(rdr.bank))
     assert layout.places is None
-    assert layout.line_unit == "token"
-    assert as_dict(layout.line[0]) == pytest.approx(summed(region, True, (0,)))
+    assert as_dict(layout.bars["token"][0]) == pytest.approx(summed(region, True, (0,)))
     fig, ax = visualize_principal_neurons(region, rdr, use_pyplot=False)
     check_texts(fig)
     assert "score by token" in strings(ax)
@@ -99,15 +101,17 @@ def test_channels_that_come_last():
     region, rdr = setting((3, 4, 5), axes=LayerAxes("height width channel"))
     layout = neuron_layout(region, bank_axes(rdr.bank))
     assert as_dict(layout.places[0]) == pytest.approx(summed(region, True, (0, 1)))
-    assert as_dict(layout.channels[1]) == pytest.approx(summed(region, False, (2,)))
+    assert as_dict(layout.bars["channel"][1]) == pytest.approx(
+        summed(region, False, (2,))
+    )
 
 
 def test_times_are_no_places():
     region, rdr = setting((5, 12), axes=LayerAxes("channel time"))
     layout = neuron_layout(region, bank_axes(rdr.bank))
     assert layout.places is None
-    assert (layout.line_unit, layout.unit) == ("time", "channel")
-    assert as_dict(layout.line[1]) == pytest.approx(summed(region, False, (1,)))
+    assert list(layout.bars) == ["channel", "time"]
+    assert as_dict(layout.bars["time"][1]) == pytest.approx(summed(region, False, (1,)))
     _, ax = visualize_principal_neurons(region, rdr, use_pyplot=False)
     assert {"score by time", "score by channel"} <= set(strings(ax))
 
@@ -157,7 +161,9 @@ def test_vectors_have_no_map():
     region, rdr = setting((40,))
     layout = neuron_layout(region, bank_axes(rdr.bank))
     assert layout.places is None
-    assert as_dict(layout.channels[0]) == pytest.approx(summed(region, True, (0,)))
+    assert as_dict(layout.bars["neuron"][0]) == pytest.approx(
+        summed(region, True, (0,))
+    )
     _, ax = visualize_principal_neurons(region, rdr, use_pyplot=False)
     (bars,) = ax.child_axes
     assert len(bars.patches) == 2 * 12
@@ -167,22 +173,21 @@ def test_vectors_have_no_map():
 def test_maps_show_the_sums_at_the_places_of_the_layer():
     region, rdr = setting((5, 4, 4))
     layout = neuron_layout(region, bank_axes(rdr.bank))
-    _, ax = visualize_principal_neurons(region, rdr, use_pyplot=False, cmap="PuOr")
+    _, ax = visualize_principal_neurons(region, rdr, use_pyplot=False)
     active, inactive, bars = ax.child_axes
     largest = layout.places.max()
     for child, values, sign in (
         (active, layout.places[0], 1),
         (inactive, layout.places[1], -1),
     ):
-        drawn = np.asarray(child.images[0].get_array())
-        import matplotlib
-
-        expected = matplotlib.colormaps["PuOr"](0.5 + sign * 0.5 * values / largest)
-        assert np.allclose(drawn, expected)
+        drawn = np.asarray(child.images[-1].get_array())
+        expected = SIGNED(0.5 + sign * 0.5 * values / largest)
+        assert np.allclose(drawn[..., :3], expected[..., :3])
+        assert ((drawn[..., 3] > 0) == (values > 0)).all()
     heights = [bar.get_height() for bar in bars.patches]
-    used = np.flatnonzero(layout.channels.sum(0))
-    assert np.allclose(heights[: len(used)], layout.channels[0, used])
-    assert np.allclose(heights[len(used) :], -layout.channels[1, used])
+    used = np.flatnonzero(layout.bars["channel"].sum(0))
+    assert np.allclose(heights[: len(used)], layout.bars["channel"][0, used])
+    assert np.allclose(heights[len(used) :], -layout.bars["channel"][1, used])
     assert [tick.get_text() for tick in bars.get_xticklabels()] == [
         str(c) for c in used
     ]
@@ -197,7 +202,8 @@ def test_the_overlay_lies_over_the_image():
     picture, overlay = ax.child_axes[0].images
     assert picture.get_array().shape == (12, 12, 3)
     opaque = np.asarray(overlay.get_array())[..., 3] > 0
-    assert (opaque == np.kron(layout.places[0] > 0, np.ones((3, 3))).astype(bool)).all()
+    assert (opaque == (layout.places[0] > 0)).all()
+    assert overlay.get_extent() == [-0.5, 11.5, 11.5, -0.5] == picture.get_extent()
     assert image.equal(before)
 
 
@@ -215,10 +221,10 @@ def test_thousands_of_neurons_are_lines():
     _, ax = visualize_principal_neurons(region, rdr, use_pyplot=False)
     (bars,) = ax.child_axes
     active, inactive = bars.collections
-    used = np.flatnonzero(layout.channels.sum(0))
+    used = np.flatnonzero(layout.bars["neuron"].sum(0))
     for lines, heights in (
-        (active, layout.channels[0]),
-        (inactive, -layout.channels[1]),
+        (active, layout.bars["neuron"][0]),
+        (inactive, -layout.bars["neuron"][1]),
     ):
         drawn = np.array([line[1] for line in lines.get_segments()])
         assert np.allclose(drawn, np.stack([used, heights[used]], 1))
