@@ -54,7 +54,7 @@ def digits() -> None:
     asked = (query, int(held_out.labels[row]), int(predicted[row]))
     # The layer before its ReLU, so that inactive neurons have gradients too.
     conv = RelaxedDecisionRegion(model, model.features[3])
-    conv.fit(train_set.images, show_progress=False)
+    conv.fit(train_set.images, keep_features=True, show_progress=False)
     _, (region,) = conv.attribute(query[None])
     save(
         visualize_region(region, conv, reference, asked, use_pyplot=False),

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from captum_rdr.attribution import RelaxedDecisionRegion
-from captum_rdr.bank import ConfigurationBank
 from captum_rdr.method.region import Region
 from captum_rdr.report.images import figure_uri
 from captum_rdr.visualization import (
@@ -16,10 +15,8 @@ from captum_rdr.visualization import (
     visualize_concept,
     visualize_principal_neurons,
 )
-from captum_rdr.visualization.layers import overlaps
-from captum_rdr.visualization.neighbors import neighbor_rows
-from captum_rdr.visualization.region import region_rows
-from captum_rdr.visualization.subject import Subject, banks_of
+from captum_rdr.visualization.region import neighbor_rows, overlaps, region_rows
+from captum_rdr.visualization.subjects import Subject, banks_of
 
 Method = Callable[[Callable[..., Tensor]], Callable[[Tensor], Tensor]]
 """Makes of a concept score what attributes it to inputs."""
@@ -125,7 +122,7 @@ def query_part(
     ):
         subject = Subject(region, bank, reference, query)
         rows = region_rows(subject, n_members)
-        drawings = [_neurons(region, rdr, bank, reference, query)]
+        drawings = [_neurons(region, rdr, reference, query)]
         if attribute is not None:
             drawings.append(_concept(region, rdr, attribute, reference, query))
         layers.append(LayerPart(name, region, _outcome([region]), rows, drawings))
@@ -153,14 +150,11 @@ def _outcome(regions: Sequence[Region]) -> str:
 def _neurons(
     region: Region,
     rdr: RelaxedDecisionRegion,
-    bank: ConfigurationBank,
     reference: Reference,
     query: Any,
 ) -> Drawing:
-    # Without features the model would run anew for each neuron of each query.
-    count = 4 if bank.features is not None else 0
     fig, _ = visualize_principal_neurons(
-        region, rdr, reference, query, n_neurons=count, use_pyplot=False
+        region, rdr, reference, query, use_pyplot=False
     )
     active = int(region.states.sum())
     return Drawing(

@@ -1,34 +1,31 @@
 """A map of a bank, regions outlined."""
 
-import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from scipy.sparse.linalg import LinearOperator, lobpcg
 from scipy.spatial import ConvexHull, QhullError
 from torch import Tensor
 
 from captum_rdr._arguments import checked_rows
 from captum_rdr.bank import ConfigurationBank
 from captum_rdr.method.region import Region
-from captum_rdr.visualization import sheet
+from captum_rdr.visualization import sheet, tiles
 from captum_rdr.visualization.reference import as_reference
-from captum_rdr.visualization.tiles import Row, draw
 
 Floats = npt.NDArray[np.float64]
 
+_MAP = 4.0  # side of the map, in inches
 _LINES = ("-", "--", ":", "-.")
 MARKS = [(color, sign) for sign in "●▲" for color in sheet.PALETTE]
 """Color and sign of each class that has its own."""
 _MOST = 0.5  # share of the map that an outline may cover
 _BLOCK = 1 << 24  # states unpacked at a time
-_EXTRA, _ROUNDS = 6, 40  # directions searched beside those wanted, and rounds at most
+_DIRECTIONS, _ROUNDS = 16, 16  # of the search for components
 
 
 def visualize_bank(
@@ -91,8 +88,8 @@ def visualize_bank(
         text += f" Outlined: {len(outlines)} of {len(regions)} regions."
     if wide:
         text += f" Not outlined, since all over the map: {', '.join(wide)}."
-    block = partial(_map_block, points, _clouds(points, names), outlines, axis_names)
-    return draw([Row(text), block], **figure)
+    block = _map_block(points, _clouds(points, names), outlines, axis_names)
+    return tiles.draw([tiles.Row(text), block], **figure)
 
 
 def _caption(region: Region) -> str:
@@ -124,16 +121,16 @@ def _clouds(
     """Sign, name, color and points of each class; too many share what they have."""
     if names is None:
         return [("●", "", sheet.GRAY, points)]
-    frequent = sorted(
-        name for name, _ in Counter(sorted(names)).most_common(len(MARKS))
-    )
+    counts = Counter(sorted(names)).most_common(len(MARKS))
     clouds = [
         (sign, name, color, points[names == name])
-        for name, (color, sign) in zip(frequent, MARKS, strict=False)
+        for (name, _), (color, sign) in zip(sorted(counts), MARKS, strict=False)
     ]
-    rest = ~np.isin(names, frequent)
-    more = f"{len(set(names[rest]))} more"
-    return [*clouds, *[("●", more, sheet.GRAY, points[rest])] * bool(rest.any())]
+    rest = ~np.isin(names, [name for name, _ in counts])
+    if rest.any():
+        more = f"{len(set(names[rest]))} more"
+        clouds.append(("●", more, sheet.GRAY, points[rest]))
+    return clouds
 
 
 def _map_block(
@@ -141,10 +138,8 @@ def _map_block(
     clouds: Sequence[tuple[str, str, str, Floats]],
     outlines: Sequence[tuple[str, Floats]],
     axis_names: Sequence[str],
-    width: float,
 ) -> sheet.Block:
-    """The map, and what its colors mean beside it or below."""
-    side = min(4.0, width - 0.55)
+    """The map, and what its colors mean beside it."""
     colors = [sheet.PALETTE[-1 - i % len(sheet.PALETTE)] for i in range(len(outlines))]
     key = [(sign, name, color) for sign, name, color, _ in clouds if name]
     key += [
@@ -153,14 +148,12 @@ def _map_block(
     ]
 
     def draw(canvas: sheet.Canvas, left: float, top: float) -> None:
-        ax, scale = canvas.plot(left + 0.5, top + 0.05, side, side), canvas.scale
+        ax, scale = canvas.plot(left + 0.5, top + 0.05, _MAP, _MAP), canvas.scale
         area = float(np.clip(8000 / len(points), 3, 16)) * scale**2
         for sign, _, color, some in clouds:
             x, y = some.T
-            marker, alpha = (
-                "^" if sign == "▲" else "o",
-                0.4 if color == sheet.GRAY else 0.7,
-            )
+            marker = "^" if sign == "▲" else "o"
+            alpha = 0.4 if color == sheet.GRAY else 0.7
             ax.scatter(x, y, area, color, marker=marker, alpha=alpha, linewidths=0)
         for i, (_, inside) in enumerate(outlines):
             x, y = convex_hull(inside)[0].T
@@ -170,8 +163,8 @@ def _map_block(
         ax.margins(0.05)
         ax.set(xlabel=axis_names[0], ylabel=axis_names[1])
 
-    block = sheet.Block(side + 0.5, draw)
-    return sheet.beside(block, side + 0.6, partial(sheet.key, key), width)
+    room = sheet.WIDTH - _MAP - 0.6
+    return sheet.beside(sheet.Block(_MAP + 0.5, draw), _MAP + 0.6, sheet.key(key, room))
 
 
 def convex_hull(points: Floats) -> tuple[Floats, float]:
@@ -194,8 +187,9 @@ def principal_components(
 ) -> tuple[Floats, Floats]:
     """Coordinates of bank rows along two principal components of their states.
 
-    A few rows are unpacked at a time. The largest coordinate along each component is
-    positive.
+    By subspace iteration (Halko, Martinsson and Tropp, *Finding structure with
+    randomness*, SIAM Review 2011, Algorithm 4.4); a few rows are unpacked at a time. The
+    largest coordinate along each component is positive.
 
     Args:
         bank: has the states.
@@ -213,27 +207,19 @@ def principal_components(
     """
     parts = torch.split(rows, max(1, _BLOCK // bank.n_neurons))
     mean = torch.stack([bank.states(part).sum(0) for part in parts]).sum(0) / len(rows)
-    variance = float((mean * (1 - mean)).sum())
-    if variance == 0:
-        return np.zeros((len(rows), 2)), np.zeros(2)
-    size = max(2, bank.n_neurons)
 
     def centered() -> Iterator[Tensor]:
-        for part in parts:
-            states = bank.states(part).float() - mean
-            yield F.pad(states, (0, size - bank.n_neurons))
+        return (bank.states(part).float() - mean for part in parts)
 
-    def covariance(directions: Floats) -> Floats:
-        basis = torch.from_numpy(directions.reshape(size, -1)).float()
+    generator = torch.Generator().manual_seed(0)
+    basis = torch.randn(bank.n_neurons, _DIRECTIONS, generator=generator)
+    for _ in range(_ROUNDS):
         products = [block.T @ (block @ basis) for block in centered()]
-        return torch.stack(products).sum(0).numpy() / len(rows)
-
-    operator = LinearOperator((size, size), covariance, matmat=covariance, dtype="f4")
-    start = np.random.default_rng(0).standard_normal((size, 2 + _EXTRA), np.float32)
-    with warnings.catch_warnings(action="ignore"):  # of a few neurons, or many rounds
-        values, axes = lobpcg(operator, start, tol=1e-5 * variance, maxiter=_ROUNDS)
-    basis = torch.from_numpy(axes[:, :2].copy())
-    points = torch.cat([block @ basis for block in centered()]).double().numpy()
+        basis = torch.linalg.qr(torch.stack(products).sum(0)).Q
+    along = torch.cat([block @ basis for block in centered()]).double()
+    _, sizes, turned = torch.linalg.svd(along, full_matrices=False)
+    points = F.pad(along @ turned.T, (0, 2))[:, :2].numpy()
     largest = points[np.abs(points).argmax(0), [0, 1]]
-    shares = values[:2].astype(np.float64).clip(0) / variance
+    variance = float((mean * (1 - mean)).sum()) * len(rows)
+    shares = F.pad(sizes, (0, 2))[:2].numpy() ** 2 / (variance or 1.0)
     return points * np.where(largest < 0, -1, 1), shares

@@ -12,21 +12,22 @@ from captum.attr import visualization
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from captum_rdr._arguments import check_choice, check_whole
+from captum_rdr._arguments import check_choice
 from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.method.region import Region
-from captum_rdr.visualization import sheet, tiles
+from captum_rdr.visualization import sheet, subjects, tiles
 from captum_rdr.visualization.reference import Picture, as_batch
-from captum_rdr.visualization.subject import subject_of
 
 _GAP = 0.08
-_SCALES: dict[str, tuple[Any, str, str]] = {
-    "positive": ("Blues", "none", "for the concept"),
-    "negative": ("Oranges", "none", "against the concept"),
-    "absolute_value": ("Purples", "none", "for or against the concept"),
-    "all": (sheet.SIGNED, "against the concept", "for the concept"),
+_FOR = ("■", "for the concept", sheet.BLUE)
+_AGAINST = ("■", "against the concept", sheet.ORANGE)
+_KEYS: dict[str, tuple[Any, list[tuple[str, str, str]]]] = {
+    "all": (sheet.SIGNED, [_FOR, _AGAINST]),
+    "positive": ("Blues", [_FOR]),
+    "negative": ("Oranges", [_AGAINST]),
+    "absolute_value": ("Purples", [("■", "for or against it", "#54278F")]),
 }
-"""Colors of each sign, and what the lowest and the highest mean."""
+"""Colors of each sign of attributions, and what they mean."""
 
 Array = npt.NDArray[Any]
 
@@ -52,9 +53,9 @@ def visualize_concept(
 
     The first row shows the images, the second what any Captum attribution of the
     region's concept score gives for them, alone, and the third both, drawn by
-    `captum.attr.visualization.visualize_image_attr`. An image whose attributions are all
-    zero stays bare. Behind a ReLU that happens to gradients where every principal neuron
-    must be inactive: explain the layer before it then.
+    `captum.attr.visualization.visualize_image_attr`. What is below an image stays
+    bare where its attributions are all zero. Behind a ReLU that happens to gradients
+    where every principal neuron must be inactive: explain the layer before it then.
 
     Args:
         region: the region to show.
@@ -93,13 +94,12 @@ def visualize_concept(
     >>> fig, ax = visualize_concept(
     ...     region, rdr, data, attribute=attribute, n_members=0, use_pyplot=False
     ... )
-    >>> len(ax.child_axes)  # the query three times, and the color bar
-    4
+    >>> len(ax.child_axes)  # the query three times
+    3
     """
-    check_whole("n_members", n_members, 0)
-    check_choice("sign", sign, list(_SCALES))
-    subject = subject_of(region, rdr, dataset, query)
-    rows = subject.ranked()[:n_members]
+    check_choice("sign", sign, list(_KEYS))
+    subject = subjects.of(region, rdr, dataset, query)
+    rows = subject.ranked(n_members)
     items = [subject.item, *map(subject.reference.item, rows.tolist())]
     attributions = _attributed(attribute, items)
     shown = [subject.tile, *subject.tiles(rows)]
@@ -108,28 +108,24 @@ def visualize_concept(
         replace(one, notes=(*one.notes, *["no attribution"] * is_bare))
         for one, is_bare in zip(shown, bare, strict=True)
     ]
-    options = {"sign": sign, "outlier_perc": outlier_perc, "cmap": _SCALES[sign][0]}
+    cmap, key = _KEYS[sign]
+    options = {"sign": sign, "outlier_perc": outlier_perc, "cmap": cmap}
     options["alpha_overlay"] = alpha_overlay
 
     def lower(way: str, ax: Axes, number: int) -> None:
-        picture = shown[number].picture
-        if not bare[number]:
-            _draw_attribution(ax, attributions[number], picture, way, options)
+        if bare[number]:
+            ax.set_axis_off()
         else:
-            is_alone = way == "heat_map"
-            tiles.show_picture(ax, np.ones_like(picture) if is_alone else picture)
+            picture = shown[number].picture
+            _draw_attribution(ax, attributions[number], picture, way, options)
 
-    def pictures(width: float) -> sheet.Block:
-        side = min(1.4, (width + _GAP) / max(len(shown), 5) - _GAP)
-        ways = [partial(lower, way) for way in dict.fromkeys(("heat_map", method))]
-        return tiles.block(shown, side, _GAP, ways)
-
-    parts: list[tiles.Part] = [
-        *subject.headed(f"Query and {subject.counted(rows)}"),
-        pictures,
-    ]
+    side = min(1.4, (sheet.WIDTH + _GAP) / max(len(shown), 5) - _GAP)
+    ways = [partial(lower, way) for way in dict.fromkeys(("heat_map", method))]
+    parts: list[tiles.Part] = [*subject.headed(f"Query and {subject.counted(rows)}")]
+    parts.append(tiles.block(shown, side, _GAP, ways))
     if not all(bare):
-        parts.append(partial(_colorbar, *_SCALES[sign]))
+        parts.append(tiles.Row("Colors, by each image's own scale:"))
+        parts.append(sheet.key(key))
     return tiles.draw(parts, **figure)
 
 
@@ -154,20 +150,6 @@ def _draw_attribution(
             use_pyplot=False,
             **options,
         )
-
-
-def _colorbar(colors: Any, low: str, high: str, width: float) -> sheet.Block:
-    """What the colors mean, each image by its own scale."""
-    start = sheet.text_width(low, 8) + 0.1
-
-    def draw(canvas: sheet.Canvas, x: float, y: float) -> None:
-        canvas.text(x, y, low)
-        ax = canvas.inset(x + start, y + 0.01, 1.6, 0.12)
-        ax.imshow(np.linspace(0, 1, 256)[None], cmap=colors, aspect="auto")
-        ax.set(xticks=[], yticks=[])
-        canvas.text(x + start + 1.7, y, f"{high}, by each image's own scale")
-
-    return sheet.Block(0.22, draw)
 
 
 def _attributed(attribute: Attribute, items: Sequence[Any]) -> list[Array]:

@@ -1,13 +1,11 @@
 """Where in a layer's grid and channels the principal neurons sit."""
 
 import math
-from functools import partial
-from typing import Any, NamedTuple, Unpack
+from typing import Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from matplotlib.axes import Axes
 from torch import Tensor
 
 from captum_rdr._arguments import check_whole
@@ -15,15 +13,13 @@ from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.axes import KINDS, LayerAxes, guessed_axes
 from captum_rdr.bank import ConfigurationBank
 from captum_rdr.method.region import Region
-from captum_rdr.model.inputs import input_arguments
-from captum_rdr.visualization import sheet, tiles
-from captum_rdr.visualization.reference import Picture, as_batch
-from captum_rdr.visualization.subject import Subject, banks_of, subject_of
+from captum_rdr.visualization import sheet, subjects, tiles
+from captum_rdr.visualization.reference import Picture
 
 _MAP, _GAP = 1.65, 0.15
 _NAMED = 10  # columns that are named one by one, at most
 _BARS = 256  # columns of which some are bars and not lines, at most
-_CANDIDATES, _SHOWN = 32, 8  # instances that the model runs on, and shown, of a neuron
+_SHOWN = 8  # instances of a neuron, at most
 _CROP = 0.3  # of an image around a neuron's place, at least
 
 Floats = npt.NDArray[np.float64]
@@ -47,8 +43,7 @@ def visualize_principal_neurons(
     what must be active, downwards what must be inactive.
 
     Below are the instances at which each of the first principal neurons is most active,
-    cropped to what lies around its place: of the whole bank where it keeps features, else
-    of 32 in which the neuron is active, which the model runs on again.
+    cropped to what lies around its place, where the bank keeps features.
 
     Args:
         region: the region to show.
@@ -83,38 +78,25 @@ def visualize_principal_neurons(
     'channel'
     """
     check_whole("n_neurons", n_neurons, 0)
-    subject, picture = subject_of(region, rdr, dataset, query), None
+    subject, picture = subjects.of(region, rdr, dataset, query), None
     if query is not None or (dataset is not None and region.query is not None):
         picture = subject.tile.picture
     aspect = 1.0 if picture is None else picture.shape[0] / picture.shape[1]
-    layout = neuron_layout(region, bank_axes(subject.bank), aspect)
+    places, bars = neuron_layout(region, bank_axes(subject.bank), aspect)
     parts: list[tiles.Part] = [*subject.headed(subject.described)]
     if not len(region.neurons):
         parts.append(tiles.Row("The region has no principal neuron."))
         return tiles.draw(parts, **figure)
-    (unit, channels), *others = layout.bars.items()
-    if layout.places is None:
-        parts.append(partial(bars_block, unit, channels))
+    (unit, channels), *others = bars.items()
+    if places is None:
+        parts.append(bars_block(unit, channels))
     else:
-        parts.append(partial(_maps_block, layout.places, picture, unit, channels))
-    parts += [partial(bars_block, *other) for other in others]
-    if dataset is not None:
-        parts += top_rows(subject, rdr, n_neurons, aspect)
+        parts.append(_maps_block(places, picture, unit, channels))
+    parts += [bars_block(*one) for one in others]
+    features = subject.bank.features
+    if dataset is not None and features is not None:
+        parts += top_rows(subject, features, n_neurons, aspect)
     return tiles.draw(parts, **figure)
-
-
-class NeuronLayout(NamedTuple):
-    """Scores of the neurons that must be active and of those that must be inactive.
-
-    Attributes:
-        places: summed at each place, ``(2, H, W)``; None for a layer without a grid.
-        bars: summed for each channel, ``(2, C)``, by what a channel is called, and behind
-            it for each time, token of a series, or token before the grid, where there are
-            any.
-    """
-
-    places: Floats | None
-    bars: dict[str, Floats]
 
 
 def bank_axes(bank: ConfigurationBank) -> LayerAxes:
@@ -122,13 +104,21 @@ def bank_axes(bank: ConfigurationBank) -> LayerAxes:
     return bank.axes or guessed_axes(bank.layer_shape)
 
 
-def neuron_layout(region: Region, axes: LayerAxes, aspect: float = 1.0) -> NeuronLayout:
+def neuron_layout(
+    region: Region, axes: LayerAxes, aspect: float = 1.0
+) -> tuple[Floats | None, dict[str, Floats]]:
     """Sum the scores of a region's principal neurons by place, time and channel.
 
     Args:
         region: the region.
         axes: what its layer's axes mean.
         aspect: height of the image in shares of its width.
+
+    Returns:
+        scores of the neurons that must be active, and of those that must be inactive,
+        summed at each place, ``(2, H, W)``, None for a layer without a grid; and summed
+        for each channel, ``(2, C)``, by what a channel is called, and behind it for each
+        time, token of a series, or token before the grid, where there are any.
     """
     mask = region.mask().double()
     signed = torch.stack([mask.clamp(min=0), -mask.clamp(max=0)])
@@ -144,28 +134,37 @@ def neuron_layout(region: Region, axes: LayerAxes, aspect: float = 1.0) -> Neuro
         bars["token"], has_grid = places[:, 0], False
     if prefix.shape[2]:
         bars["class token" if prefix.shape[2] == 1 else "other token"] = prefix.sum(1)
-    return NeuronLayout(places if has_grid else None, bars)
+    return places if has_grid else None, bars
 
 
 def top_rows(
-    subject: Subject, rdr: RelaxedDecisionRegion, n_neurons: int, aspect: float
+    subject: subjects.Subject, features: Tensor, n_neurons: int, aspect: float
 ) -> list[tiles.Row]:
-    """What `visualize_principal_neurons` shows of single neurons, row by row."""
+    """What `visualize_principal_neurons` shows of single neurons, row by row.
+
+    Args:
+        subject: the region.
+        features: float activations of the bank's rows, ``(N, D)``.
+        n_neurons: neurons to show at most.
+        aspect: height of the images in shares of their width.
+    """
     region, bank, reference = subject.region, subject.bank, subject.reference
     axes, rows = bank_axes(bank), []
+    flat = torch.arange(bank.n_neurons).reshape(1, *bank.layer_shape)
+    numbers, _ = axes.arranged(flat, aspect)
     for which in region.named(n_neurons).tolist():
-        neuron = region.neurons[which]
-        only = torch.zeros(1, bank.n_neurons)
-        only[0, neuron] = 1
-        places, _ = axes.arranged(only.reshape(1, *bank.layer_shape), aspect)
-        shown, values = _most_active(subject, rdr, neuron)
+        neuron = int(region.neurons[which])
+        values = features[:, neuron].cpu().double()
+        order = values.argsort(descending=True, stable=True)[:_SHOWN]
+        order = order[values[order] > bank.threshold.expand(bank.n_neurons)[neuron]]
+        places = (numbers == neuron).sum((0, 1, 2))
         found = [
             tiles.Tile(
-                _crop(reference.picture(row), places.sum((0, 1, 2))),
+                _crop(reference.picture(row), places),
                 reference.classes(row),
-                (f"{value:.3g}",),
+                (f"{values[row]:.3g}",),
             )
-            for row, value in zip(shown, values, strict=True)
+            for row in order.tolist()
         ]
         wanted = "active" if region.states[which] else "inactive"
         named = axes.named(region.unravel()[which])
@@ -173,32 +172,6 @@ def top_rows(
         text = f"{place.capitalize()}, must be {wanted}; most active in:"
         rows.append(tiles.Row(text, found))
     return rows
-
-
-def _most_active(
-    subject: Subject, rdr: RelaxedDecisionRegion, neuron: Tensor
-) -> tuple[list[int], list[float]]:
-    """Bank rows in which a neuron is most active, and its activations there."""
-    bank = subject.bank
-    if bank.features is not None:
-        rows = torch.arange(len(bank))
-        values = bank.features[:, neuron.to(bank.device)].cpu().double()
-    else:
-        active = bank.members(neuron[None], torch.tensor([True]))
-        count = min(len(active), _CANDIDATES)
-        rows = active[torch.linspace(0, len(active) - 1, count).long()]
-        if not count:
-            return [], []
-        inputs = as_batch(list(map(subject.reference.item, rows.tolist())))
-        reader = rdr.reader.only(banks_of(rdr).index(bank))
-        with reader.reading(
-            lambda _, found: (found.flatten(1)[:, neuron].double().cpu(),),
-            attribute_to_layer_input=bank.attribute_to_layer_input,
-        ) as read:
-            ((values,),) = read(input_arguments(inputs, None), "rows", leave_early=True)
-    order = values.argsort(descending=True, stable=True)[:_SHOWN]
-    order = order[values[order] > bank.threshold.expand(bank.n_neurons)[neuron]]
-    return rows[order].tolist(), values[order].tolist()
 
 
 def _crop(picture: Picture, places: Tensor) -> Picture:
@@ -220,62 +193,59 @@ def _crop(picture: Picture, places: Tensor) -> Picture:
 
 
 def _maps_block(
-    places: Floats, picture: Picture | None, unit: str, channels: Floats, width: float
+    places: Floats, picture: Picture | None, unit: str, channels: Floats
 ) -> sheet.Block:
-    """The maps that are not empty and, beside them or below, the bars."""
+    """The maps that are not empty and, beside them, the bars."""
     if picture is None:
         picture = np.ones((*places.shape[1:], 3))
+    pale = 0.35 + 0.65 * picture.mean(2, keepdims=True).repeat(3, 2)
     kinds = [("must be active", 1, places[0]), ("must be inactive", -1, places[1])]
     kinds = [kind for kind in kinds if kind[2].any()]
-    side = min(_MAP, (width - _GAP) / 2)
+    side, used = _MAP, len(kinds) * (_MAP + _GAP)
 
     def draw(canvas: sheet.Canvas, x: float, y: float) -> None:
         for index, (name, sign, scores) in enumerate(kinds):
             left = x + index * (side + _GAP)
             canvas.text(left, y, name, color=sheet.SIGNED(0.5 + sign * 0.5))
             ax = canvas.inset(left, y + 0.2, side, side)
-            tiles.show_picture(
-                ax, 0.35 + 0.65 * picture.mean(2, keepdims=True).repeat(3, 2)
-            )
+            tiles.show_picture(ax, pale)
             overlay = sheet.SIGNED(0.5 + 0.5 * sign * scores / places.max())
             overlay[..., 3] = 0.8 * (scores != 0)
-            height, breadth = picture.shape[:2]
+            height, breadth = pale.shape[:2]
             extent = (-0.5, breadth - 0.5, height - 0.5, -0.5)
             ax.imshow(overlay, interpolation="nearest", extent=extent)
             for spine in ax.spines.values():
                 spine.set(visible=True, color=sheet.GRAY, linewidth=0.8)
 
     maps = sheet.Block(side + 0.35, draw)
-    bars = partial(bars_block, unit, channels, height=side + 0.2)
-    return sheet.beside(maps, len(kinds) * (side + _GAP), bars, width)
+    bars = bars_block(unit, channels, sheet.WIDTH - used, side + 0.2)
+    return sheet.beside(maps, used, bars)
 
 
 def bars_block(
-    unit: str, values: Floats, width: float, height: float = 1.4
+    unit: str, values: Floats, width: float = sheet.WIDTH, height: float = 1.4
 ) -> sheet.Block:
-    """Summed scores of each channel, time or token, ``(2, n)``."""
+    """Summed scores of each channel, time or token, ``(2, n)``.
+
+    What has a score stands side by side where that is little, else at its place.
+    """
+    used, count = np.flatnonzero(values.sum(0)), values.shape[1]
+    are_named = len(used) <= _NAMED and unit not in ("time", "token")
+    at, count = (
+        (np.arange(len(used)), max(len(used), 4)) if are_named else (used, count)
+    )
 
     def draw(canvas: sheet.Canvas, x: float, y: float) -> None:
         canvas.text(x + 0.4, y, f"score by {unit}")
         ax = canvas.plot(x + 0.4, y + 0.2, width - 0.45, height - 0.7)
-        _draw_bars(ax, values, unit not in ("time", "token"))
+        ax.set(xlabel=unit, xlim=(-0.7, count - 0.3))
+        if are_named:
+            ax.set_xticks(at, [str(one) for one in used], rotation=60)
+        for heights, color in ((values[0], sheet.BLUE), (-values[1], sheet.ORANGE)):
+            if count <= _BARS:
+                ax.bar(at, heights[used], color=color)
+            else:  # bars would be too narrow to see, and thousands take minutes
+                ax.vlines(at, 0, heights[used], color=color, linewidth=1)
         ax.axhline(0, color=sheet.GRAY, linewidth=0.6)
-        ax.set_xlabel(unit)
 
     return sheet.Block(height + 0.1, draw)
-
-
-def _draw_bars(ax: Axes, values: Floats, may_be_named: bool) -> None:
-    """Bars of what has a score, in their order, or where they are few side by side."""
-    used = np.flatnonzero(values.sum(0))
-    positions, count = used, values.shape[1]
-    are_named = may_be_named and len(used) <= _NAMED
-    if are_named:
-        positions, count = np.arange(len(used)), max(len(used), 4)
-        ax.set_xticks(positions, [str(channel) for channel in used], rotation=60)
-    ax.set_xlim(-0.7, count - 0.3)
-    for heights, color in ((values[0], sheet.BLUE), (-values[1], sheet.ORANGE)):
-        if count <= _BARS:
-            ax.bar(positions, heights[used], color=color)
-        else:  # bars would be too narrow to see, and thousands take minutes
-            ax.vlines(positions, 0, heights[used], color=color, linewidth=1)

@@ -14,9 +14,7 @@ from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.bank import ConfigurationBank
 from captum_rdr.method.region import Region
 from captum_rdr.model.hooks import evaluating, recording
-from captum_rdr.visualization import sheet
-from captum_rdr.visualization.subject import banks_of, subject_of
-from captum_rdr.visualization.tiles import Part, draw
+from captum_rdr.visualization import sheet, subjects, tiles
 
 Floats = npt.NDArray[np.float64]
 
@@ -82,20 +80,19 @@ def visualize_plane(
     >>> [child.get_xlabel() for child in ax.child_axes][0]
     'feature space, towards the second anchor'
     """
-    subject = subject_of(region, rdr)
+    subject = subjects.of(region, rdr)
     picture = plane_picture(region, rdr, anchors, others, module)
-    signs = picture.margins.min((1, 2)) < 0, picture.margins.max((1, 2)) > 0
+    crossing = sum(one.min() < 0 < one.max() for one in picture.margins)
     text = (
         f"{subject.described} 1 is the query, 2 and 3 the other anchors of the plane. "
-        f"{(signs[0] & signs[1]).sum()} of {len(signs[0])} zero lines cross this view."
+        f"{crossing} of {len(picture.margins)} zero lines cross this view."
     )
     if others is not None:
         low, high = (np.array([picture.xs[end], picture.ys[end]]) for end in (0, -1))
         near = ((picture.others >= low) & (picture.others <= high)).all(1).sum()
         text += f" {near} of {len(others)} other instances project into it."
-    block = partial(_plane_block, picture, region)
-    parts: list[Part] = [*subject.headed(text), block, partial(sheet.key, _KEY)]
-    return draw(parts, **figure)
+    blocks = [_plane_block(picture, region), sheet.key(_KEY)]
+    return tiles.draw([*subject.headed(text), *blocks], **figure)
 
 
 class PlanePicture(NamedTuple):
@@ -103,8 +100,6 @@ class PlanePicture(NamedTuple):
 
     Attributes:
         anchors: the three points in the plane, float64 ``(3, 2)``.
-        axes: two orthonormal directions, float64 ``(2, F)``, so that distances in the
-            plane are distances in the feature space.
         xs: coordinates of the columns, ``(G,)``.
         ys: coordinates of the rows, ``(G,)``.
         inside: whether each point lies in the region, bool ``(G, G)``.
@@ -116,7 +111,6 @@ class PlanePicture(NamedTuple):
     """
 
     anchors: Floats
-    axes: Floats
     xs: Floats
     ys: Floats
     inside: npt.NDArray[np.bool_]
@@ -139,7 +133,7 @@ def plane_picture(
             f"anchors is {tuple(getattr(anchors, 'shape', ()))}; give a tensor of three "
             "inputs, e.g. torch.stack([query, dataset[3], dataset[8]])"
         )
-    bank = subject_of(region, rdr).bank
+    bank = subjects.of(region, rdr).bank
     inputs = anchors if others is None else torch.cat([anchors, others])
     features, states = _read(rdr, bank, module, inputs)
     flat = features.flatten(1).double().cpu().numpy()
@@ -149,22 +143,21 @@ def plane_picture(
     half = (0.5 + _ROOM) * float((high - low).max())
     xs, ys = np.linspace((low + high) / 2 - half, (low + high) / 2 + half, _STEPS).T
     points = np.stack(np.meshgrid(xs, ys), -1).reshape(-1, 2)
-    inside, distances, margins = [], [], []
+    sampled = []
     size = max(bank.n_neurons, flat.shape[1])
     for block in np.array_split(points, len(points) * size // _BLOCK + 1):
-        sampled = features.new_tensor(flat[0] + block @ axes)
-        values = _margins(module, sampled.reshape(-1, *features.shape[1:]), bank)
-        inside.append(region.contains(values > 0))
-        distances.append(((values > 0) != states[0]).sum(1))
-        margins.append(values[:, region.neurons].T)
+        at_points = features.new_tensor(flat[0] + block @ axes)
+        values = _margins(module, at_points.reshape(-1, *features.shape[1:]), bank)
+        away = ((values > 0) != states[0]).sum(1)
+        sampled.append((region.contains(values > 0), away, values[:, region.neurons]))
+    inside, away, margins = (torch.cat(part) for part in zip(*sampled, strict=True))
     return PlanePicture(
         at[:3],
-        axes,
         xs,
         ys,
-        torch.cat(inside).reshape(_STEPS, _STEPS).numpy(),
-        torch.cat(distances).reshape(_STEPS, _STEPS).numpy(),
-        torch.cat(margins, 1).reshape(-1, _STEPS, _STEPS).numpy(),
+        inside.reshape(_STEPS, _STEPS).numpy(),
+        away.reshape(_STEPS, _STEPS).numpy(),
+        margins.T.reshape(-1, _STEPS, _STEPS).numpy(),
         at[3:],
         region.contains(states[3:]).numpy(),
     )
@@ -173,7 +166,8 @@ def plane_picture(
 def plane_through(points: Floats) -> Floats:
     """Orthonormal axes ``(2, F)`` of the plane through three points ``(3, F)``.
 
-    The first axis points from the first to the second.
+    The first axis points from the first to the second; distances in the plane are
+    distances in the feature space.
 
     Raises:
         ValueError: two points coincide or all lie on a line.
@@ -205,12 +199,13 @@ def _read(
     with recording([first], model=model, attribute_to_layer_input=True) as record:
         ((features,),) = record.run(rdr.forward_func, inputs, leave_early=True)
     found = rdr.states(inputs)
-    of_layer = found[banks_of(rdr).index(bank)] if isinstance(found, list) else found
-    states, margins = of_layer.flatten(1), _margins(module, features, bank)
+    if isinstance(found, list):
+        found = found[subjects.banks_of(rdr).index(bank)]
+    margins, states = _margins(module, features, bank), found.flatten(1)
     clear = margins.abs() > _NEAR * margins.abs().max()
     if ((margins > 0) != states)[clear].any():
         raise ValueError(
-            f"the states of the region's layer are not those that {module} gives; give all "
+            f"module={module} does not give the states of the region's layer; give all "
             "modules between the features and the layer, which may be a ReLU behind them "
             "with thresholds of 0 or more"
         )
@@ -220,18 +215,17 @@ def _read(
 def _margins(module: Module, features: Tensor, bank: ConfigurationBank) -> Tensor:
     """What a module gives in evaluation mode minus thresholds, float64 ``(B, D)``."""
     with torch.no_grad(), evaluating(module):
-        values = module(features).flatten(1).double().cpu()
+        values: Tensor = module(features).flatten(1).double().cpu()
     if values.shape[1] != bank.n_neurons:
         raise ValueError(
             f"module gives {values.shape[1]} values an instance, but the region's layer "
             f"has {bank.n_neurons} neurons; give the modules that end at that layer"
         )
-    margins: Tensor = values - bank.threshold.double().cpu()
-    return margins
+    return values - bank.threshold.double().cpu()
 
 
-def _plane_block(picture: PlanePicture, region: Region, width: float) -> sheet.Block:
-    side, xs, ys = min(4.1, width - 0.55), picture.xs, picture.ys
+def _plane_block(picture: PlanePicture, region: Region) -> sheet.Block:
+    side, xs, ys = 4.1, picture.xs, picture.ys
     extent = (xs[0], xs[-1], ys[0], ys[-1])
 
     def draw(canvas: sheet.Canvas, x: float, y: float) -> None:
@@ -259,9 +253,8 @@ def _plane_block(picture: PlanePicture, region: Region, width: float) -> sheet.B
             text.set_verticalalignment("center_baseline")
         ax.set(xlim=extent[:2], ylim=extent[2:], ylabel="at right angles to it")
         ax.set_xlabel("feature space, towards the second anchor")
-        if width - side > 1:
-            bar = canvas.plot(x + side + 0.7, y + 0.05, 0.12, side)
-            ax.figure.colorbar(field, cax=bar)
-            bar.set_ylabel("configuration distance from the first anchor")
+        bar = canvas.plot(x + side + 0.7, y + 0.05, 0.12, side)
+        ax.figure.colorbar(field, cax=bar)
+        bar.set_ylabel("configuration distance from the first anchor")
 
     return sheet.Block(side + 0.45, draw)

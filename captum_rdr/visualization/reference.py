@@ -193,12 +193,11 @@ def as_batch(items: Sequence[Any]) -> Tensor:
         TypeError: one of them is no tensor.
     """
     inputs = [input_of(item) for item in items]
-    for value in inputs:
-        if not isinstance(value, Tensor):
-            raise TypeError(
-                f"an input is a {type(value).__name__}; give tensors without the batch "
-                "dimension, as the model takes them"
-            )
+    if not all(isinstance(one, Tensor) for one in inputs):
+        raise TypeError(
+            f"an input is a {type(inputs[0]).__name__}; give tensors without the batch "
+            "dimension, as the model takes them"
+        )
     return torch.stack(inputs)
 
 
@@ -214,11 +213,10 @@ def _at(values: Any, row: int, name: str) -> Any:
 def _label(value: Any) -> int | str | None:
     """A label as a plain number or name, None where it is none."""
     try:
-        (label,) = positional([value], "label")
+        label: int | str | None = positional([value], "label")[0]
     except (TypeError, ValueError):
         return None
-    found: int | str | None = label
-    return found
+    return label
 
 
 def as_picture(
@@ -267,11 +265,10 @@ def _channels_last(image: Any, name: str) -> npt.NDArray[Any]:
             "tensor (channels first), or to_image, which makes one of what the dataset "
             "holds"
         )
-    is_tensor = isinstance(image, Tensor)
-    values = image.detach().cpu().numpy() if isinstance(image, Tensor) else image
-    axis, wanted = (
-        (0, "a tensor (C, H, W)") if is_tensor else (-1, "an array (H, W, C)")
-    )
+    values: Any = image
+    axis, wanted = -1, "an array (H, W, C)"
+    if isinstance(image, Tensor):
+        values, axis, wanted = image.detach().cpu().numpy(), 0, "a tensor (C, H, W)"
     if values.ndim == 2:
         values = np.expand_dims(values, axis)
     if values.ndim != 3 or values.shape[axis] not in (1, 3, 4) or not values.size:

@@ -1,20 +1,16 @@
 """Time series of a query and members of its region, and where in time they agree."""
 
-from functools import partial
 from typing import Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from captum_rdr._arguments import check_whole
 from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.method.region import Region
-from captum_rdr.visualization import sheet
+from captum_rdr.visualization import sheet, subjects, tiles
 from captum_rdr.visualization.neurons import bank_axes, bars_block, neuron_layout
 from captum_rdr.visualization.reference import input_of
-from captum_rdr.visualization.subject import subject_of
-from captum_rdr.visualization.tiles import Part, Row, draw
 
 Floats = npt.NDArray[np.float64]
 
@@ -68,26 +64,24 @@ def visualize_time_series_region(
     >>> len(ax.child_axes)  # the query, and the channels
     2
     """
-    check_whole("n_members", n_members, 0)
-    subject = subject_of(region, rdr, dataset, query)
-    reference, rows = subject.reference, subject.ranked()[:n_members]
+    subject = subjects.of(region, rdr, dataset, query)
+    reference, rows = subject.reference, subject.ranked(n_members)
     series, captions = [series_of(subject.item)], [["query", *subject.classes.lines]]
     for row, note in zip(rows.tolist(), subject.ranks(rows), strict=True):
         series.append(series_of(reference.item(row)))
         captions.append([f"row {row}", *reference.classes(row).lines, note])
-    layout = neuron_layout(region, bank_axes(subject.bank))
+    _, bars = neuron_layout(region, bank_axes(subject.bank))
     text = f"{subject.described} Query and {subject.counted(rows)}."
-    parts: list[Part] = [*subject.headed(text)]
+    parts: list[tiles.Part] = [*subject.headed(text)]
     for one, caption in zip(series, captions, strict=True):
-        times = layout.bars.get("time")
-        parts.append(partial(_series_block, ", ".join(caption), one, times))
+        times = bars.get("time")
+        parts.append(_series_block(", ".join(caption), one, times))
     names = [f"{'─┄·╌'[i % 4]} series {i}" for i in range(min(len(series[0]), _NAMED))]
     shades = "shaded above: must be active, below: must be inactive"
-    parts.append(Row(", ".join([*names * (len(names) > 1), shades])))
+    parts.append(tiles.Row(", ".join([*names * (len(names) > 1), shades])))
     if len(region.neurons):
-        unit, channels = next(iter(layout.bars.items()))
-        parts.append(partial(bars_block, unit, channels))
-    return draw(parts, **figure)
+        parts.append(bars_block(*next(iter(bars.items()))))
+    return tiles.draw(parts, **figure)
 
 
 def series_of(item: Any) -> Floats:
@@ -109,15 +103,13 @@ def series_of(item: Any) -> Floats:
     return np.atleast_2d(found)
 
 
-def _series_block(
-    caption: str, series: Floats, times: Floats | None, width: float
-) -> sheet.Block:
+def _series_block(caption: str, series: Floats, times: Floats | None) -> sheet.Block:
     """An instance's series over the times at which principal neurons sit."""
-    length = series.shape[1]
+    length, width = series.shape[1], sheet.WIDTH - 0.45
 
     def draw(canvas: sheet.Canvas, x: float, y: float) -> None:
-        canvas.text(x + 0.4, y, sheet.shortened(caption, width - 0.45, 8))
-        ax = canvas.plot(x + 0.4, y + 0.17, width - 0.45, _HEIGHT)
+        canvas.text(x + 0.4, y, sheet.shortened(caption, width))
+        ax = canvas.plot(x + 0.4, y + 0.17, width, _HEIGHT)
         for number, one in enumerate(series):
             color = sheet.PALETTE[-1 - number % len(sheet.PALETTE)]
             ax.plot(one, _LINES[number % 4], color=color, linewidth=canvas.scale)

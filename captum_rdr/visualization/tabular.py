@@ -1,7 +1,6 @@
 """Which features of a region's members differ from the bank."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any, NamedTuple, Unpack
 
 import numpy as np
@@ -11,9 +10,7 @@ from torch import Tensor
 from captum_rdr._arguments import check_whole
 from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.method.region import Region
-from captum_rdr.visualization import sheet
-from captum_rdr.visualization.subject import subject_of
-from captum_rdr.visualization.tiles import Part, Row, draw
+from captum_rdr.visualization import sheet, subjects, tiles
 
 _ROW = 0.19
 _KINDS = (
@@ -64,18 +61,18 @@ def visualize_tabular_region(
     3
     """
     check_whole("n_features", n_features)
-    subject = subject_of(region, rdr)
+    subject = subjects.of(region, rdr)
     found = effects(columns_of(dataset), region, len(subject.bank))
-    parts: list[Part] = [*subject.headed(f"{len(region.members)} members.")]
+    parts: list[tiles.Part] = [*subject.headed(f"{len(region.members)} members.")]
     for is_share, name in enumerate(_KINDS):
         of_kind = [one for one in found if one.is_share == is_share]
         if of_kind:
             shown = of_kind[:n_features]
             text = f"{name}: {len(shown)} of {len(of_kind)} shown"
-            parts += [Row(text), partial(_effects_block, shown)]
+            parts += [tiles.Row(text), _effects_block(shown)]
     if not found:
-        parts.append(Row("No feature can be compared."))
-    return draw(parts, **figure)
+        parts.append(tiles.Row("No feature can be compared."))
+    return tiles.draw(parts, **figure)
 
 
 class Effect(NamedTuple):
@@ -174,10 +171,10 @@ def _effect(name: str, column: Array, inside: Array, is_share: bool) -> Effect |
     return Effect(name, float(size), is_share, *means)
 
 
-def _effects_block(shown: Sequence[Effect], width: float) -> sheet.Block:
+def _effects_block(shown: Sequence[Effect]) -> sheet.Block:
     """One bar an effect, with its name before it and both sides behind it."""
     height = _ROW * len(shown)
-    before, behind = 0.3 * width, 1.35
+    width, before, behind = sheet.WIDTH, 0.3 * sheet.WIDTH, 1.35
     is_share = shown[0].is_share
     form = "{:.0%} against {:.0%}" if is_share else "{:.4g} against {:.4g}"
 
@@ -192,9 +189,9 @@ def _effects_block(shown: Sequence[Effect], width: float) -> sheet.Block:
         ax.spines["left"].set_visible(False)
         for row, one in enumerate(shown):
             middle = y + (row + 0.5) * _ROW
-            name = sheet.shortened(one.name, before - 0.1, 8)
+            name = sheet.shortened(one.name, before - 0.1)
             canvas.text(x + before - 0.06, middle, name, ha="right", va="center")
-            text = sheet.shortened(form.format(one.inside, one.outside), behind, 8)
+            text = sheet.shortened(form.format(one.inside, one.outside), behind)
             at = x + width - behind
             canvas.text(at, middle, text, va="center", color=sheet.GRAY)
 

@@ -10,12 +10,11 @@ import jinja2
 import torch
 from torch import Tensor
 
-from captum_rdr._arguments import check_whole
 from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.method.region import Region
 from captum_rdr.metrics._regions import query_states
+from captum_rdr.visualization import subjects
 from captum_rdr.visualization.reference import Classes
-from captum_rdr.visualization.subject import subject_of
 
 _WORDS = 60  # of each text, at most
 _MARKED = 0.35  # weight from which plain text marks a word
@@ -99,13 +98,12 @@ def visualize_text_region(
     query | a *fine* film
     row 1 | *fine* *acting*
     """
-    check_whole("n_members", n_members)
-    subject = subject_of(region, rdr, dataset, query)
+    subject = subjects.of(region, rdr, dataset, query)
     reference, bank = subject.reference, subject.bank
     typical: dict[str, float] = {}
     if weigh is None:
         typical = distinctive_words(reference.dataset, region.members)
-    rows = subject.ranked()[:n_members]
+    rows = subject.ranked(n_members)
     states = torch.cat([query_states(bank, [region]), bank.states(rows)])
     names = ["query", *(f"row {row}" for row in rows.tolist())]
     classes = [subject.classes, *map(reference.classes, rows.tolist())]

@@ -51,34 +51,27 @@ class Row:
     tiles: Sequence[Tile] = ()
     is_warning: bool = False
 
-    def blocks(self, width: float) -> list[sheet.Block]:
-        """Blocks that draw the row in as many lines as the width needs."""
-        per_line = max(1, int((width + _GAP) / (_SIDE + _GAP)))
-        found = []
-        if self.heading:
-            color = sheet.ORANGE if self.is_warning else sheet.INK
-            found.append(sheet.paragraph(self.heading, width, color=color))
+    @property
+    def block(self) -> sheet.Block:
+        """What draws the row, in as many lines as it needs."""
+        per_line = int((sheet.WIDTH + _GAP) / (_SIDE + _GAP))
+        color = sheet.ORANGE if self.is_warning else sheet.INK
+        found = [sheet.paragraph(self.heading, color=color)] if self.heading else []
         for start in range(0, len(self.tiles), per_line):
             found.append(block(self.tiles[start : start + per_line]))
-        return [*found, sheet.spacer(0.04)]
+        return sheet.stacked(found)
 
 
-Part = Row | Callable[[float], sheet.Block]
-"""A row, or what else makes a block for a width in inches."""
+Part = Row | sheet.Block
+"""What a figure is made of."""
 
 
 def draw(
     parts: Sequence[Part], **figure: Unpack[sheet.FigureOptions]
 ) -> sheet.FigureAxes:
-    """Draw parts one below the other."""
-
-    def content(width: float) -> list[sheet.Block]:
-        found: list[sheet.Block] = []
-        for part in parts:
-            found += part.blocks(width) if isinstance(part, Row) else [part(width)]
-        return found
-
-    return sheet.draw(content, **figure)
+    """Draw rows and blocks, one below the other."""
+    blocks = [part.block if isinstance(part, Row) else part for part in parts]
+    return sheet.draw(blocks, **figure)
 
 
 def block(
@@ -111,11 +104,11 @@ def block(
                 if tile.classes.is_wrong and line.startswith("→ "):
                     color = sheet.ORANGE
                 below = y + depth + 0.04 + index * _LINE
-                text = sheet.shortened(line, side + 0.2 * gap, 8)
+                text = sheet.shortened(line, side + 0.2 * gap)
                 canvas.text(left + side / 2, below, text, 8, ha="center", color=color)
 
     n_lines = max(len(tile.lines) for tile in tiles)
-    return sheet.Block(depth + _LINE * n_lines + 0.09, draw)
+    return sheet.Block(depth + _LINE * n_lines + 0.13, draw)
 
 
 def show_picture(ax: Axes, picture: Picture, frame: str | None = None) -> None:

@@ -79,7 +79,7 @@ def test_region():
 @drawn
 def test_principal_neurons():
     data = blobs(60, 3)
-    rdr = fitted(data)
+    rdr = fitted(data, keep_features=True)
     region = rdr.attribute_members([5], 4, 24, weighting="evidence")[0][0]
     return without_text(
         visualize_principal_neurons(region, rdr, data, use_pyplot=False)

@@ -108,8 +108,8 @@ def test_long_texts_are_cut_and_failed_tests_said():
     assert "Not significant: p=0.3" in found.text
     with pytest.raises(TypeError, match="a text is a int"):
         visualize_text_region(region, rdr, [1] * 6)
-    with pytest.raises(ValueError, match="n_members=0 is too small"):
-        visualize_text_region(region, rdr, TEXTS, n_members=0)
+    with pytest.raises(ValueError, match="n_members=-1 is too small"):
+        visualize_text_region(region, rdr, TEXTS, n_members=-1)
 
 
 def test_distinctive_words_by_hand():

@@ -77,8 +77,8 @@ def test_the_shaded_area_is_the_region(kind, weighting):
         xs, ys = np.meshgrid(picture.xs, picture.ys)
         some = np.random.default_rng(0).choice(xs.size, 3000, replace=False)
         points = np.stack([xs.ravel(), ys.ravel()], 1)[some]
-        origin = features[0].flatten().double().numpy()
-        inputs = torch.from_numpy(origin + points @ picture.axes)
+        flat = features.flatten(1).double().numpy()
+        inputs = torch.from_numpy(flat[0] + points @ plane_through(flat))
         margins = rest(inputs.reshape(-1, *features.shape[1:])).flatten(1)
         own = rest(features[:1].double()).flatten(1) > 0
     clear = (margins.abs() > 1e-5).all(1).numpy()  # not on a line, but for rounding
@@ -104,7 +104,7 @@ def test_anchors_are_where_their_features_are():
     picture = plane_picture(region, rdr, data[[4, 5, 17]], data[[4, 5, 17]], affine)
     with torch.no_grad():
         features = model[:3](data[[4, 5, 17]]).double().numpy()
-    points = features[0] + picture.anchors @ picture.axes
+    points = features[0] + picture.anchors @ plane_through(features)
     assert np.allclose(points, features, atol=1e-6)
     assert np.allclose(picture.others, picture.anchors, atol=1e-6)
 
@@ -181,7 +181,7 @@ def test_modules_that_do_not_make_the_layer():
     block = Residual()
     rdr = RelaxedDecisionRegion(block, block.relu).fit(data, show_progress=False)
     region = rdr.attribute_members([4], 4, 3)[0]
-    with pytest.raises(ValueError, match="states of the region's layer are not those"):
+    with pytest.raises(ValueError, match="does not give the states of the region's"):
         visualize_plane(region, rdr, anchors, module=block.linear)
 
 

@@ -281,8 +281,8 @@ def test_regions_of_others_are_refused(rdr, data):
         visualize_region(
             first, RelaxedDecisionRegion(both.forward_func, both.layer[0]), data
         )
-    with pytest.raises(ValueError, match="n_members=0 is too small"):
-        visualize_region(first, both, data, n_members=0)
+    with pytest.raises(ValueError, match="n_members=-1 is too small"):
+        visualize_region(first, both, data, n_members=-1)
     with pytest.raises(ValueError, match="dataset has 3 items"):
         visualize_region(first, both, data[:3])
     with pytest.raises(ValueError, match="regions has 1 items for 2 layers"):

@@ -21,7 +21,7 @@ from captum_rdr.visualization import (
     visualize_tabular_region,
     visualize_text_region,
 )
-from captum_rdr.visualization.layers import overlaps
+from captum_rdr.visualization.region import overlaps
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_any_attribution_of_the_concept(name, rdr, region, data):
     _, ax = visualize_concept(
         region, rdr, data, attribute=attribute, n_members=3, **kwargs
     )
-    assert len(ax.child_axes) == 9  # each twice, and the color bar
+    assert len(ax.child_axes) == 8  # each twice
     values = attribute(data[4:5].clone().requires_grad_())
     positive = values[0].sum(0).clamp(min=0).detach()
     drawn = np.asarray(ax.child_axes[1].images[0].get_array())
@@ -105,7 +105,7 @@ def test_gray_images_and_a_new_query():
         use_pyplot=False,
     )
     draw(fig)
-    assert len(ax.child_axes) == 4
+    assert len(ax.child_axes) == 3
     assert any(text.startswith("Not significant") for text in strings(ax))
 
 
@@ -240,7 +240,7 @@ def test_layers_and_their_overlap(data):
     a, b = (set(region.members.tolist()) for region in regions)
     index = len(a & b) / len(a | b)
     assert overlaps(regions) == [[1, pytest.approx(index)], [pytest.approx(index), 1]]
-    assert f"Members in common: {index:.2f} (Jaccard index)" in texts
+    assert f"Members in common (Jaccard index): {index:.2f} of 1 and 4" in texts
     assert f"Layer 1: {min(3, len(a) - 1)} of {len(a)} members, nearest first" in texts
     assert any(text.startswith("Layer 4: ") for text in texts)
     assert any(text.startswith("Not significant") for text in texts)

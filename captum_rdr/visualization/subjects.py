@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
+from captum_rdr._arguments import check_whole
 from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.bank import ConfigurationBank
 from captum_rdr.method.region import Region
@@ -24,7 +25,7 @@ def banks_of(rdr: RelaxedDecisionRegion) -> list[ConfigurationBank]:
     return fitted_banks(rdr, several=isinstance(rdr.layer, list))
 
 
-def subject_of(
+def of(
     region: Region, rdr: RelaxedDecisionRegion, dataset: Any = (), query: Any = None
 ) -> "Subject":
     """What a visualizer of one region was asked for.
@@ -95,25 +96,27 @@ class Subject:
         return Tile(picture, self.classes, is_query=True, row=self.region.query)
 
     def ranked(
-        self, rows: Tensor | None = None, generator: Generator | None = None
+        self, count: int, rows: Tensor | None = None, generator: Generator | None = None
     ) -> Tensor:
         """Members in the order in which they are shown.
 
         Args:
-            rows: int64 ``(M,)``, some of its members; None for all but the query.
+            count: how many to show at most; users call it ``n_members``.
+            rows: int64 ``(M,)``, some of the members; None for all but the query.
             generator: shuffles them; None for the nearest by configuration distance
                 first, or the most evident first in a region that has an evidence cut.
                 Ties go to the lower row.
         """
+        check_whole("n_members", count, 0)
         region = self.region
         rows = without_query(region.members, region) if rows is None else rows
         if generator is not None:
-            return rows[torch.randperm(len(rows), generator=generator)]
+            return rows[torch.randperm(len(rows), generator=generator)][:count]
         if region.evidence_cut is None:
             keys = self.bank.distances(query_states(self.bank, [region])[0])
         else:
             keys = -evidence([region], self.bank)[0]
-        return rows[keys[rows].argsort(stable=True)]
+        return rows[keys[rows].argsort(stable=True)][:count]
 
     @property
     def order(self) -> str:
@@ -129,9 +132,8 @@ class Subject:
         """What `ranked` goes by: evidence, or the number of neurons unlike the query's."""
         states = self.bank.states(rows)
         if self.region.evidence_cut is not None:
-            return [
-                f"{nats:.3g} nats" for nats in self.region.evidence(states).tolist()
-            ]
+            found = self.region.evidence(states).tolist()
+            return [f"{nats:.3g} nats" for nats in found]
         counts = (states != query_states(self.bank, [self.region])).sum(1).tolist()
         return [f"{count} away" for count in counts]
 
@@ -172,19 +174,17 @@ class Subject:
 
     def headed(self, text: str) -> list[Row]:
         """A text, and what the region's test found, if it was tested."""
-        tested = self.region.significance
-        if tested is None:
-            return [Row(text)]
-        if tested.passed:
-            found = f"Significant: {tested}, effect {tested.effect:.2g}"
-            return [Row(text), Row(found)]
-        doubts = {
-            "not significant": f" (level {tested.level:g}), so this may be a chance find",
-            "a mixture": ", so members need not show one thing",
-        }
-        doubt = doubts.get(tested.verdict, "")
-        found = f"{tested.verdict.capitalize()}: {tested.found}{doubt}"
-        return [Row(text), Row(found, is_warning=True)]
+        rows, tested = [Row(text)], self.region.significance
+        if tested is not None and tested.passed:
+            rows.append(Row(f"Significant: {tested}, effect {tested.effect:.2g}"))
+        elif tested is not None:
+            doubt = {
+                "not significant": f" (level {tested.level:g}), so this may be a chance find",
+                "a mixture": ", so members need not show one thing",
+            }.get(tested.verdict, "")
+            found = f"{tested.verdict.capitalize()}: {tested.found}{doubt}"
+            rows.append(Row(found, is_warning=True))
+        return rows
 
 
 def tiles_of(reference: Reference, notes: Mapping[int, Sequence[str]]) -> list[Tile]:
