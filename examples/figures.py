@@ -54,7 +54,7 @@ def digits() -> None:
     asked = (query, int(held_out.labels[row]), int(predicted[row]))
     # The layer before its ReLU, so that inactive neurons have gradients too.
     conv = RelaxedDecisionRegion(model, model.features[3])
-    conv.fit(train_set.images, show_progress=False)
+    conv.fit(train_set.images, keep_features=True, show_progress=False)
     _, (region,) = conv.attribute(query[None])
     save(
         visualize_region(region, conv, reference, asked, use_pyplot=False),
@@ -73,8 +73,9 @@ def digits() -> None:
     )
     hidden = RelaxedDecisionRegion(model, model.hidden)
     hidden.fit(train_set.images, keep_features=True, show_progress=False)
+    _, (region,) = hidden.attribute(query[None])
     save(
-        visualize_neighbors(hidden, reference, asked, use_pyplot=False),
+        visualize_neighbors(region, hidden, reference, asked, use_pyplot=False),
         "neighbors",
     )
     layers = RelaxedDecisionRegion(model, [model.features, model.hidden])
@@ -88,7 +89,7 @@ def digits() -> None:
     plane(hidden, model, query, train_set.images, train_set.labels)
     shown = hidden.attribute_members([0, 1, 2])
     save(
-        visualize_bank(hidden.bank, shown, labels=train_set.labels, use_pyplot=False),
+        visualize_bank(shown, hidden.bank, reference, use_pyplot=False),
         "bank",
     )
 
@@ -105,7 +106,7 @@ def plane(
     own = images[int((labels == 1).nonzero()[0])]
     anchors = torch.stack([query, images[region.neighbors[0]], own])
     drawn = visualize_plane(
-        region, rdr, model.hidden[0], anchors, images[:60], use_pyplot=False
+        region, rdr, anchors, images[:60], module=model.hidden[0], use_pyplot=False
     )
     save(drawn, "plane")
 

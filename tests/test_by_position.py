@@ -69,9 +69,8 @@ def shown(labels, world):
 
 def mapped(labels, world):
     with warnings.catch_warnings(action="ignore"):
-        fig, ax = visualize_bank(
-            world[0].bank, labels=labels, class_names=NAMES, use_pyplot=False
-        )
+        reference = Reference((), labels, class_names=NAMES)
+        fig, ax = visualize_bank([], world[0].bank, reference, use_pyplot=False)
     points = [one.get_offsets().tolist() for one in ax.child_axes[0].collections]
     return texts_of(fig), points
 
@@ -132,7 +131,7 @@ BY_ROWS = {
         compare(w[0].bank, w[1].bank[1], r, n_neighbors=4, show_progress=False)
     ),
     "visualize_bank": lambda r, w, _: (
-        visualize_bank(w[0].bank, rows=r, use_pyplot=False)[1]
+        visualize_bank([], w[0].bank, rows=r, use_pyplot=False)[1]
         .child_axes[0]
         .collections[0]
         .get_offsets()

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from captum_rdr.attribution import RelaxedDecisionRegion
-from captum_rdr.bank import ConfigurationBank
 from captum_rdr.method.region import Region
 from captum_rdr.report.images import figure_uri
 from captum_rdr.visualization import (
@@ -16,9 +15,8 @@ from captum_rdr.visualization import (
     visualize_concept,
     visualize_principal_neurons,
 )
-from captum_rdr.visualization.layers import overlaps
-from captum_rdr.visualization.neighbors import neighbor_rows
-from captum_rdr.visualization.region import region_rows
+from captum_rdr.visualization.region import neighbor_rows, overlaps, region_rows
+from captum_rdr.visualization.subjects import Subject, banks_of
 
 Method = Callable[[Callable[..., Tensor]], Callable[[Tensor], Tensor]]
 """Makes of a concept score what attributes it to inputs."""
@@ -111,9 +109,8 @@ def query_part(
         method: see `captum_rdr.report.write_report`.
         n_members: members to show at most.
     """
-    row, query = (asked, None) if isinstance(asked, int) else (None, asked)
-    tile = tiles.of_query(row, reference, query)
-    banks, several = tiles.banks_of(rdr), isinstance(rdr.layer, list)
+    query = None if isinstance(asked, int) else asked
+    banks, several = banks_of(rdr), isinstance(rdr.layer, list)
     names = rdr.reader.names if several else [""]
     attributes: list[Any] = [None] * len(regions)
     if method is not None and all(len(region.neurons) for region in regions):
@@ -123,18 +120,19 @@ def query_part(
     for name, region, bank, attribute in zip(
         names, regions, banks, attributes, strict=True
     ):
-        rows = region_rows(region, bank, reference, tile, n_members)
-        drawings = [_neurons(region, rdr, bank, reference, query)]
+        subject = Subject(region, bank, reference, query)
+        rows = region_rows(subject, n_members)
+        drawings = [_neurons(region, rdr, reference, query)]
         if attribute is not None:
             drawings.append(_concept(region, rdr, attribute, reference, query))
         layers.append(LayerPart(name, region, _outcome([region]), rows, drawings))
     neighbors = []
     if not several and banks[0].features is not None:
-        neighbors = neighbor_rows(rdr, asked, reference, tile)
+        neighbors = neighbor_rows(subject, rdr)
     return QueryPart(
         number,
-        f"New input {number}" if row is None else f"Row {row}",
-        tile,
+        f"Row {asked}" if query is None else f"New input {number}",
+        subject.tile,
         layers,
         overlaps(regions) if several else [],
         neighbors,
@@ -152,14 +150,11 @@ def _outcome(regions: Sequence[Region]) -> str:
 def _neurons(
     region: Region,
     rdr: RelaxedDecisionRegion,
-    bank: ConfigurationBank,
     reference: Reference,
     query: Any,
 ) -> Drawing:
-    # Without features the model would run anew for each neuron of each query.
-    count = 4 if bank.features is not None else 0
     fig, _ = visualize_principal_neurons(
-        region, rdr, reference, query, n_neurons=count, use_pyplot=False
+        region, rdr, reference, query, use_pyplot=False
     )
     active = int(region.states.sum())
     return Drawing(
@@ -194,16 +189,15 @@ def bank_maps(
     reference: Reference,
 ) -> list[Drawing]:
     """A map of each layer's bank; regions are outlined where they are few."""
-    maps, labels = [], reference.labels
+    maps = []
     by_layer = zip(*by_query, strict=True)
     for name, bank, regions in zip(
-        rdr.reader.names, tiles.banks_of(rdr), by_layer, strict=True
+        rdr.reader.names, banks_of(rdr), by_layer, strict=True
     ):
         fig, _ = visualize_bank(
-            bank,
             regions if len(regions) <= _OUTLINED else (),
-            labels=None if labels is None else labels[: len(bank)],
-            class_names=reference.class_names,
+            bank,
+            reference,
             use_pyplot=False,
         )
         heading = f"Map of the reference set in layer {name}"

@@ -26,7 +26,7 @@ from captum_rdr.report.contents import (
 from captum_rdr.report.images import Thumbnails
 from captum_rdr.version import __version__
 from captum_rdr.visualization.reference import UNKNOWN, as_reference
-from captum_rdr.visualization.tiles import banks_of
+from captum_rdr.visualization.subjects import banks_of
 
 
 def write_report(

@@ -5,12 +5,14 @@ What is listed here is public; the modules are not.
 
 from captum_rdr.visualization.bank import visualize_bank
 from captum_rdr.visualization.concept import visualize_concept
-from captum_rdr.visualization.layers import visualize_layers
-from captum_rdr.visualization.neighbors import visualize_neighbors
 from captum_rdr.visualization.neurons import visualize_principal_neurons
 from captum_rdr.visualization.plane import visualize_plane
 from captum_rdr.visualization.reference import Reference
-from captum_rdr.visualization.region import visualize_region
+from captum_rdr.visualization.region import (
+    visualize_layers,
+    visualize_neighbors,
+    visualize_region,
+)
 from captum_rdr.visualization.series import visualize_time_series_region
 from captum_rdr.visualization.sheet import FigureOptions
 from captum_rdr.visualization.tabular import visualize_tabular_region

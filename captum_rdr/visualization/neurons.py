@@ -1,13 +1,11 @@
 """Where in a layer's grid and channels the principal neurons sit."""
 
-from typing import Any, NamedTuple, Unpack
+import math
+from typing import Any, Unpack
 
-import matplotlib
 import numpy as np
 import numpy.typing as npt
 import torch
-from captum.attr import LayerAttribution
-from matplotlib.axes import Axes
 from torch import Tensor
 
 from captum_rdr._arguments import check_whole
@@ -15,19 +13,13 @@ from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.axes import KINDS, LayerAxes, guessed_axes
 from captum_rdr.bank import ConfigurationBank
 from captum_rdr.method.region import Region
-from captum_rdr.model.inputs import input_arguments
-from captum_rdr.visualization import sheet, tiles
-from captum_rdr.visualization.reference import (
-    Picture,
-    Reference,
-    as_batch,
-    as_reference,
-)
+from captum_rdr.visualization import sheet, subjects, tiles
+from captum_rdr.visualization.reference import Picture
 
-_MAP, _MAP_GAP = 1.65, 0.15
+_MAP, _GAP = 1.65, 0.15
 _NAMED = 10  # columns that are named one by one, at most
 _BARS = 256  # columns of which some are bars and not lines, at most
-_CANDIDATES, _SHOWN = 32, 8  # instances that the model runs on, and shown, of a neuron
+_SHOWN = 8  # instances of a neuron, at most
 _CROP = 0.3  # of an image around a neuron's place, at least
 
 Floats = npt.NDArray[np.float64]
@@ -40,21 +32,18 @@ def visualize_principal_neurons(
     query: Any = None,
     *,
     n_neurons: int = 4,
-    cmap: Any = None,
     **figure: Unpack[sheet.FigureOptions],
 ) -> sheet.FigureAxes:
     """Draw where in a layer the principal neurons sit, and what the first respond to.
 
     The maps show the summed scores at each place of the layer, over the query's image
-    where it is known (`captum.attr.LayerAttribution.interpolate`, nearest): on one map
-    the neurons that must be active, on the other those that must be inactive, so that
-    neither hides the other. The bars show the summed scores of each channel, and of each
-    time or token where those have no grid: upwards what must be active, downwards what
-    must be inactive.
+    where it is known: on one map the neurons that must be active, on the other those
+    that must be inactive, so that neither hides the other. The bars show the summed
+    scores of each channel, and of each time or token where those have no grid: upwards
+    what must be active, downwards what must be inactive.
 
     Below are the instances at which each of the first principal neurons is most active,
-    cropped to what lies around its place: of the whole bank where it keeps features, else
-    of 32 in which the neuron is active, which the model runs on again.
+    cropped to what lies around its place, where the bank keeps features.
 
     Args:
         region: the region to show.
@@ -65,7 +54,6 @@ def visualize_principal_neurons(
         query: the input, without the batch dimension; not needed where the bank holds it.
         n_neurons: neurons to show by their own instances at most, the highest score
             first.
-        cmap: diverging colormap from inactive to active; orange to blue by default.
         **figure: see `FigureOptions`.
 
     Returns:
@@ -90,55 +78,25 @@ def visualize_principal_neurons(
     'channel'
     """
     check_whole("n_neurons", n_neurons, 0)
-    _, bank = tiles.layer_of(region, rdr)
-    reference = as_reference(() if dataset is None else dataset)
-    picture = None
-    if query is not None:
-        picture = reference.picture_of(query)
-    elif dataset is not None and region.query is not None:
-        picture = reference.picture(region.query)
+    subject, picture = subjects.of(region, rdr, dataset, query), None
+    if query is not None or (dataset is not None and region.query is not None):
+        picture = subject.tile.picture
     aspect = 1.0 if picture is None else picture.shape[0] / picture.shape[1]
-    layout = neuron_layout(region, bank_axes(bank), aspect)
-    colors = matplotlib.colormaps.get_cmap(sheet.SIGNED if cmap is None else cmap)
-    rows: list[tiles.Row] = []
-    if dataset is not None:
-        rows = top_rows(region, rdr, reference, n_neurons, aspect)
-
-    def content(width: float) -> list[sheet.Block]:
-        blocks = tiles.headed(region, tiles.described(region), width)
-        if not len(region.neurons):
-            blocks.append(sheet.paragraph("The region has no principal neuron.", width))
-            return blocks
-        if layout.places is None:
-            blocks.append(bars_block(layout, width, 1.6, colors))
-        else:
-            maps = _maps_block(layout, layout.places, width, colors, picture)
-            blocks.append(maps)
-        if layout.line is not None:
-            blocks.append(_line_block(layout.line, layout.line_unit, width, colors))
-        return [*blocks, *tiles.blocks(rows, width)]
-
-    return sheet.draw(content, **figure)
-
-
-class NeuronLayout(NamedTuple):
-    """Scores of the neurons that must be active and of those that must be inactive.
-
-    Attributes:
-        places: summed at each place, ``(2, H, W)``; None for a layer without a grid.
-        prefix: summed for each token before the grid, ``(2, P)``.
-        channels: summed for each channel, ``(2, C)``.
-        unit: what a channel is called.
-        line: summed for each time, or token that has no grid, ``(2, T)``; None for none.
-        line_unit: what those are called.
-    """
-
-    places: Floats | None
-    prefix: Floats
-    channels: Floats
-    unit: str
-    line: Floats | None
-    line_unit: str
+    places, bars = neuron_layout(region, bank_axes(subject.bank), aspect)
+    parts: list[tiles.Part] = [*subject.headed(subject.described)]
+    if not len(region.neurons):
+        parts.append(tiles.Row("The region has no principal neuron."))
+        return tiles.draw(parts, **figure)
+    (unit, channels), *others = bars.items()
+    if places is None:
+        parts.append(bars_block(unit, channels))
+    else:
+        parts.append(_maps_block(places, picture, unit, channels))
+    parts += [bars_block(*one) for one in others]
+    features = subject.bank.features
+    if dataset is not None and features is not None:
+        parts += top_rows(subject, features, n_neurons, aspect)
+    return tiles.draw(parts, **figure)
 
 
 def bank_axes(bank: ConfigurationBank) -> LayerAxes:
@@ -146,218 +104,148 @@ def bank_axes(bank: ConfigurationBank) -> LayerAxes:
     return bank.axes or guessed_axes(bank.layer_shape)
 
 
-def neuron_layout(region: Region, axes: LayerAxes, aspect: float = 1.0) -> NeuronLayout:
+def neuron_layout(
+    region: Region, axes: LayerAxes, aspect: float = 1.0
+) -> tuple[Floats | None, dict[str, Floats]]:
     """Sum the scores of a region's principal neurons by place, time and channel.
 
     Args:
         region: the region.
         axes: what its layer's axes mean.
         aspect: height of the image in shares of its width.
+
+    Returns:
+        scores of the neurons that must be active, and of those that must be inactive,
+        summed at each place, ``(2, H, W)``, None for a layer without a grid; and summed
+        for each channel, ``(2, C)``, by what a channel is called, and behind it for each
+        time, token of a series, or token before the grid, where there are any.
     """
     mask = region.mask().double()
     signed = torch.stack([mask.clamp(min=0), -mask.clamp(max=0)])
     found, prefix = (part.numpy() for part in axes.arranged(signed, aspect))
-    places, times = found.sum((1, 2)), found.sum((1, 3, 4))
-    line, line_unit = (times, "time") if times.shape[1] > 1 else (None, "time")
-    if places.shape[1] == 1 and "height" not in axes.kinds:
-        line, line_unit = (
-            (line, "time") if places.shape[2] == 1 else (places[:, 0], "token")
-        )
-    has_grid = line_unit != "token" and places[0].size > 1
     unit = "feature" if "token" in axes.kinds else "channel"
-    return NeuronLayout(
-        places if has_grid else None,
-        prefix.sum(1),
-        found.sum((2, 3, 4)) + prefix.sum(2),
-        unit if len(axes.kinds) > 1 else "neuron",
-        line,
-        line_unit,
-    )
+    unit = unit if len(axes.kinds) > 1 else "neuron"
+    bars = {unit: found.sum((2, 3, 4)) + prefix.sum(2)}
+    if found.shape[2] > 1:
+        bars["time"] = found.sum((1, 3, 4))
+    places = found.sum((1, 2))
+    has_grid = places[0].size > 1
+    if has_grid and places.shape[1] == 1 and "height" not in axes.kinds:
+        bars["token"], has_grid = places[:, 0], False
+    if prefix.shape[2]:
+        bars["class token" if prefix.shape[2] == 1 else "other token"] = prefix.sum(1)
+    return places if has_grid else None, bars
 
 
 def top_rows(
-    region: Region,
-    rdr: RelaxedDecisionRegion,
-    reference: Reference,
-    n_neurons: int,
-    aspect: float,
+    subject: subjects.Subject, features: Tensor, n_neurons: int, aspect: float
 ) -> list[tiles.Row]:
-    """What `visualize_principal_neurons` shows of single neurons, row by row."""
-    _, bank = tiles.layer_of(region, rdr)
-    index = next(i for i, one in enumerate(tiles.banks_of(rdr)) if one is bank)
-    first = region.scores.argsort(descending=True, stable=True)[:n_neurons]
-    rows = []
-    for which in first.tolist():
-        neuron, coordinates = region.neurons[which], region.unravel()[which]
-        near = _window(bank, int(neuron), aspect)
-        shown, values = _most_active(rdr, index, neuron, reference)
-        wanted = "active" if region.states[which] else "inactive"
-        named = bank_axes(bank).named(coordinates)
-        parts = [f"{kind} {named[kind]}" for kind in KINDS if kind in named]
+    """What `visualize_principal_neurons` shows of single neurons, row by row.
+
+    Args:
+        subject: the region.
+        features: float activations of the bank's rows, ``(N, D)``.
+        n_neurons: neurons to show at most.
+        aspect: height of the images in shares of their width.
+    """
+    region, bank, reference = subject.region, subject.bank, subject.reference
+    axes, rows = bank_axes(bank), []
+    flat = torch.arange(bank.n_neurons).reshape(1, *bank.layer_shape)
+    numbers, _ = axes.arranged(flat, aspect)
+    for which in region.named(n_neurons).tolist():
+        neuron = int(region.neurons[which])
+        values = features[:, neuron].cpu().double()
+        order = values.argsort(descending=True, stable=True)[:_SHOWN]
+        order = order[values[order] > bank.threshold.expand(bank.n_neurons)[neuron]]
+        places = (numbers == neuron).sum((0, 1, 2))
         found = [
             tiles.Tile(
-                _crop(reference.picture(row), near), reference.classes(row), (note,)
+                _crop(reference.picture(row), places),
+                reference.classes(row),
+                (f"{values[row]:.3g}",),
             )
-            for row, note in zip(shown.tolist(), values, strict=True)
+            for row in order.tolist()
         ]
-        text = f"{', '.join(parts).capitalize()}, must be {wanted}; most active in:"
+        wanted = "active" if region.states[which] else "inactive"
+        named = axes.named(region.unravel()[which])
+        place = ", ".join(f"{kind} {named[kind]}" for kind in KINDS if kind in named)
+        text = f"{place.capitalize()}, must be {wanted}; most active in:"
         rows.append(tiles.Row(text, found))
     return rows
 
 
-def _most_active(
-    rdr: RelaxedDecisionRegion, index: int, neuron: Tensor, reference: Reference
-) -> tuple[Tensor, list[str]]:
-    """Bank rows in which a neuron is most active, and its activations there."""
-    bank = tiles.banks_of(rdr)[index]
-    if bank.features is not None:
-        rows = torch.arange(len(bank))
-        values = bank.features[:, neuron.to(bank.device)].cpu().double()
-    else:
-        active = bank.members(neuron[None], torch.tensor([True]))
-        count = min(len(active), _CANDIDATES)
-        rows = active[torch.linspace(0, len(active) - 1, count).long()]
-        if not count:
-            return rows, []
-        inputs = as_batch([reference.input(row) for row in rows.tolist()])
-        with rdr.reader.only(index).reading(
-            lambda _, found: (found.flatten(1)[:, neuron].double().cpu(),),
-            attribute_to_layer_input=bank.attribute_to_layer_input,
-        ) as read:
-            ((values,),) = read(input_arguments(inputs, None), "rows", leave_early=True)
-    order = values.argsort(descending=True, stable=True)[:_SHOWN]
-    order = order[values[order] > bank.threshold.expand(bank.n_neurons)[neuron]]
-    return rows[order], [f"{value:.3g}" for value in values[order].tolist()]
+def _crop(picture: Picture, places: Tensor) -> Picture:
+    """The part of a picture around the one place ``(H, W)`` that is not zero.
 
-
-def _window(
-    bank: ConfigurationBank, neuron: int, aspect: float
-) -> tuple[float, float, float, float]:
-    """Top, left, height and width of the surroundings of a neuron, in shares."""
-    only = torch.zeros(1, bank.n_neurons)
-    only[0, neuron] = 1
-    places, _ = bank_axes(bank).arranged(only.reshape(1, *bank.layer_shape), aspect)
-    flat = places.sum((0, 1, 2))
-    if flat.shape[0] == 1 or not bool(flat.any()):  # a vector, a series, a class token
-        return 0.0, 0.0, 1.0, 1.0
-    place = flat.nonzero()[0].tolist()
-    parts = [
-        (min(1.0, max(3 / size, _CROP)), (at + 0.5) / size)
-        for at, size in zip(place, flat.shape, strict=True)
-    ]
-    top, left = (min(max(0.0, middle - side / 2), 1 - side) for side, middle in parts)
-    return top, left, parts[0][0], parts[1][0]
-
-
-def _crop(picture: Picture, near: tuple[float, float, float, float]) -> Picture:
-    """The part of a picture that a window, in shares of it, shows."""
-    size = np.array(picture.shape[:2])
-    low = np.floor(near[:2] * size).astype(int)
-    high = np.maximum(
-        low + 1, np.ceil((np.array(near[:2]) + near[2:]) * size).astype(int)
-    )
-    return picture[low[0] : high[0], low[1] : high[1]]
+    All of it where there is none, as for a class token, or no grid.
+    """
+    if len(places) == 1 or not bool(places.any()):
+        return picture
+    parts = []
+    for at, size, pixels in zip(
+        places.nonzero()[0].tolist(), places.shape, picture.shape, strict=False
+    ):
+        side = min(pixels, math.ceil(max(3 / size, _CROP) * pixels))
+        start = round((at + 0.5) / size * pixels - side / 2)
+        start = min(max(0, start), pixels - side)
+        parts.append(slice(start, start + side))
+    return picture[tuple(parts)]
 
 
 def _maps_block(
-    layout: NeuronLayout,
-    places: Floats,
-    width: float,
-    colors: Any,
-    picture: Picture | None,
+    places: Floats, picture: Picture | None, unit: str, channels: Floats
 ) -> sheet.Block:
-    """The maps that are not empty and, beside them or below, the bars."""
-    kinds = [
-        (name, sign, shares / places.max())
-        for name, sign, shares in (
-            ("must be active", 1, places[0]),
-            ("must be inactive", -1, -places[1]),
-        )
-        if shares.any()
-    ]
-    side = min(_MAP, (width - _MAP_GAP) / 2)
-    left = len(kinds) * (side + _MAP_GAP)
-    is_wide = width - left > 1.6
-    size = (width - left, side + 0.2) if is_wide else (width, 1.2)
-    bars = bars_block(layout, *size, colors)
+    """The maps that are not empty and, beside them, the bars."""
+    if picture is None:
+        picture = np.ones((*places.shape[1:], 3))
+    pale = 0.35 + 0.65 * picture.mean(2, keepdims=True).repeat(3, 2)
+    kinds = [("must be active", 1, places[0]), ("must be inactive", -1, places[1])]
+    kinds = [kind for kind in kinds if kind[2].any()]
+    side, used = _MAP, len(kinds) * (_MAP + _GAP)
 
     def draw(canvas: sheet.Canvas, x: float, y: float) -> None:
-        for index, (name, sign, shares) in enumerate(kinds):
-            edge = x + index * (side + _MAP_GAP)
-            canvas.text(edge, y, name, color=colors(0.5 + sign * 0.5))
-            ax = canvas.inset(edge, y + 0.2, side, side)
-            _draw_map(ax, shares, colors, picture)
-        bars.draw(canvas, *((x + left, y) if is_wide else (x, y + side + 0.35)))
+        for index, (name, sign, scores) in enumerate(kinds):
+            left = x + index * (side + _GAP)
+            canvas.text(left, y, name, color=sheet.SIGNED(0.5 + sign * 0.5))
+            ax = canvas.inset(left, y + 0.2, side, side)
+            tiles.show_picture(ax, pale)
+            overlay = sheet.SIGNED(0.5 + 0.5 * sign * scores / places.max())
+            overlay[..., 3] = 0.8 * (scores != 0)
+            height, breadth = pale.shape[:2]
+            extent = (-0.5, breadth - 0.5, height - 0.5, -0.5)
+            ax.imshow(overlay, interpolation="nearest", extent=extent)
+            for spine in ax.spines.values():
+                spine.set(visible=True, color=sheet.GRAY, linewidth=0.8)
 
-    return sheet.Block(side + (0.3 if is_wide else 0.35 + bars.height), draw)
-
-
-def _line_block(line: Floats, unit: str, width: float, colors: Any) -> sheet.Block:
-    """Summed scores of each time or token."""
-
-    def draw(canvas: sheet.Canvas, x: float, y: float) -> None:
-        canvas.text(x + 0.4, y, f"score by {unit}")
-        ax = canvas.plot(x + 0.4, y + 0.2, width - 0.45, 0.7)
-        for heights, color in ((line[0], colors(1.0)), (-line[1], colors(0.0))):
-            ax.bar(range(line.shape[1]), heights, 1.0, color=color)
-        ax.axhline(0, color=sheet.GRAY, linewidth=0.6)
-        ax.set_xlim(-0.5, line.shape[1] - 0.5)
-        ax.set_xlabel(unit)
-
-    return sheet.Block(1.25, draw)
-
-
-def _draw_map(ax: Axes, shares: Floats, colors: Any, picture: Picture | None) -> None:
-    """Signed shares of the largest score, over the image where there is one."""
-    if picture is not None:
-        scores = torch.from_numpy(shares)[None, None]
-        shares = LayerAttribution.interpolate(scores, picture.shape[:2])[0, 0].numpy()
-        pale = 0.35 + 0.65 * picture.mean(2, keepdims=True).repeat(3, 2)
-        tiles.show_picture(ax, pale)
-    overlay = colors(0.5 + 0.5 * shares)
-    if picture is not None:
-        overlay[..., 3] = 0.8 * (shares != 0)
-    ax.imshow(overlay, interpolation="nearest", aspect="equal")
-    ax.set(xticks=[], yticks=[])
-    for spine in ax.spines.values():
-        spine.set(visible=True, color=sheet.GRAY, linewidth=0.8)
+    maps = sheet.Block(side + 0.35, draw)
+    bars = bars_block(unit, channels, sheet.WIDTH - used, side + 0.2)
+    return sheet.beside(maps, used, bars)
 
 
 def bars_block(
-    layout: NeuronLayout, width: float, height: float, colors: Any
+    unit: str, values: Floats, width: float = sheet.WIDTH, height: float = 1.4
 ) -> sheet.Block:
-    """Summed scores of each channel, and of each token before the grid."""
-    n_prefix = layout.prefix.shape[1]
-    room = 0.5 + 0.1 * n_prefix if n_prefix else 0.0
+    """Summed scores of each channel, time or token, ``(2, n)``.
+
+    What has a score stands side by side where that is little, else at its place.
+    """
+    used, count = np.flatnonzero(values.sum(0)), values.shape[1]
+    are_named = len(used) <= _NAMED and unit not in ("time", "token")
+    at, count = (
+        (np.arange(len(used)), max(len(used), 4)) if are_named else (used, count)
+    )
 
     def draw(canvas: sheet.Canvas, x: float, y: float) -> None:
-        canvas.text(x + 0.4, y, f"score by {layout.unit}")
-        ax = canvas.plot(x + 0.4, y + 0.2, width - 0.45 - room, height - 0.7)
-        _draw_bars(ax, layout.channels, colors)
-        ax.set_xlabel(layout.unit)
-        if n_prefix:
-            left = x + width - room + 0.3
-            ax = canvas.plot(left, y + 0.2, room - 0.32, height - 0.7)
-            _draw_bars(ax, layout.prefix, colors)
-            ax.set_xticks([])
-            ax.set_xlabel("class\ntoken" if n_prefix == 1 else "other\ntokens")
+        canvas.text(x + 0.4, y, f"score by {unit}")
+        ax = canvas.plot(x + 0.4, y + 0.2, width - 0.45, height - 0.7)
+        ax.set(xlabel=unit, xlim=(-0.7, count - 0.3))
+        if are_named:
+            ax.set_xticks(at, [str(one) for one in used], rotation=60)
+        for heights, color in ((values[0], sheet.BLUE), (-values[1], sheet.ORANGE)):
+            if count <= _BARS:
+                ax.bar(at, heights[used], color=color)
+            else:  # bars would be too narrow to see, and thousands take minutes
+                ax.vlines(at, 0, heights[used], color=color, linewidth=1)
+        ax.axhline(0, color=sheet.GRAY, linewidth=0.6)
 
     return sheet.Block(height + 0.1, draw)
-
-
-def _draw_bars(ax: Axes, values: Floats, colors: Any) -> None:
-    used = np.flatnonzero(values.sum(0))
-    are_named = len(used) <= _NAMED
-    if are_named:
-        positions = np.arange(len(used))
-        ax.set_xticks(positions, [str(channel) for channel in used], rotation=60)
-        ax.set_xlim(-0.7, max(len(used), 4) - 0.3)
-    else:
-        positions = used
-        ax.set_xlim(-0.7, values.shape[1] - 0.3)
-    for heights, color in ((values[0], colors(1.0)), (-values[1], colors(0.0))):
-        if are_named or values.shape[1] <= _BARS:
-            ax.bar(positions, heights[used], color=color)
-        else:  # bars would be too narrow to see, and thousands take minutes
-            ax.vlines(positions, 0, heights[used], color=color, linewidth=1)
-    ax.axhline(0, color=sheet.GRAY, linewidth=0.6)

@@ -1,51 +1,67 @@
 """The paper's picture: a region on a plane through three instances."""
 
-from collections.abc import Sequence
 from functools import partial
-from typing import Any, Unpack
+from typing import Any, NamedTuple, Unpack
 
 import numpy as np
-from matplotlib.axes import Axes
+import numpy.typing as npt
+import torch
 from matplotlib.colors import LinearSegmentedColormap
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import Module
 
 from captum_rdr.attribution import RelaxedDecisionRegion
+from captum_rdr.bank import ConfigurationBank
 from captum_rdr.method.region import Region
-from captum_rdr.visualization import sheet, tiles
-from captum_rdr.visualization.affine import PlanePicture, plane_picture
+from captum_rdr.model.hooks import evaluating
+from captum_rdr.model.inputs import input_arguments
+from captum_rdr.model.reader import LayerReader
+from captum_rdr.visualization import sheet, subjects, tiles
+
+Floats = npt.NDArray[np.float64]
 
 _LIGHT = LinearSegmentedColormap.from_list("light", ["white", "#888888"])
+_KEY = [
+    ("■", "region", "#D9CF3A"),
+    ("━", "zero line, must be active", sheet.BLUE),
+    ("━", "must be inactive", sheet.ORANGE),
+    ("●", "member, projected", sheet.GREEN),
+    ("○", "other, projected", sheet.INK),
+]
+_STEPS = 200  # sampled points along each side of the view
+_BLOCK = 1 << 24  # values of sampled points held at a time
+_ROOM = 0.6  # view around the anchors, in shares of their extent
+_NEAR = 1e-4  # margins, in shares of the largest, that may be rounded to either side
 
 
 def visualize_plane(
     region: Region,
     rdr: RelaxedDecisionRegion,
-    affine: Module | Sequence[Module],
     anchors: Tensor,
     others: Tensor | None = None,
+    *,
+    module: Module,
     **figure: Unpack[sheet.FigureOptions],
 ) -> sheet.FigureAxes:
     """Draw a region on the plane that three instances span in feature space.
 
-    The features are what the first module of ``affine`` takes in. On the plane the zero
-    line of each principal neuron is straight; the region is shaded; the
-    field is the configuration distance from the first anchor. Other instances are
-    projected, filled where they are members: a projection may fall inside the region
-    though the instance, off the plane, is outside.
+    The features are what ``module`` takes in, which is run at 200 times 200 points of the
+    plane. Each principal neuron's zero line is drawn, straight where the module is affine
+    as linear layers and convolutions are; the region is shaded; the field is the
+    configuration distance from the first anchor. Other instances are projected, filled
+    where they are members: a projection may fall inside the region though the instance,
+    off the plane, is outside.
 
     Source: the figure of Chang, Kwon and Choi (AAAI 2024) that shows a region and its
     boundaries.
 
     Args:
         region: the region to show.
-        rdr: fitted; the region is one of its own. Its layer is the last module of
-            ``affine``, or the ReLU behind it.
-        affine: the module, or modules in order, that make the layer's pre-activation of
-            the features: linear layers and convolutions, with batch norm, average
-            pooling, flatten and dropout.
+        rdr: fitted; the region is one of its own.
         anchors: three inputs, shape ``(3, ...)``; the first is the query.
         others: inputs to project, shape ``(M, ...)``, or None.
+        module: the part of the model, e.g. ``model[3]`` or ``model[3:5]``, that makes the
+            layer's output of the features, up to the layer or the ReLU before its end.
         **figure: see `FigureOptions`.
 
     Returns:
@@ -53,108 +69,197 @@ def visualize_plane(
 
     Raises:
         TypeError: an argument is of the wrong type.
-        ValueError: the layer's pre-activation is no affine map of the features, the
-            anchors' features lie on a line, or the region is not that of ``rdr``.
+        ValueError: the layer's states are not those that the module gives, the anchors'
+            features lie on a line, or the region is not that of ``rdr``.
 
-    >>> import torch
     >>> from captum_rdr import RelaxedDecisionRegion
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 9), torch.nn.ReLU())
     >>> data = torch.randn(60, 4, generator=torch.Generator().manual_seed(0))
     >>> rdr = RelaxedDecisionRegion(model, model[1]).fit(data, show_progress=False)
     >>> region = rdr.attribute_members([3], 4, 3, weighting="evidence")[0]
-    >>> fig, ax = visualize_plane(region, rdr, model[0], data[[3, 1, 2]], use_pyplot=False)
+    >>> anchors = data[[3, 1, 2]]
+    >>> fig, ax = visualize_plane(region, rdr, anchors, module=model[0], use_pyplot=False)
     >>> [child.get_xlabel() for child in ax.child_axes][0]
     'feature space, towards the second anchor'
     """
-    picture = plane_picture(region, rdr, affine, anchors, others)
-    text = f"{tiles.described(region)} {_counted(picture)}"
-
-    def content(width: float) -> list[sheet.Block]:
-        block = _plane_block(picture, region, width)
-        return [*tiles.headed(region, text, width), block]
-
-    return sheet.draw(content, **figure)
-
-
-def _counted(picture: PlanePicture) -> str:
-    """What the view shows, in words."""
-    visible = int(picture.crossing.sum())
-    text = "1 is the query, 2 and 3 the other anchors of the plane."
-    text += f" {visible} of {len(picture.lines)} zero lines cross this view."
-    if len(picture.others):
-        low, high = picture.corners[[0, -1]]
+    subject = subjects.of(region, rdr)
+    picture = plane_picture(region, rdr, anchors, others, module)
+    crossing = sum(one.min() < 0 < one.max() for one in picture.margins)
+    text = (
+        f"{subject.described} 1 is the query, 2 and 3 the other anchors of the plane. "
+        f"{crossing} of {len(picture.margins)} zero lines cross this view."
+    )
+    if others is not None:
+        low, high = (np.array([picture.xs[end], picture.ys[end]]) for end in (0, -1))
         near = ((picture.others >= low) & (picture.others <= high)).all(1).sum()
-        text += f" {near} of {len(picture.others)} other instances project into it."
-    return text
+        text += f" {near} of {len(others)} other instances project into it."
+    blocks = [_plane_block(picture, region), sheet.key(_KEY)]
+    return tiles.draw([*subject.headed(text), *blocks], **figure)
 
 
-def _plane_block(picture: PlanePicture, region: Region, width: float) -> sheet.Block:
-    side = min(4.1, width - 0.55)
+class PlanePicture(NamedTuple):
+    """A region on a plane in feature space, sampled.
+
+    Attributes:
+        anchors: the three points in the plane, float64 ``(3, 2)``.
+        xs: coordinates of the columns, ``(G,)``.
+        ys: coordinates of the rows, ``(G,)``.
+        inside: whether each point lies in the region, bool ``(G, G)``.
+        distances: configuration distance of each point from the first anchor,
+            ``(G, G)``.
+        margins: each principal neuron's value minus threshold, ``(t, G, G)``.
+        others: projections of the other instances, ``(M, 2)``.
+        members: which of the other instances are members, bool ``(M,)``.
+    """
+
+    anchors: Floats
+    xs: Floats
+    ys: Floats
+    inside: npt.NDArray[np.bool_]
+    distances: npt.NDArray[np.int64]
+    margins: Floats
+    others: Floats
+    members: npt.NDArray[np.bool_]
+
+
+def plane_picture(
+    region: Region,
+    rdr: RelaxedDecisionRegion,
+    anchors: Tensor,
+    others: Tensor | None,
+    module: Module,
+) -> PlanePicture:
+    """Sample what `visualize_plane` draws."""
+    if not isinstance(anchors, Tensor) or len(anchors) != 3:
+        raise ValueError(
+            f"anchors is {tuple(getattr(anchors, 'shape', ()))}; give a tensor of three "
+            "inputs, e.g. torch.stack([query, dataset[3], dataset[8]])"
+        )
+    bank = subjects.of(region, rdr).bank
+    inputs = anchors if others is None else torch.cat([anchors, others])
+    features, states = _read(rdr, bank, module, inputs)
+    flat = features.flatten(1).double().cpu().numpy()
+    axes = plane_through(flat[:3])
+    at = (flat - flat[0]) @ axes.T
+    low, high = at[:3].min(0), at[:3].max(0)
+    half = (0.5 + _ROOM) * float((high - low).max())
+    xs, ys = np.linspace((low + high) / 2 - half, (low + high) / 2 + half, _STEPS).T
+    points = np.stack(np.meshgrid(xs, ys), -1).reshape(-1, 2)
+    sampled = []
+    size = max(bank.n_neurons, flat.shape[1])
+    for block in np.array_split(points, len(points) * size // _BLOCK + 1):
+        at_points = features.new_tensor(flat[0] + block @ axes)
+        values = _margins(module, at_points.reshape(-1, *features.shape[1:]), bank)
+        away = ((values > 0) != states[0]).sum(1)
+        sampled.append((region.contains(values > 0), away, values[:, region.neurons]))
+    inside, away, margins = (torch.cat(part) for part in zip(*sampled, strict=True))
+    return PlanePicture(
+        at[:3],
+        xs,
+        ys,
+        inside.reshape(_STEPS, _STEPS).numpy(),
+        away.reshape(_STEPS, _STEPS).numpy(),
+        margins.T.reshape(-1, _STEPS, _STEPS).numpy(),
+        at[3:],
+        region.contains(states[3:]).numpy(),
+    )
+
+
+def plane_through(points: Floats) -> Floats:
+    """Orthonormal axes ``(2, F)`` of the plane through three points ``(3, F)``.
+
+    The first axis points from the first to the second; distances in the plane are
+    distances in the feature space.
+
+    Raises:
+        ValueError: two points coincide or all lie on a line.
+
+    >>> plane_through(np.array([[0.0, 0, 1], [2, 0, 1], [1, 3, 1]])).round(3) + 0
+    array([[1., 0., 0.],
+           [0., 1., 0.]])
+    """
+    sides = points[1:] - points[0]
+    directions, lengths = np.linalg.qr(sides.T)
+    along, away = np.diag(lengths) if lengths.shape == (2, 2) else (0.0, 0.0)
+    if along == 0 or abs(away) <= 1e-6 * np.linalg.norm(sides):
+        raise ValueError(
+            "the features of the three anchors lie on a line, so they span no plane; "
+            "give three instances that the layer tells apart"
+        )
+    axes: Floats = directions.T * np.sign([[along], [away]])
+    return axes
+
+
+def _read(
+    rdr: RelaxedDecisionRegion, bank: ConfigurationBank, module: Module, inputs: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Features of inputs, and the layer's states ``(B, D)``, which the module must make."""
+    first = module
+    while isinstance(first, nn.Sequential) and len(first):
+        first = first[0]  # a slice of a model is never called itself
+    reader = LayerReader(rdr.forward_func, [first], None, [None], None)
+    given = input_arguments(inputs.to(reader.device or inputs.device), None)
+    with reader.reading(
+        lambda _, values: (values.clone(),), attribute_to_layer_input=True
+    ) as read:
+        ((features,),) = read(given, "inputs", leave_early=True)
+    found = rdr.states(inputs)
+    if isinstance(found, list):
+        found = found[subjects.banks_of(rdr).index(bank)]
+    margins, states = _margins(module, features, bank), found.flatten(1)
+    clear = margins.abs() > _NEAR * margins.abs().max()
+    if ((margins > 0) != states)[clear].any():
+        raise ValueError(
+            f"module={module} does not give the states of the region's layer; give all "
+            "modules between the features and the layer, which may be a ReLU behind them "
+            "with thresholds of 0 or more"
+        )
+    return features, states
+
+
+def _margins(module: Module, features: Tensor, bank: ConfigurationBank) -> Tensor:
+    """What a module gives in evaluation mode minus thresholds, float64 ``(B, D)``."""
+    with torch.no_grad(), evaluating(module):
+        values: Tensor = module(features).flatten(1).double().cpu()
+    if values.shape[1] != bank.n_neurons:
+        raise ValueError(
+            f"module gives {values.shape[1]} values an instance, but the region's layer "
+            f"has {bank.n_neurons} neurons; give the modules that end at that layer"
+        )
+    return values - bank.threshold.double().cpu()
+
+
+def _plane_block(picture: PlanePicture, region: Region) -> sheet.Block:
+    side, xs, ys = 4.1, picture.xs, picture.ys
+    extent = (xs[0], xs[-1], ys[0], ys[-1])
 
     def draw(canvas: sheet.Canvas, x: float, y: float) -> None:
         ax = canvas.plot(x + 0.5, y + 0.05, side, side)
-        ax.set(xlabel="feature space, towards the second anchor")
-        ax.set(ylabel="at right angles to it")
-        field = _draw_field(ax, picture)
-        _draw_lines(ax, picture, region, canvas.scale)
-        _draw_instances(ax, picture, canvas.scale)
-        _draw_key(canvas, x, y + side + 0.42)
-        if width - side > 1:
-            bar = canvas.plot(x + side + 0.7, y + 0.05, 0.12, side)
-            ax.figure.colorbar(field, cax=bar)
-            bar.set_ylabel("configuration distance from the first anchor")
+        show = partial(ax.imshow, extent=extent, origin="lower", aspect="equal")
+        field = show(picture.distances, cmap=_LIGHT, interpolation="bilinear")
+        shade = np.where(picture.inside[..., None], (0.95, 0.9, 0.25, 0.55), 0)
+        show(shade, interpolation="nearest")
+        for values, active in zip(picture.margins, region.states, strict=True):
+            if values.min() < 0 < values.max():
+                color = sheet.BLUE if active else sheet.ORANGE
+                ax.contour(
+                    xs, ys, values, [0], colors=color, linewidths=0.9 * canvas.scale
+                )
+        area = 12 * canvas.scale**2
+        scatter: Any = partial(ax.scatter, edgecolors=sheet.INK, zorder=3)
+        for members, face in ((False, "white"), (True, sheet.GREEN)):
+            some = picture.others[picture.members == members]
+            scatter(*some.T, area, face, linewidths=0.5)
+        scatter(*picture.anchors.T, 8 * area, "white", linewidths=1)
+        for number, (a, b) in enumerate(picture.anchors, 1):
+            text = ax.text(
+                a, b, str(number), size=8 * canvas.scale, ha="center", zorder=5
+            )
+            text.set_verticalalignment("center_baseline")
+        ax.set(xlim=extent[:2], ylim=extent[2:], ylabel="at right angles to it")
+        ax.set_xlabel("feature space, towards the second anchor")
+        bar = canvas.plot(x + side + 0.7, y + 0.05, 0.12, side)
+        ax.figure.colorbar(field, cax=bar)
+        bar.set_ylabel("configuration distance from the first anchor")
 
-    return sheet.Block(side + 0.85, draw)
-
-
-def _draw_field(ax: Axes, picture: PlanePicture) -> Any:
-    xs, ys = picture.xs, picture.ys
-    extent = (xs[0], xs[-1], ys[0], ys[-1])
-    show = partial(ax.imshow, extent=extent, origin="lower", aspect="equal")
-    field = show(picture.distances, cmap=_LIGHT, interpolation="bilinear")
-    shade = np.zeros((*picture.inside.shape, 4))
-    shade[picture.inside] = (0.95, 0.9, 0.25, 0.55)
-    show(shade, interpolation="nearest")
-    ax.set(xlim=extent[:2], ylim=extent[2:])
-    return field
-
-
-def _draw_lines(ax: Axes, picture: PlanePicture, region: Region, scale: float) -> None:
-    """Zero lines; the region lies on the side that its neuron's state asks for."""
-    visible = picture.crossing
-    states = region.states.numpy()[visible]
-    for (a, b, c), active in zip(picture.lines[visible], states, strict=True):
-        nearest = -c * np.array([a, b]) / (a * a + b * b)
-        further = nearest + np.array([-b, a]) / np.hypot(a, b) * np.ptp(picture.xs)
-        color = sheet.BLUE if active else sheet.ORANGE
-        ax.axline(tuple(nearest), tuple(further), color=color, linewidth=0.9 * scale)
-
-
-def _draw_instances(ax: Axes, picture: PlanePicture, scale: float) -> None:
-    area = 12 * scale**2
-    for members, face in ((False, "white"), (True, "#009E73")):
-        x, y = picture.others[picture.members == members].T
-        ax.scatter(x, y, area, face, edgecolors=sheet.INK, linewidths=0.5, zorder=3)
-    for number, (x, y) in enumerate(picture.plane.anchors, 1):
-        ax.scatter(
-            x, y, 8 * area, "white", edgecolors=sheet.INK, linewidths=1, zorder=4
-        )
-        text = ax.text(x, y, str(number), size=8 * scale, ha="center", zorder=5)
-        text.set_verticalalignment("center_baseline")
-
-
-def _draw_key(canvas: sheet.Canvas, x: float, y: float) -> None:
-    """What the colors mean."""
-    entries = [
-        ("region", "#D9CF3A"),
-        ("zero line, must be active", sheet.BLUE),
-        ("must be inactive", sheet.ORANGE),
-        ("member, projected", "#009E73"),
-        ("other, projected", "white"),
-    ]
-    for index, (name, color) in enumerate(entries):
-        start = x + 0.35 + (index % 3) * 1.85
-        top = y + (index // 3) * 0.17
-        patch = canvas.inset(start, top + 0.02, 0.12, 0.1)
-        patch.set(facecolor=color, xticks=[], yticks=[])
-        canvas.text(start + 0.18, top, name, 8)
+    return sheet.Block(side + 0.45, draw)

@@ -69,7 +69,8 @@ class Reference:
         cmap: colormap of images without color; None for gray.
 
     Raises:
-        ValueError: labels and predictions differ in length.
+        TypeError: labels or predictions are neither whole numbers nor names.
+        ValueError: they are not one a row.
 
     >>> reference = Reference(torch.zeros(2, 1, 4, 4), [1, -1], [0, 0], ["cat", "dog"])
     >>> reference.classes(0)
@@ -78,7 +79,7 @@ class Reference:
     Classes(label='?', prediction='cat')
     >>> reference.classes_of((torch.ones(3, 4, 4), 0))
     Classes(label='cat', prediction=None)
-    >>> reference.input(0).shape
+    >>> reference.item(0).shape
     torch.Size([1, 4, 4])
     >>> reference.picture(0).shape
     (4, 4, 3)
@@ -101,26 +102,18 @@ class Reference:
         for name in ("dataset", "class_names"):
             if hasattr(getattr(self, name), "iloc"):  # of pandas: by position, too
                 object.__setattr__(self, name, getattr(self, name).to_numpy())
-        if self.labels is None or self.predictions is None:
-            return
-        if len(self.labels) != len(self.predictions):
-            raise ValueError(
-                f"labels has {len(self.labels)} items, predictions "
-                f"{len(self.predictions)}; give one of each for every row"
-            )
 
-    def input(self, row: int) -> Any:
-        """The input of a bank row.
+    def item(self, row: int) -> Any:
+        """The item of a bank row.
 
         Raises:
             ValueError: the data set is too small.
         """
-        return input_of(_at(self.dataset, row, "dataset"))
+        return _at(self.dataset, row, "dataset")
 
     def picture(self, row: int) -> Picture:
         """The picture of a bank row."""
-        item = _at(self.dataset, row, "dataset")
-        return self.picture_of(item, f"the image of row {row}")
+        return self.picture_of(self.item(row), f"the image of row {row}")
 
     def picture_of(self, item: Any, name: str = "query") -> Picture:
         """The picture of an instance that the bank need not hold.
@@ -143,7 +136,7 @@ class Reference:
             ValueError: there are too few, or too few class names.
         """
         if self.labels is None:
-            label = self.classes_of(_at(self.dataset, row, "dataset")).label
+            label = self.classes_of(self.item(row)).label
         else:
             label = self._name(_at(self.labels, row, "labels"))
         if self.predictions is None:
@@ -161,31 +154,26 @@ class Reference:
             their names.
         """
         behind = item[1:3] if isinstance(item, (tuple, list)) else ()
-        takes_names = bool(behind) and isinstance(item[0], Tensor)
-        known = [
-            self._name(one)
-            if _number(one) is not None or (takes_names and isinstance(one, str))
-            else None
-            for one in behind
-        ]
+        kinds = (int, str) if behind and isinstance(item[0], Tensor) else int
+        labels = [_label(one) for one in behind]
+        known = [self._name(one) if isinstance(one, kinds) else None for one in labels]
         label, prediction = [*known, None, None][:2]
         return Classes(label, prediction)
 
-    def _name(self, label: Any) -> str:
+    def _name(self, label: int | str | None) -> str:
         """The name of a class."""
         if isinstance(label, str):
             return label
-        number = _number(label)
-        if number is None or number < 0:
+        if label is None or label < 0:
             return UNKNOWN
         if self.class_names is None:
-            return str(number)
-        if number >= len(self.class_names):
+            return str(label)
+        if label >= len(self.class_names):
             raise ValueError(
-                f"a label is {number}, but class_names has {len(self.class_names)} "
+                f"a label is {label}, but class_names has {len(self.class_names)} "
                 "items; give one name for every class"
             )
-        return str(self.class_names[number])
+        return str(self.class_names[label])
 
 
 def as_reference(dataset: Any) -> Reference:
@@ -198,19 +186,19 @@ def input_of(item: Any) -> Any:
     return item[0] if isinstance(item, (tuple, list)) else item
 
 
-def as_batch(inputs: Sequence[Any]) -> Tensor:
-    """Inputs as one batch.
+def as_batch(items: Sequence[Any]) -> Tensor:
+    """The inputs of items as one batch.
 
     Raises:
         TypeError: one of them is no tensor.
     """
-    for value in inputs:
-        if not isinstance(value, Tensor):
-            raise TypeError(
-                f"an input is a {type(value).__name__}; give tensors without the batch "
-                "dimension, as the model takes them"
-            )
-    return torch.stack(list(inputs))
+    inputs = [input_of(item) for item in items]
+    if not all(isinstance(one, Tensor) for one in inputs):
+        raise TypeError(
+            f"an input is a {type(inputs[0]).__name__}; give tensors without the batch "
+            "dimension, as the model takes them"
+        )
+    return torch.stack(inputs)
 
 
 def _at(values: Any, row: int, name: str) -> Any:
@@ -222,13 +210,13 @@ def _at(values: Any, row: int, name: str) -> Any:
     return values[row]
 
 
-def _number(value: Any) -> int | None:
-    """A label as a plain int, None where it is none."""
-    if isinstance(value, Tensor) and value.numel() == 1:
-        value = value.item()
-    if isinstance(value, bool) or not hasattr(value, "__int__"):
+def _label(value: Any) -> int | str | None:
+    """A label as a plain number or name, None where it is none."""
+    try:
+        label: int | str | None = positional([value], "label")[0]
+    except (TypeError, ValueError):
         return None
-    return None if value != value else int(value)
+    return label
 
 
 def as_picture(
@@ -271,17 +259,18 @@ def as_picture(
 
 def _channels_last(image: Any, name: str) -> npt.NDArray[Any]:
     """The image as an array ``(H, W, C)``."""
-    first = isinstance(image, Tensor)
     if not isinstance(image, (Tensor, np.ndarray)):
         raise TypeError(
             f"{name} is a {type(image).__name__}; give a NumPy array (channels last), a "
             "tensor (channels first), or to_image, which makes one of what the dataset "
             "holds"
         )
-    values = image.detach().cpu().numpy() if isinstance(image, Tensor) else image
+    values: Any = image
+    axis, wanted = -1, "an array (H, W, C)"
+    if isinstance(image, Tensor):
+        values, axis, wanted = image.detach().cpu().numpy(), 0, "a tensor (C, H, W)"
     if values.ndim == 2:
-        values = values[None] if first else values[..., None]
-    axis, wanted = (0, "a tensor (C, H, W)") if first else (-1, "an array (H, W, C)")
+        values = np.expand_dims(values, axis)
     if values.ndim != 3 or values.shape[axis] not in (1, 3, 4) or not values.size:
         raise ValueError(
             f"{name} has shape {tuple(values.shape)}; give one image as {wanted} with 1, 3 "

@@ -1,19 +1,24 @@
-"""A query, its neighbors and the members of its region."""
+"""A query with its neighbors and the members of its region, in one layer or several."""
 
+import warnings
 from collections.abc import Sequence
-from functools import partial
+from itertools import combinations
 from typing import Any, Unpack
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator
 
 from captum_rdr._arguments import check_whole
 from captum_rdr.attribution import RelaxedDecisionRegion
-from captum_rdr.bank import ConfigurationBank
 from captum_rdr.method.region import Region
+from captum_rdr.method.rule import Metric
+from captum_rdr.metrics._explainers import fitted_banks
 from captum_rdr.metrics._labels import without_query
-from captum_rdr.visualization import sheet, tiles
-from captum_rdr.visualization.reference import Reference, as_reference
+from captum_rdr.metrics._regions import jaccard
+from captum_rdr.visualization import sheet, subjects, tiles
+from captum_rdr.visualization.reference import as_batch, as_reference
+
+METRICS: tuple[Metric, ...] = ("configuration", "cosine", "euclidean")
 
 
 def visualize_region(
@@ -61,59 +66,180 @@ def visualize_region(
     >>> fig, ax = visualize_region(region, rdr, data, use_pyplot=False)
     >>> [text.get_text() for text in ax.texts][:2]
     ['5 principal neurons of 16 (3 active, 2 inactive), all must agree. 4 of 4 members
-     shown.', 'Query and its 3 neighbors, nearest first']
+     shown.', 'Query and 3 of 3 neighbors, nearest first']
     """
-    check_whole("n_members", n_members)
-    _, bank = tiles.layer_of(region, rdr)
-    reference = as_reference(dataset)
-    tile = tiles.of_query(region.query, reference, query)
-    rows = region_rows(region, bank, reference, tile, n_members, generator)
-    return sheet.draw(partial(tiles.blocks, rows), **figure)
+    subject = subjects.of(region, rdr, dataset, query)
+    return tiles.draw(region_rows(subject, n_members, generator), **figure)
 
 
 def region_rows(
-    region: Region,
-    bank: ConfigurationBank,
-    reference: Reference,
-    query: tiles.Tile,
-    n_members: int,
-    generator: Generator | None = None,
+    subject: subjects.Subject, n_members: int, generator: Generator | None = None
 ) -> list[tiles.Row]:
     """What `visualize_region` shows, row by row."""
+    region = subject.region
     near = without_query(region.neighbors, region)
-    is_other = region.neighbors != (-1 if region.query is None else region.query)
+    rest = without_query(region.members, region)
+    rest = rest[~torch.isin(rest, near)]
+    far, first = subject.ranked(n_members, rest, generator), near[:n_members]
     form = "at {:.3g}" if region.distances.is_floating_point() else "{} away"
-    notes = [form.format(far) for far in region.distances[is_other].tolist()]
-    others = without_query(region.members, region)
-    far = tiles.ranked(region, bank, others[~torch.isin(others, near)], generator)
-    hidden = torch.cat([near[n_members:], far[n_members:]])
-    n_shown = int((~torch.isin(region.members, hidden)).sum())
-
-    def shown(rows: Tensor, notes: Sequence[str] | None = None) -> list[tiles.Tile]:
-        return tiles.of_members(region, bank, rows[:n_members], reference, notes)
-
-    counted = f"{n_shown} of {len(region.members)} members shown."
-    order = tiles.order_name(region, generator)
+    away = dict(zip(region.neighbors.tolist(), region.distances.tolist(), strict=True))
+    neighbors = subject.tiles(first, [form.format(away[row]) for row in first.tolist()])
+    hidden = torch.isin(near[n_members:], region.members).sum() + len(rest) - len(far)
+    shown = f"{len(region.members) - hidden} of {len(region.members)} members shown."
+    few = f"Query and {len(first)} of {len(near)} neighbors, nearest first"
+    order = subject.order if generator is None else "drawn at random"
+    further = f"{len(far)} of {len(rest)} further members, {order}"
     return [
-        tiles.Row(f"{tiles.described(region)} {counted}"),
-        *tiles.significance_rows(region),
-        tiles.Row(
-            _neighbors_heading(len(near), n_members),
-            [query, *shown(near, notes[:n_members])],
-        ),
-        tiles.Row(_further_heading(len(far), n_members, order), shown(far)),
+        *subject.headed(f"{subject.described} {shown}"),
+        tiles.Row(few, [subject.tile, *neighbors]),
+        tiles.Row(further, subject.tiles(far)),
     ]
 
 
-def _neighbors_heading(count: int, most: int) -> str:
-    if count == 0:
-        return "Query, which has no neighbor"
-    few = "" if count <= most else f"{most} of "
-    return f"Query and {few}its {count} neighbor{'s' * (count > 1)}, nearest first"
+def visualize_neighbors(
+    region: Region,
+    rdr: RelaxedDecisionRegion,
+    dataset: Any,
+    query: Any = None,
+    *,
+    n_neighbors: int = 7,
+    **figure: Unpack[sheet.FigureOptions],
+) -> sheet.FigureAxes:
+    """Draw what is nearest to a region's query by each of three distances, in rows.
+
+    Args:
+        region: the region of the query.
+        rdr: fitted for one layer, with ``keep_features=True``; the region is one of its
+            own.
+        dataset: the reference set that was fitted, or a `Reference` of it.
+        query: the input, without the batch dimension, or a tuple of it, its class and
+            the class that the model predicts; not needed where the bank holds it.
+        n_neighbors: neighbors in a row.
+        **figure: see `FigureOptions`.
+
+    Returns:
+        the figure and the Axes that holds everything.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+        ValueError: there are several layers, the region is not that of ``rdr``, the query
+            is missing, the bank is smaller or holds no features, or an image cannot be
+            drawn.
+
+    >>> from captum_rdr import RelaxedDecisionRegion
+    >>> model = torch.nn.Flatten()
+    >>> data = torch.rand(30, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    >>> rdr = RelaxedDecisionRegion(model, model, threshold=0.5)
+    >>> rdr = rdr.fit(data, keep_features=True, show_progress=False)
+    >>> (region,) = rdr.attribute_members([3], 4, 5)
+    >>> fig, ax = visualize_neighbors(region, rdr, data, n_neighbors=4, use_pyplot=False)
+    >>> [text.get_text() for text in ax.texts if "Nearest" in text.get_text()]
+    ['Nearest by configuration distance', 'Nearest by cosine distance: 3 of 4 as in the
+     first row', 'Nearest by euclidean distance: 3 of 4 as in the first row']
+    """
+    check_whole("n_neighbors", n_neighbors)
+    fitted_banks(rdr)  # refuses several layers
+    subject = subjects.of(region, rdr, dataset, query)
+    return tiles.draw(neighbor_rows(subject, rdr, n_neighbors), **figure)
 
 
-def _further_heading(count: int, most: int, order: str) -> str:
-    if count == 0:
-        return "No further members"
-    few = f"All {count}" if count <= most else f"{most} of {count}"
-    return f"{few} further members, {order}"
+def neighbor_rows(
+    subject: subjects.Subject, rdr: RelaxedDecisionRegion, n_neighbors: int = 7
+) -> list[tiles.Row]:
+    """What `visualize_neighbors` shows, row by row."""
+    first: set[int] = set()
+    rows: list[tiles.Row] = []
+    for metric in METRICS:
+        options: Any = {"n_neighbors": n_neighbors + 1, "neighbors": metric}
+        with warnings.catch_warnings():
+            # Only S is wanted, so it does not matter that no neuron is unanimous in it.
+            warnings.filterwarnings("ignore", ".*fewer unanimous neurons", UserWarning)
+            if subject.query is None and subject.region.query is not None:
+                row = subject.region.query
+                (found,) = rdr.attribute_members([row], n_neurons=1, **options)
+            else:
+                inputs = as_batch([subject.item])
+                _, (found,) = rdr.attribute(inputs, n_neurons=1, **options)
+        form = "{:.0f} away" if metric == "configuration" else "at {:.3g}"
+        pairs = zip(found.neighbors.tolist(), found.distances.tolist(), strict=True)
+        notes = {one: [form.format(far)] for one, far in pairs if one != found.query}
+        heading = f"Nearest by {metric} distance"
+        if rows:
+            shared = len(first & notes.keys())
+            heading += f": {shared} of {len(notes)} as in the first row"
+        first = first or set(notes)
+        near = subjects.tiles_of(subject.reference, notes)
+        rows.append(tiles.Row(heading, [subject.tile, *near]))
+    return rows
+
+
+def visualize_layers(
+    regions: Sequence[Region],
+    rdr: RelaxedDecisionRegion,
+    dataset: Any,
+    query: Any = None,
+    *,
+    n_members: int = 7,
+    **figure: Unpack[sheet.FigureOptions],
+) -> sheet.FigureAxes:
+    """Draw members of one query's region in each layer, and how much they overlap.
+
+    Below the rows stands the Jaccard index of each two layers' members.
+
+    Args:
+        regions: the query's region in each layer, in the layers' order.
+        rdr: fitted for a list of layers.
+        dataset: the reference set that was fitted, or a `Reference` of it.
+        query: the input, without the batch dimension, or a tuple of it, its class and
+            the class that the model predicts; not needed where the bank holds it.
+        n_members: members to show in each layer at most, the nearest first.
+        **figure: see `FigureOptions`.
+
+    Returns:
+        the figure and the Axes that holds everything.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+        ValueError: the regions are not one a layer, the query is missing, the data set
+            is too small, or an image cannot be drawn.
+
+    >>> from captum_rdr import RelaxedDecisionRegion
+    >>> conv, flat = torch.nn.Conv2d(1, 6, 3), torch.nn.Flatten()
+    >>> data = torch.rand(30, 1, 8, 8)
+    >>> rdr = RelaxedDecisionRegion(torch.nn.Sequential(conv, flat), [conv, flat])
+    >>> found = rdr.fit(data, show_progress=False).attribute_members([3], 2, 3)
+    >>> regions = [region for (region,) in found]
+    >>> fig, ax = visualize_layers(regions, rdr, data, use_pyplot=False)
+    >>> [text.get_text()[:18] for text in ax.texts][-1]
+    'Members in common '
+    """
+    banks, names = subjects.banks_of(rdr), rdr.reader.names
+    if len(regions) != len(banks):
+        raise ValueError(
+            f"regions has {len(regions)} items for {len(banks)} layers; give the query's "
+            "region in each, e.g. [found[0] for found in regions_by_layer]"
+        )
+    reference = as_reference(dataset)
+    shown = []
+    for region, bank in zip(regions, banks, strict=True):
+        region.check_layer(bank.layer_shape, bank.fingerprint)
+        shown.append(subjects.Subject(region, bank, reference, query))
+    known = (one for one in shown if one.region.query is not None)
+    tile = next(known, shown[0]).tile
+    rows: list[tiles.Row] = []
+    for name, subject in zip(names, shown, strict=True):
+        members = subject.tiles(subject.ranked(n_members))
+        rows += subject.headed(f"Layer {name}: {subject.counted(members)}")
+        rows.append(tiles.Row("", [tile, *members]))
+    shared = overlaps(regions)
+    pairs = [
+        f"{shared[i][j]:.2f} of {names[i]} and {names[j]}"
+        for i, j in combinations(range(len(names)), 2)
+    ]
+    text = f"Members in common (Jaccard index): {', '.join(pairs)}"
+    return tiles.draw([*rows, tiles.Row(text)], **figure)
+
+
+def overlaps(regions: Sequence[Region]) -> list[list[float]]:
+    """The Jaccard index of each two regions' members."""
+    return [[jaccard(a.members, b.members) for b in regions] for a in regions]

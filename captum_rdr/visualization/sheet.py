@@ -11,17 +11,20 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextToPath
 
-BLUE, ORANGE, GRAY, INK = "#0072B2", "#D55E00", "#666666", "#111111"
-"""Required active; required inactive and errors; secondary text; text."""
+BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
+"""Required active; required inactive and errors; members."""
+
+GRAY, INK = "#666666", "#111111"
+"""Secondary text; text."""
 
 PALETTE = ("#D55E00", "#56B4E9", "#009E73", "#332288", "#000000")
 """Colors that also differ for those who see no red or no green."""
 
 SIGNED = LinearSegmentedColormap.from_list("signed", [ORANGE, "white", BLUE])
 
-_WIDTH = 6.0  # of a figure that is made without fig_size, in inches
 _MARGIN = 0.08
-_SCALES = [step / 40 for step in range(60, 3, -1)]
+WIDTH = 6.0 - 2 * _MARGIN
+"""Width of what is drawn, in inches of the sheet."""
 
 FigureAxes = tuple[Figure, Axes]
 
@@ -34,7 +37,7 @@ class FigureOptions(TypedDict, total=False):
         use_pyplot: make a new figure known to pyplot, True by default; it is never
             shown.
         fig_size: width and height of a new figure, in inches; None for 6 wide and as
-            high as needed. What is drawn is scaled to a size that is given.
+            high as needed. What is drawn is scaled to fit a size that is given.
         title: a heading.
 
     >>> options = FigureOptions(title="A map", use_pyplot=False)
@@ -63,25 +66,14 @@ class Canvas:
         self, x: float, y: float, string: str, size: float = 8, **kwargs: Any
     ) -> None:
         """Write a string, which is never read as mathematics, below and right of a point."""
-        self.ax.text(
-            x / self.width,
-            1 - y / self.height,
-            string,
-            size=size * self.scale,
-            transform=self.ax.transAxes,
-            parse_math=False,
-            **{"va": "top", "color": INK, **kwargs},
-        )
+        options: Any = {"va": "top", "color": INK, "size": size * self.scale, **kwargs}
+        options |= {"transform": self.ax.transAxes, "parse_math": False}
+        self.ax.text(x / self.width, 1 - y / self.height, string, **options)
 
     def inset(self, x: float, y: float, width: float, height: float) -> Axes:
         """New Axes with the given top left corner and size."""
-        bounds = (
-            x / self.width,
-            1 - (y + height) / self.height,
-            width / self.width,
-            height / self.height,
-        )
-        return self.ax.inset_axes(bounds)
+        left, low = x / self.width, 1 - (y + height) / self.height
+        return self.ax.inset_axes((left, low, width / self.width, height / self.height))
 
     def plot(self, x: float, y: float, width: float, height: float) -> Axes:
         """New Axes with ticks and labels sized for the sheet."""
@@ -90,8 +82,7 @@ class Canvas:
         for axis in (ax.xaxis, ax.yaxis):
             axis.label.set_fontsize(8 * self.scale)
             axis.labelpad = 1
-        for side in ("top", "right"):
-            ax.spines[side].set_visible(False)
+        ax.spines[["top", "right"]].set_visible(False)
         return ax
 
 
@@ -107,21 +98,17 @@ class Block(NamedTuple):
     draw: Callable[[Canvas, float, float], None]
 
 
-Content = Callable[[float], Sequence[Block]]
-"""Makes blocks for a width in inches."""
-
-
 def draw(
-    content: Content,
+    blocks: Sequence[Block],
     plt_fig_axis: FigureAxes | None = None,
     use_pyplot: bool = True,
     fig_size: tuple[float, float] | None = None,
     title: str | None = None,
 ) -> FigureAxes:
-    """Draw blocks in the given Axes, or in a figure of their own.
+    """Draw blocks, one below the other, in the given Axes or in a figure of their own.
 
     Args:
-        content: makes the blocks.
+        blocks: what to draw, `WIDTH` wide at most.
         plt_fig_axis: see `FigureOptions`, as for the others.
         use_pyplot: whether pyplot knows a new figure.
         fig_size: that of a new figure.
@@ -130,27 +117,20 @@ def draw(
     Returns:
         the figure and the Axes that holds everything.
     """
-
-    def blocks(width: float) -> list[Block]:
-        inner = width - 2 * _MARGIN
-        heading = [paragraph(title, inner, size=10, weight="bold")] if title else []
-        return [spacer(_MARGIN), *heading, *content(inner), spacer(_MARGIN)]
-
+    heading = [paragraph(title, size=10, weight="bold")] if title else []
+    whole = stacked([*heading, *blocks])
+    needed = WIDTH + 2 * _MARGIN, whole.height + 2 * _MARGIN
     if plt_fig_axis is not None:
         fig, ax = plt_fig_axis
-        size = ax.bbox.width / ax.figure.dpi, ax.bbox.height / ax.figure.dpi
+        width, height = ax.bbox.width / ax.figure.dpi, ax.bbox.height / ax.figure.dpi
     else:
-        size = fig_size or (_WIDTH, sum(block.height for block in blocks(_WIDTH)))
-        fig = _new_figure(size, use_pyplot)
+        width, height = fig_size or needed
+        fig = _new_figure((width, height), use_pyplot)
         ax = fig.add_axes((0, 0, 1, 1))
-    is_given = plt_fig_axis is not None or fig_size is not None
-    scale = _fitting_scale(blocks, *size) if is_given else 1.0
-    canvas = Canvas(ax, size[0] / scale, size[1] / scale, scale)
+    scale = min(width / needed[0], height / needed[1])
     ax.set_axis_off()
-    y = 0.0
-    for block in blocks(canvas.width):
-        block.draw(canvas, _MARGIN, y)
-        y += block.height
+    canvas = Canvas(ax, width / scale, height / scale, scale)
+    whole.draw(canvas, _MARGIN, _MARGIN)
     return fig, ax
 
 
@@ -162,23 +142,49 @@ def _new_figure(size: tuple[float, float], use_pyplot: bool) -> Figure:
     return pyplot.figure(figsize=size)
 
 
-def _fitting_scale(blocks: Content, width: float, height: float) -> float:
-    """The largest scale at which the blocks fit."""
-    for scale in _SCALES:
-        needed = sum(block.height for block in blocks(width / scale))
-        if width / scale >= 2 and needed * scale <= height + 1e-9:
-            return scale
-    return _SCALES[-1]
+def stacked(blocks: Sequence[Block]) -> Block:
+    """Blocks one below the other."""
+
+    def draw(canvas: Canvas, x: float, y: float) -> None:
+        for block in blocks:
+            block.draw(canvas, x, y)
+            y += block.height
+
+    return Block(sum(block.height for block in blocks), draw)
 
 
-def spacer(height: float) -> Block:
-    """Empty space."""
-    return Block(height, lambda canvas, x, y: None)
+def beside(left: Block, used: float, right: Block) -> Block:
+    """Two blocks side by side, of which the first needs so much of the width."""
+
+    def draw(canvas: Canvas, x: float, y: float) -> None:
+        left.draw(canvas, x, y)
+        right.draw(canvas, x + used, y)
+
+    return Block(max(left.height, right.height), draw)
 
 
-def paragraph(string: str, width: float, size: float = 8, **kwargs: Any) -> Block:
-    """Text, wrapped at words to a width in inches."""
-    lines = wrapped(string, width, size, kwargs.get("weight", "normal"))
+def key(entries: Sequence[tuple[str, str, str]], width: float = WIDTH) -> Block:
+    """What each sign means: its name beside it, in as many columns as there is room for.
+
+    Args:
+        entries: sign, name and color of each.
+        width: in inches.
+    """
+    columns = max(1, int(width / 1.9))
+    step = width / columns
+
+    def draw(canvas: Canvas, x: float, y: float) -> None:
+        for index, (sign, name, color) in enumerate(entries):
+            left, top = x + index % columns * step, y + index // columns * 0.16
+            canvas.text(left, top, sign, color=color)
+            canvas.text(left + 0.25, top, shortened(name, step - 0.3))
+
+    return Block(0.16 * -(-len(entries) // columns) + 0.04, draw)
+
+
+def paragraph(string: str, size: float = 8, **kwargs: Any) -> Block:
+    """Text, wrapped at words."""
+    lines = wrapped(string, WIDTH, size, kwargs.get("weight", "normal"))
     step = size * 1.4 / 72
 
     def draw(canvas: Canvas, x: float, y: float) -> None:
@@ -202,7 +208,9 @@ def wrapped(
     return lines or [""]
 
 
-def shortened(string: str, width: float, size: float, weight: str = "normal") -> str:
+def shortened(
+    string: str, width: float, size: float = 8, weight: str = "normal"
+) -> str:
     """A string cut off, with an ellipsis, at a width in inches."""
     string = " ".join(string.split())
     if text_width(string, size, weight) <= width:
@@ -219,14 +227,11 @@ def text_width(string: str, size: float, weight: str = "normal") -> float:
 
     With some room: hinting makes letters wider on a screen.
     """
-    family = tuple(matplotlib.rcParams["font.family"])
-    return 1.05 * _text_width(string, size, weight, family)
+    return _text_width(string, size, weight, *matplotlib.rcParams["font.family"])
 
 
 @lru_cache(maxsize=4096)
-def _text_width(
-    string: str, size: float, weight: str, family: tuple[str, ...]
-) -> float:
+def _text_width(string: str, size: float, weight: str, *family: str) -> float:
     font = FontProperties(family=list(family), size=size, weight=weight)
     width, _, _ = TextToPath().get_text_width_height_descent(string, font, False)
-    return float(width) / 72
+    return 1.05 * float(width) / 72

@@ -1,6 +1,5 @@
 """Which features of a region's members differ from the bank."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Unpack
 
@@ -11,9 +10,13 @@ from torch import Tensor
 from captum_rdr._arguments import check_whole
 from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.method.region import Region
-from captum_rdr.visualization import sheet, tiles
+from captum_rdr.visualization import sheet, subjects, tiles
 
 _ROW = 0.19
+_KINDS = (
+    "Standardized mean difference, members less others (Cohen's d)",
+    "Difference of shares, members less others (percentage points)",
+)
 
 Array = npt.NDArray[Any]
 
@@ -21,7 +24,7 @@ Array = npt.NDArray[Any]
 def visualize_tabular_region(
     region: Region,
     rdr: RelaxedDecisionRegion,
-    table: Any,
+    dataset: Any,
     *,
     n_features: int = 10,
     **figure: Unpack[sheet.FigureOptions],
@@ -34,7 +37,7 @@ def visualize_tabular_region(
     Args:
         region: the region.
         rdr: fitted; the region is one of its own.
-        table: the reference set's features, row i being row i of the bank: an array or
+        dataset: the reference set's features, row i being row i of the bank: an array or
             tensor ``(N, F)``, or a mapping from names to columns, as a pandas DataFrame
             is. Numbers are compared by means; truth values and texts by shares.
         n_features: effects of each kind to show at most, the largest first.
@@ -44,9 +47,8 @@ def visualize_tabular_region(
         the figure and the Axes that holds everything.
 
     Raises:
-        TypeError: the table is of another kind.
-        ValueError: the table has not one row for each of the bank's, or its columns
-            differ in length.
+        TypeError: the data set is of another kind.
+        ValueError: a column has not one row for each of the bank's.
 
     >>> import torch
     >>> from captum_rdr import RelaxedDecisionRegion
@@ -59,26 +61,18 @@ def visualize_tabular_region(
     3
     """
     check_whole("n_features", n_features)
-    _, bank = tiles.layer_of(region, rdr)
-    found = effects(columns_of(table), region, len(bank))
-    kinds = {
-        "Standardized mean difference, members less others (Cohen's d)": False,
-        "Difference of shares, members less others (percentage points)": True,
-    }
-
-    def content(width: float) -> list[sheet.Block]:
-        blocks = tiles.headed(region, f"{len(region.members)} members.", width)
-        for name, is_share in kinds.items():
-            of_kind = [one for one in found if one.is_share == is_share]
-            if of_kind:
-                count = f"{min(n_features, len(of_kind))} of {len(of_kind)} shown"
-                blocks.append(sheet.paragraph(f"{name}: {count}", width))
-                blocks.append(_effects_block(of_kind[:n_features], width))
-        if not found:
-            blocks.append(sheet.paragraph("No feature can be compared.", width))
-        return blocks
-
-    return sheet.draw(content, **figure)
+    subject = subjects.of(region, rdr)
+    found = effects(columns_of(dataset), region, len(subject.bank))
+    parts: list[tiles.Part] = [*subject.headed(f"{len(region.members)} members.")]
+    for is_share, name in enumerate(_KINDS):
+        of_kind = [one for one in found if one.is_share == is_share]
+        if of_kind:
+            shown = of_kind[:n_features]
+            text = f"{name}: {len(shown)} of {len(of_kind)} shown"
+            parts += [tiles.Row(text), _effects_block(shown)]
+    if not found:
+        parts.append(tiles.Row("No feature can be compared."))
+    return tiles.draw(parts, **figure)
 
 
 class Effect(NamedTuple):
@@ -108,7 +102,6 @@ def columns_of(table: Any) -> dict[str, Array]:
 
     Raises:
         TypeError: the table is of another kind.
-        ValueError: columns differ in length.
 
     >>> columns_of(np.array([[1, 2], [3, 4]]))["feature 1"]
     array([2, 4])
@@ -118,15 +111,10 @@ def columns_of(table: Any) -> dict[str, Array]:
     if isinstance(table, np.ndarray) and table.ndim == 2:
         return {f"feature {i}": column for i, column in enumerate(table.T)}
     if isinstance(table, Mapping) or hasattr(table, "columns"):
-        columns = {str(name): np.asarray(table[name]) for name in table}
-        if len({len(column) for column in columns.values()}) != 1:
-            raise ValueError(
-                "table's columns differ in length; give one row an instance"
-            )
-        return columns
+        return {str(name): np.asarray(table[name]) for name in table}
     raise TypeError(
-        f"table is a {type(table).__name__}; give an array or tensor (N, F), or a mapping "
-        "from names to columns, e.g. a pandas DataFrame"
+        f"dataset is a {type(table).__name__}; give an array or tensor (N, F), or a "
+        "mapping from names to columns, e.g. a pandas DataFrame"
     )
 
 
@@ -145,17 +133,16 @@ def effects(columns: Mapping[str, Array], region: Region, n_rows: int) -> list[E
         n_rows: the bank's.
 
     Raises:
-        ValueError: there are more or fewer rows than in the bank.
+        ValueError: a column has more or fewer rows than the bank.
     """
-    found_rows = len(next(iter(columns.values()), ()))
-    if found_rows != n_rows:
-        raise ValueError(
-            f"table has {found_rows} rows, but the region's bank {n_rows}; give the rows "
-            "that fit read, in their order"
-        )
     inside = np.isin(np.arange(n_rows), region.members.numpy())
     found = []
     for name, column in columns.items():
+        if len(column) != n_rows:
+            raise ValueError(
+                f"dataset has {len(column)} rows in {name!r}, but the region's bank "
+                f"{n_rows}; give the rows that fit read, in their order"
+            )
         if column.dtype.kind in "uif":
             found.append(_effect(name, column.astype(np.float64), inside, False))
             continue
@@ -164,56 +151,48 @@ def effects(columns: Mapping[str, Array], region: Region, n_rows: int) -> list[E
         for value in values:
             has = (texts == value).astype(np.float64)
             found.append(_effect(f"{name} = {value}", has, inside, True))
-    known = [effect for effect in found if effect is not None]
-    return sorted(known, key=lambda effect: -abs(effect.size))
+    known = [one for one in found if one is not None and not np.isnan(one.size)]
+    return sorted(known, key=lambda one: -abs(one.size))
 
 
 def _effect(name: str, column: Array, inside: Array, is_share: bool) -> Effect | None:
-    """The effect in a column of numbers; None where there are too few, or all equal."""
+    """The effect in a column of numbers; None where there are too few, NaN of equal ones."""
     known = np.isfinite(column)
-    members, others = column[known & inside], column[known & ~inside]
-    if min(len(members), len(others)) < (1 if is_share else 2):
+    sides = column[known & inside], column[known & ~inside]
+    counts = [len(side) for side in sides]
+    if min(counts) < (1 if is_share else 2):
         return None
-    means = float(members.mean()), float(others.mean())
+    means = [float(side.mean()) for side in sides]
     size = means[0] - means[1]
     if not is_share:
-        squares = len(members) * members.var() + len(others) * others.var()
-        spread = math.sqrt(squares / (len(members) + len(others) - 2))
-        if size == 0 == spread:
-            return None
-        size = size / spread if spread else math.copysign(math.inf, size)
-    return Effect(name, size, is_share, *means)
+        squares = sum(len(side) * side.var() for side in sides)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            size = np.divide(size, np.sqrt(squares / (sum(counts) - 2)))
+    return Effect(name, float(size), is_share, *means)
 
 
-def _effects_block(shown: Sequence[Effect], width: float) -> sheet.Block:
+def _effects_block(shown: Sequence[Effect]) -> sheet.Block:
     """One bar an effect, with its name before it and both sides behind it."""
     height = _ROW * len(shown)
-    names, numbers = 0.3 * width, 1.35
+    width, before, behind = sheet.WIDTH, 0.3 * sheet.WIDTH, 1.35
+    is_share = shown[0].is_share
+    form = "{:.0%} against {:.0%}" if is_share else "{:.4g} against {:.4g}"
 
     def draw(canvas: sheet.Canvas, x: float, y: float) -> None:
-        ax = canvas.plot(x + names, y, width - names - numbers - 0.1, height)
-        factor = 100 if shown[0].is_share else 1
-        finite = [abs(one.size) for one in shown if np.isfinite(one.size)]
-        limit = 1.1 * factor * max(finite, default=1.0) or 1.0
-        sizes = np.clip([factor * one.size for one in shown], -limit, limit)
+        ax = canvas.plot(x + before, y, width - before - behind - 0.1, height)
+        sizes = np.array([one.size for one in shown]) * (100 if is_share else 1)
+        limit = 1.1 * max(abs(sizes[np.isfinite(sizes)]), default=0) or 1.0
         colors = [sheet.BLUE if size > 0 else sheet.ORANGE for size in sizes]
-        ax.barh(range(len(shown)), sizes, 0.7, color=colors)
+        ax.barh(range(len(shown)), sizes.clip(-limit, limit), 0.7, color=colors)
         ax.set(xlim=(-limit, limit), ylim=(len(shown) - 0.5, -0.5), yticks=[])
         ax.axvline(0, color=sheet.GRAY, linewidth=0.6)
         ax.spines["left"].set_visible(False)
         for row, one in enumerate(shown):
             middle = y + (row + 0.5) * _ROW
-            name = sheet.shortened(one.name, names - 0.1, 8)
-            canvas.text(x + names - 0.06, middle, name, 8, ha="right", va="center")
-            text = sheet.shortened(_both_sides(one), numbers, 8)
-            canvas.text(
-                x + width - numbers, middle, text, 8, va="center", color=sheet.GRAY
-            )
+            name = sheet.shortened(one.name, before - 0.1)
+            canvas.text(x + before - 0.06, middle, name, ha="right", va="center")
+            text = sheet.shortened(form.format(one.inside, one.outside), behind)
+            at = x + width - behind
+            canvas.text(at, middle, text, va="center", color=sheet.GRAY)
 
     return sheet.Block(height + 0.3, draw)
-
-
-def _both_sides(effect: Effect) -> str:
-    if effect.is_share:
-        return f"{effect.inside:.0%} against {effect.outside:.0%}"
-    return f"{effect.inside:.4g} against {effect.outside:.4g}"

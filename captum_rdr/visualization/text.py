@@ -4,18 +4,17 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
 import torch
 from torch import Tensor
 
-from captum_rdr._arguments import check_whole
 from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.method.region import Region
 from captum_rdr.metrics._regions import query_states
-from captum_rdr.visualization import tiles
-from captum_rdr.visualization.reference import Classes, as_reference
+from captum_rdr.visualization import subjects
+from captum_rdr.visualization.reference import Classes
 
 _WORDS = 60  # of each text, at most
 _MARKED = 0.35  # weight from which plain text marks a word
@@ -24,8 +23,7 @@ Weigh = Callable[[list[str]], Sequence[float]]
 """Gives each word of a text a weight; those of a member are relative to its largest."""
 
 
-@dataclass(frozen=True)
-class _Line:
+class _Line(NamedTuple):
     who: str
     classes: Classes
     differ: str
@@ -56,7 +54,7 @@ class RegionText:
 def visualize_text_region(
     region: Region,
     rdr: RelaxedDecisionRegion,
-    texts: Any,
+    dataset: Any,
     query: Any = None,
     *,
     n_members: int = 10,
@@ -67,7 +65,7 @@ def visualize_text_region(
     Args:
         region: the region to show.
         rdr: fitted; the region is one of its own.
-        texts: the reference set's texts, or a `Reference` of them, which also knows
+        dataset: the reference set's texts, or a `Reference` of them, which also knows
             labels and predictions. Item i is row i of the bank: a text or a list of
             tokens, or a tuple that begins with one.
         query: the query's text, or a tuple of it, its class and the class that the model
@@ -94,63 +92,42 @@ def visualize_text_region(
     >>> region = rdr.attribute_members([0], 2, 2)[0]
     >>> texts = ["a fine film", "fine acting", "a dull film", "dull"]
     >>> visualize_text_region(region, rdr, texts)
-    2 principal neurons of 2 (2 active, 0 inactive), all must agree.
-    2 of 2 members shown, nearest first. Typical words: fine, acting
+    2 principal neurons of 2 (2 active, 0 inactive), all must agree. Query and 1 of 2
+    members, nearest first.
+    Typical words: fine, acting
     query | a *fine* film
     row 1 | *fine* *acting*
     """
-    check_whole("n_members", n_members)
-    _, bank = tiles.layer_of(region, rdr)
-    reference = as_reference(texts)
-
-    def of_row(row: int) -> tuple[Classes, Any]:
-        return reference.classes(row), reference.dataset[row]
-
-    if query is not None:
-        own = reference.classes_of(query), query
-    elif region.query is not None:
-        own = of_row(region.query)
-    else:
-        raise ValueError(
-            "the bank does not hold the region's query; pass its text as query"
-        )
-    typical = {} if weigh else distinctive_words(reference.dataset, region.members)
-    members = tiles.ranked(region, bank)
-    rows = members[:n_members]
+    subject = subjects.of(region, rdr, dataset, query)
+    reference, bank = subject.reference, subject.bank
+    typical: dict[str, float] = {}
+    if weigh is None:
+        typical = distinctive_words(reference.dataset, region.members)
+    rows = subject.ranked(n_members)
     states = torch.cat([query_states(bank, [region]), bank.states(rows)])
     names = ["query", *(f"row {row}" for row in rows.tolist())]
-    shown = [own, *(of_row(row) for row in rows.tolist())]
-    differing = tiles.disagreements(region, states)
-    lines = []
-    for who, (classes, item), differ in zip(names, shown, differing, strict=True):
-        words = words_of(item)
-        weights = _weights(words, weigh, typical)
-        pairs = list(zip(words, weights, strict=True))
-        lines.append(_Line(who, classes, differ, pairs[:_WORDS], len(words) > _WORDS))
-    n_shown = len(region.members) - len(members) + len(rows)
-    heads = _headings(region, n_shown, typical)
-    loader = jinja2.PackageLoader("captum_rdr.visualization", ".")
-    page = jinja2.Environment(loader=loader, autoescape=True).get_template("text.html")
-    html = page.render(heads=heads, lines=lines)
-    return RegionText(html, _as_text(heads, lines))
-
-
-def _headings(region: Region, n_shown: int, typical: dict[str, float]) -> list[str]:
-    order = tiles.order_name(region)
-    shown = f"{n_shown} of {len(region.members)} members shown, {order}."
+    classes = [subject.classes, *map(reference.classes, rows.tolist())]
+    items = [subject.item, *map(reference.item, rows.tolist())]
+    lines = [
+        _Line(who, known, differ, *_weighed(words_of(item), weigh, typical))
+        for who, known, differ, item in zip(
+            names, classes, subject.disagreements(states), items, strict=True
+        )
+    ]
+    text = f"{subject.described} Query and {subject.counted(rows)}."
     top = sorted(typical, key=lambda word: (-typical[word], word))[:8]
     words = ", ".join(word for word in top if typical[word] > 0)
-    return [
-        tiles.described(region),
-        *(f"{row.heading}." for row in tiles.significance_rows(region)),
-        f"{shown} Typical words: {words}" if words else shown,
-    ]
+    heads = [row.heading for row in subject.headed(text)]
+    heads += [f"Typical words: {words}"] if words else []
+    loader = jinja2.PackageLoader("captum_rdr.visualization", ".")
+    page = jinja2.Environment(loader=loader, autoescape=True).get_template("text.html")
+    return RegionText(page.render(heads=heads, lines=lines), _as_text(heads, lines))
 
 
-def _weights(
+def _weighed(
     words: list[str], weigh: Weigh | None, typical: dict[str, float]
-) -> list[float]:
-    """A weight of each word, in shares of the largest."""
+) -> tuple[list[tuple[str, float]], bool]:
+    """The first words, each with its weight in shares of the largest; whether more follow."""
     if weigh is None:
         weights = [max(0.0, typical.get(word.casefold(), 0.0)) for word in words]
         largest = max(typical.values(), default=0.0)
@@ -161,19 +138,17 @@ def _weights(
         raise ValueError(
             f"weigh gave {len(weights)} weights for {len(words)} words; give one each"
         )
-    return [weight / largest if largest > 0 else 0.0 for weight in weights]
+    shares = [weight / largest if largest > 0 else 0.0 for weight in weights]
+    return list(zip(words, shares, strict=True))[:_WORDS], len(words) > _WORDS
 
 
 def _as_text(heads: Sequence[str], lines: Sequence[_Line]) -> str:
     width = max(len(line.who) for line in lines)
     rows = []
     for line in lines:
-        words = [
-            f"*{word}*" if share >= _MARKED else word for word, share in line.words
-        ]
+        words = [f"*{one}*" if share >= _MARKED else one for one, share in line.words]
         text = " ".join([*words, "…"] if line.is_cut else words)
-        classes = " ".join(line.classes.lines)
-        parts = [f"{line.who:<{width}}", classes, line.differ, text]
+        parts = [line.who.ljust(width), " ".join(line.classes.lines), line.differ, text]
         rows.append(" | ".join(part for part in parts if part))
     return "\n".join([*heads, *rows])
 

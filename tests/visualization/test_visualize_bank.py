@@ -14,8 +14,8 @@ from matplotlib.colors import to_rgb
 from torch import nn
 
 from captum_rdr import RelaxedDecisionRegion
+from captum_rdr.visualization import Reference, visualize_bank
 from captum_rdr.visualization import bank as maps
-from captum_rdr.visualization import visualize_bank
 from captum_rdr.visualization.bank import MARKS, convex_hull, principal_components
 from captum_rdr.visualization.sheet import BLUE, ORANGE
 
@@ -62,10 +62,12 @@ def test_components_of_few_or_equal_rows(n):
 @settings(max_examples=60)
 def test_a_convex_hull_holds_all_points_and_needs_its_corners(pairs):
     points = np.array(pairs, float).reshape(-1, 2)
-    hull = convex_hull(points)
+    hull, area = convex_hull(points)
     assert {tuple(corner) for corner in hull} <= {tuple(point) for point in points}
     if len(hull) < 3:
         return
+    x, y = hull.T
+    assert area == pytest.approx((x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2)
     for start, end in zip(hull, np.roll(hull, -1, 0), strict=True):
         side = end - start
         left = side[0] * (points[:, 1] - start[1]) - side[1] * (points[:, 0] - start[0])
@@ -78,15 +80,14 @@ def test_the_map_shows_every_row_and_outlines_regions():
     bank, regions = mapped()
     labels = [index % 3 - 1 for index in range(80)]
     _, ax = visualize_bank(
-        bank,
         [regions[0], outcome(regions[1], FAILED)],
-        labels=labels,
-        class_names=["cat", "dog"],
+        bank,
+        Reference((), labels, class_names=["cat", "dog"]),
         use_pyplot=False,
         title="Map",
     )
     texts = strings(ax)
-    assert "All 80 instances of the bank, 2 regions outlined." in texts
+    assert "All 80 instances of the bank. Outlined: 2 of 2 regions." in texts
     for name in ("cat", "dog", "?", "row 0", "row 79 (n.s.)"):
         assert name in texts
     (drawn,) = ax.child_axes
@@ -95,11 +96,10 @@ def test_the_map_shows_every_row_and_outlines_regions():
     assert sum(len(cloud) for cloud in clouds[:3]) == 80
     together = np.concatenate(clouds[:3])
     assert np.allclose(sorted(together.tolist()), sorted(points.tolist()))
-    for line, cloud, region in zip(drawn.lines, clouds[3:], regions, strict=True):
+    for line, cloud, region in zip(drawn.patches, clouds[3:], regions, strict=True):
         members = points[region.members.numpy()]
         assert np.allclose(sorted(cloud.tolist()), sorted(members.tolist()))
-        assert len(line.get_xdata()) == len(convex_hull(members)) + 1
-        assert line.get_xdata().min() == pytest.approx(members[:, 0].min())
+        assert np.allclose(line.get_xy()[:-1], convex_hull(members)[0])
 
 
 def test_one_class_and_a_given_embedding():
@@ -109,9 +109,9 @@ def test_one_class_and_a_given_embedding():
     inside = torch.isin(torch.arange(30, 50), regions[0].members)
     embedding[inside] *= 0.2
     _, ax = visualize_bank(
-        bank, regions[:1], rows=rows, embedding=embedding, use_pyplot=False
+        regions[:1], bank, rows=rows, embedding=embedding, use_pyplot=False
     )
-    assert "20 of 80 instances of the bank, 1 region outlined." in strings(ax)
+    assert "20 of 80 instances of the bank. Outlined: 1 of 1 regions." in strings(ax)
     assert np.allclose(ax.child_axes[0].collections[0].get_offsets(), embedding)
     assert ax.child_axes[0].get_xlabel() == "embedding 1"
 
@@ -119,12 +119,12 @@ def test_one_class_and_a_given_embedding():
 def test_what_covers_most_of_the_map_is_not_outlined():
     bank, regions = mapped()
     wide = replace(regions[0], members=torch.arange(80))
-    _, ax = visualize_bank(bank, [wide, regions[1]], use_pyplot=False)
+    _, ax = visualize_bank([wide, regions[1]], bank, use_pyplot=False)
     assert (
-        "All 80 instances of the bank, 1 region outlined. Not outlined, since"
+        "All 80 instances of the bank. Outlined: 1 of 2 regions. Not outlined, since"
         in " ".join(strings(ax))
     )
-    assert len(ax.child_axes[0].lines) == 1
+    assert len(ax.child_axes[0].patches) == 1
     assert "row 79" in strings(ax)
 
 
@@ -167,7 +167,9 @@ def test_colors_differ_for_everyone(matrix):
 
 def test_many_classes_share_a_color():
     bank, _ = mapped()
-    _, ax = visualize_bank(bank, labels=torch.arange(80) // 2, use_pyplot=False)
+    _, ax = visualize_bank(
+        [], bank, Reference((), torch.arange(80) // 2), use_pyplot=False
+    )
     assert "30 more" in strings(ax)
     assert "All 80 instances of the bank." in strings(ax)
     sizes = [len(one.get_offsets()) for one in ax.child_axes[0].collections]
@@ -179,14 +181,14 @@ def test_what_does_not_fit_the_bank():
     with pytest.raises(
         ValueError, match=r"embedding has shape \(3, 2\).*80 drawn rows"
     ):
-        visualize_bank(bank, embedding=np.zeros((3, 2)))
+        visualize_bank([], bank, embedding=np.zeros((3, 2)))
     with pytest.raises(ValueError, match="two finite coordinates"):
-        visualize_bank(bank, embedding=np.full((80, 2), np.nan))
-    with pytest.raises(ValueError, match="labels has 3 items, but the bank 80"):
-        visualize_bank(bank, labels=[1, 2, 3])
+        visualize_bank([], bank, embedding=np.full((80, 2), np.nan))
+    with pytest.raises(ValueError, match="labels has 3 items, but row 3 of the bank"):
+        visualize_bank([], bank, Reference((), [1, 2, 3]))
     with pytest.raises(ValueError, match="there is no row to draw"):
-        visualize_bank(bank, rows=[])
+        visualize_bank([], bank, rows=[])
     with pytest.raises(ValueError, match="rows go from 80 to 80"):
-        visualize_bank(bank, rows=[80])
+        visualize_bank([], bank, rows=[80])
     with pytest.raises(ValueError, match="region belongs to a layer of shape"):
-        visualize_bank(bank_of(random_states(5, 4)), regions)
+        visualize_bank(regions, bank_of(random_states(5, 4)))

@@ -79,7 +79,7 @@ def test_region():
 @drawn
 def test_principal_neurons():
     data = blobs(60, 3)
-    rdr = fitted(data)
+    rdr = fitted(data, keep_features=True)
     region = rdr.attribute_members([5], 4, 24, weighting="evidence")[0][0]
     return without_text(
         visualize_principal_neurons(region, rdr, data, use_pyplot=False)
@@ -103,7 +103,8 @@ def test_concept():
 def test_neighbors():
     data, reference = gray()
     rdr = hidden(data, keep_features=True)
-    return without_text(visualize_neighbors(rdr, reference, 3, use_pyplot=False))
+    (region,) = rdr.attribute_members([3])
+    return without_text(visualize_neighbors(region, rdr, reference, use_pyplot=False))
 
 
 @drawn
@@ -121,9 +122,9 @@ def test_plane():
     data, _ = gray()
     rdr = hidden(data)
     region = rdr.attribute_members([4], 6, 6)[0]
-    affine = rdr.forward_func[3]
+    anchors, module = data[[4, 5, 17]], rdr.forward_func[3]
     return without_text(
-        visualize_plane(region, rdr, affine, data[[4, 5, 17]], data, use_pyplot=False)
+        visualize_plane(region, rdr, anchors, data, module=module, use_pyplot=False)
     )
 
 
@@ -134,10 +135,8 @@ def test_bank():
     layer = nn.Identity()
     rdr = RelaxedDecisionRegion(layer, layer, bank=bank_of(states))
     regions = rdr.attribute_members([4, 50], 8, 6)
-    labels = torch.arange(60) // 20
-    return without_text(
-        visualize_bank(rdr.bank, regions, labels=labels, use_pyplot=False)
-    )
+    reference = Reference((), torch.arange(60) // 20)
+    return without_text(visualize_bank(regions, rdr.bank, reference, use_pyplot=False))
 
 
 @drawn

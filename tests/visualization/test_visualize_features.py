@@ -47,9 +47,8 @@ def test_text_of_members_and_typical_words():
     found = visualize_text_region(region, rdr, reference)
     lines = str(found).splitlines()
     assert lines[0].startswith("3 principal neurons of 3")
-    assert lines[1].startswith(
-        "2 of 2 members shown, nearest first. Typical words: fine"
-    )
+    assert lines[0].endswith("Query and 1 of 2 members, nearest first.")
+    assert lines[1].startswith("Typical words: fine")
     assert lines[2] == (
         "query | good → good | a *fine* film with *fine* *actors*"
     ).replace("film with", "film *with*")
@@ -88,7 +87,7 @@ def test_texts_are_escaped():
 def test_a_new_text_is_given():
     rdr, region = two_kinds()
     new = replace(as_new(region, rdr.bank), states=torch.tensor([True, True, False]))
-    with pytest.raises(ValueError, match="pass its text as query"):
+    with pytest.raises(ValueError, match="pass it as query"):
         visualize_text_region(new, rdr, TEXTS)
     lost = replace(new, query_states=None)
     with pytest.raises(ValueError, match="does not hold its query's states"):
@@ -109,8 +108,8 @@ def test_long_texts_are_cut_and_failed_tests_said():
     assert "Not significant: p=0.3" in found.text
     with pytest.raises(TypeError, match="a text is a int"):
         visualize_text_region(region, rdr, [1] * 6)
-    with pytest.raises(ValueError, match="n_members=0 is too small"):
-        visualize_text_region(region, rdr, TEXTS, n_members=0)
+    with pytest.raises(ValueError, match="n_members=-1 is too small"):
+        visualize_text_region(region, rdr, TEXTS, n_members=-1)
 
 
 def test_distinctive_words_by_hand():
@@ -209,15 +208,17 @@ def test_tables_of_every_kind():
         "b = x",
         "b = y",
     }
-    with pytest.raises(ValueError, match="columns differ in length"):
-        columns_of({"a": [1], "b": [1, 2]})
-    with pytest.raises(TypeError, match="table is a list; give an array"):
+    with pytest.raises(ValueError, match="dataset has 5 rows in 'b', but"):
+        effects(columns_of({"a": [1] * 6, "b": [1] * 5}), region, len(rdr.bank))
+    with pytest.raises(TypeError, match="dataset is a list; give an array"):
         columns_of([1])
     with pytest.raises(
-        ValueError, match="table has 1 rows, but the region's bank 6; give the rows"
+        ValueError, match="dataset has 1 rows in 'a', but the region's bank 6; give"
     ):
         effects({"a": np.ones(1)}, region, len(rdr.bank))
-    with pytest.raises(ValueError, match="table has 7 rows, but the region's bank 6"):
+    with pytest.raises(
+        ValueError, match="dataset has 7 rows in 'feature 0', but the region's bank 6"
+    ):
         visualize_tabular_region(region, rdr, np.ones((7, 2)))
 
 

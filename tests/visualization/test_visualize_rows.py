@@ -7,7 +7,7 @@ import pytest
 import torch
 from captum.attr import IntegratedGradients, Occlusion, Saliency
 from captum.attr import visualization as captum_figures
-from drawing import FAILED, draw, fitted, hidden, outcome, shapes, strings
+from drawing import FAILED, as_new, draw, fitted, hidden, outcome, shapes, strings
 from matplotlib.figure import Figure
 
 from captum_rdr import RelaxedDecisionRegion
@@ -21,7 +21,7 @@ from captum_rdr.visualization import (
     visualize_tabular_region,
     visualize_text_region,
 )
-from captum_rdr.visualization.layers import overlaps
+from captum_rdr.visualization.region import overlaps
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_any_attribution_of_the_concept(name, rdr, region, data):
     _, ax = visualize_concept(
         region, rdr, data, attribute=attribute, n_members=3, **kwargs
     )
-    assert len(ax.child_axes) == 9  # each twice, and the color bar
+    assert len(ax.child_axes) == 8  # each twice
     values = attribute(data[4:5].clone().requires_grad_())
     positive = values[0].sum(0).clamp(min=0).detach()
     drawn = np.asarray(ax.child_axes[1].images[0].get_array())
@@ -105,7 +105,7 @@ def test_gray_images_and_a_new_query():
         use_pyplot=False,
     )
     draw(fig)
-    assert len(ax.child_axes) == 4
+    assert len(ax.child_axes) == 3
     assert any(text.startswith("Not significant") for text in strings(ax))
 
 
@@ -163,7 +163,6 @@ def test_attribution_alone_and_over_the_image(rdr, region, data):
     assert drawn(alpha_overlay=0.25).child_axes[2].images[1].get_alpha() == 0.25
     assert "against the concept" in strings(drawn())
     assert "against the concept" not in strings(drawn(sign="positive"))
-    assert len(drawn(show_colorbar=False).child_axes) == 3
 
 
 def test_what_is_no_attribution_of_the_input(rdr, region, data):
@@ -175,8 +174,8 @@ def test_what_is_no_attribution_of_the_input(rdr, region, data):
         visualize_concept(region, rdr, data, attribute=lambda x: (x,))
 
 
-def test_neighbors_by_each_distance(rdr, data):
-    _, ax = visualize_neighbors(rdr, data, 4, n_neighbors=5, use_pyplot=False)
+def test_neighbors_by_each_distance(rdr, region, data):
+    _, ax = visualize_neighbors(region, rdr, data, n_neighbors=5, use_pyplot=False)
     drawn = [np.asarray(child.images[0].get_array()) for child in ax.child_axes]
     rows = [
         next(i for i, x in enumerate(data) if np.allclose(x.permute(1, 2, 0), image))
@@ -203,35 +202,31 @@ def test_neighbors_by_each_distance(rdr, data):
 def test_neighbors_of_a_new_input(rdr, data):
     reference = Reference(data, torch.arange(60) % 2)
     new = (data[0] * 0.9 + 0.03).clamp(0, 1)
+    _, (region,) = rdr.attribute(new[None])
     _, ax = visualize_neighbors(
-        rdr,
-        reference,
-        (new, 1),
-        n_neighbors=4,
-        metrics=["centered_cosine"],
-        use_pyplot=False,
+        region, rdr, reference, (new, 1), n_neighbors=4, use_pyplot=False
     )
-    assert strings(ax)[0] == "Nearest by centered cosine distance"
-    assert len(ax.child_axes) == 5
+    assert strings(ax)[0] == "Nearest by configuration distance"
+    assert len(ax.child_axes) == 15
+    with pytest.raises(ValueError, match="does not hold the region's query"):
+        visualize_neighbors(as_new(region, rdr.bank), rdr, reference)
 
 
-def test_neighbors_that_cannot_be_found(rdr, data):
-    with pytest.raises(ValueError, match="query=60 is not a row of the bank, 0 to 59"):
-        visualize_neighbors(rdr, data, 60)
+def test_neighbors_that_cannot_be_found(rdr, region, data):
     with pytest.raises(ValueError, match="n_neighbors=0 is too small"):
-        visualize_neighbors(rdr, data, 4, n_neighbors=0)
+        visualize_neighbors(region, rdr, data, n_neighbors=0)
     with pytest.raises(
         ValueError, match="rdr explains 2 layers; give an explainer of one"
     ):
-        visualize_neighbors(fitted(data), data, 4)
+        visualize_neighbors(region, fitted(data), data)
     with pytest.raises(ValueError, match="fit with keep_features=True"):
-        visualize_neighbors(hidden(data), data, 4)
+        visualize_neighbors(hidden(data).attribute_members([4])[0], hidden(data), data)
 
 
 def test_what_is_no_input_of_a_model(rdr, region, data):
     array = data[0].permute(1, 2, 0).numpy()
     with pytest.raises(TypeError, match="an input is a ndarray; give tensors without"):
-        visualize_neighbors(rdr, data, array)
+        visualize_neighbors(region, rdr, data, array)
     with pytest.raises(TypeError, match="an input is a ndarray; give tensors without"):
         visualize_concept(region, rdr, data, array, attribute=torch.zeros_like)
 
@@ -245,7 +240,7 @@ def test_layers_and_their_overlap(data):
     a, b = (set(region.members.tolist()) for region in regions)
     index = len(a & b) / len(a | b)
     assert overlaps(regions) == [[1, pytest.approx(index)], [pytest.approx(index), 1]]
-    assert f"Members in common: {index:.2f} (Jaccard index)" in texts
+    assert f"Members in common (Jaccard index): {index:.2f} of 1 and 4" in texts
     assert f"Layer 1: {min(3, len(a) - 1)} of {len(a)} members, nearest first" in texts
     assert any(text.startswith("Layer 4: ") for text in texts)
     assert any(text.startswith("Not significant") for text in texts)
@@ -272,18 +267,18 @@ def test_a_region_without_members(data):
             use_pyplot=False,
         ),
         visualize_layers(regions, both, data, new[0], use_pyplot=False),
-        visualize_bank(both.bank[0], regions[:1], use_pyplot=False),
+        visualize_bank(regions[:1], both.bank[0], use_pyplot=False),
         visualize_tabular_region(regions[0], both, torch.rand(60, 2), use_pyplot=False),
     ]
     for fig, _ in figures:
         draw(fig)
     texts = strings(figures[0][1])
     assert texts[0].endswith("0 of 0 members shown.")
-    assert "Query, which has no neighbor" in texts
-    assert "No further members" in texts
+    assert "Query and 0 of 0 neighbors, nearest first" in texts
+    assert "0 of 0 further members, nearest first" in texts
     assert overlaps(regions) == [[1, 1], [1, 1]]
     text = visualize_text_region(regions[0], both, ["a text"] * 60, "new")
-    assert "0 of 0 members shown" in str(text)
+    assert "Query and 0 of 0 members" in str(text)
 
 
 def test_layers_in_a_wrong_order_are_refused(data):
