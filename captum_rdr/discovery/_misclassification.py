@@ -436,7 +436,9 @@ def _grouped(
     neighbors = rows[_nearest_errors(bank, rows, min(_NEIGHBORS, len(rows)))]
     made = {**choices, "neighbors": neighbors}
     regions = bank_regions(bank, rows, made, show_progress=show_progress)
-    linked = links(regions, rows, bank, len(rows)).tocoo()
+    linked = links(
+        bank, rows, lambda part: [regions[position] for position in part]
+    ).tocoo()
     heads, tails = linked.coords
     linked.data *= predicted[heads] == predicted[tails]  # one cause has one outcome
     linked.eliminate_zeros()
