@@ -1,5 +1,6 @@
 """The concepts of a layer, found without labels and tested on data that chose none."""
 
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -159,7 +160,8 @@ def atlas(
     of_rows[sample] = torch.from_numpy(covered.labels)
     if known is not None:
         found = [
-            replace(one, labels=Counter(known[one.rows.numpy()].tolist())) for one in found
+            replace(one, labels=Counter(known[one.rows.numpy()].tolist()))
+            for one in found
         ]
         if predicted is not None:
             found = _with_errors(found, picked, known != predicted)
@@ -223,12 +225,13 @@ def _search(
     every = torch.arange(len(rows))
 
     def regions_of(part: Tensor) -> list[Region]:
-        return bank_regions(alone, part, choices)
+        return _regions(alone, part, choices)
 
     linked = links(alone, every, regions_of, show_progress=show_progress)
     vectors = reach(linked, walk_length)
     if n_concepts is None:
-        covered = cover(vectors, AT_MOST, max(LEAST_GAIN, 1.5 / len(rows)))
+        least = min(max(LEAST_GAIN, 1.5 / len(rows)), 0.5)
+        covered = cover(vectors, AT_MOST, least)
     else:
         covered = cover(vectors, n_concepts, 0.0)
     concepts = []
@@ -237,6 +240,13 @@ def _search(
         region = rule_for(bank, of, int(rows[center]), rows)
         concepts.append(Concept(region, of, of, float(covered.gains[number])))
     return concepts, covered
+
+
+def _regions(bank: ConfigurationBank, rows: Tensor, choices: Choices) -> list[Region]:
+    """Regions of bank rows; that no neuron describes one is no news here."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"\d+ of \d+ regions have fewer", UserWarning)
+        return bank_regions(bank, rows, choices)
 
 
 def rule_for(bank: ConfigurationBank, of: Tensor, query: int, among: Tensor) -> Region:
@@ -258,12 +268,11 @@ def rule_for(bank: ConfigurationBank, of: Tensor, query: int, among: Tensor) -> 
     >>> rule_for(bank, torch.tensor([0, 2, 4]), 0, torch.arange(6)).members
     tensor([0, 2, 4, 6])
     """
-    (region,) = bank_regions(bank, [query], {"neighbors": of})
+    (region,) = _regions(bank, torch.tensor([query]), {"neighbors": of})
     sums = evidence([region], bank)[0]
     if len(of) > 1:  # by the weights of the others: its own ones flatter a row
-        states = bank.states(of)[:, region.neurons].numpy()
-        counts = bank.active_counts[region.neurons].numpy()
-        frequencies = Frequencies.of(counts, len(bank))
+        states = bank.states(of).numpy()
+        frequencies = Frequencies.of(bank.active_counts.numpy(), len(bank))
         own = left_out_evidence(states, states.sum(0), frequencies)
         sums = sums.index_put((of,), torch.from_numpy(own))
     order = among[sums[among].argsort(descending=True, stable=True)]
@@ -313,7 +322,8 @@ def _with_errors(
     """The concepts, with how often the model errs in each."""
     wrong, total = int(is_wrong[rows.numpy()].sum()), len(rows)
     counts = [
-        (int(is_wrong[concept.rows.numpy()].sum()), len(concept.rows)) for concept in concepts
+        (int(is_wrong[concept.rows.numpy()].sum()), len(concept.rows))
+        for concept in concepts
     ]
     p_values = [
         fisher_exact([[a, n - a], [wrong - a, total - n - (wrong - a)]]).pvalue

@@ -1,0 +1,125 @@
+"""Links, walks and the cover against plain computations."""
+
+import warnings
+from itertools import combinations
+
+import numpy as np
+import pytest
+import torch
+from conftest import bank_of, random_states
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.sparse import csr_array
+
+from captum_rdr import RelaxedDecisionRegion
+from captum_rdr.discovery._links import LINKED, cover, links, reach
+
+
+def random_vectors(seed, size, groups=1):
+    """Unit vectors with products of 0 or more; those of two groups have nothing shared."""
+    rng = np.random.default_rng(seed)
+    vectors = np.zeros((size, 3 * groups))
+    for row, group in zip(vectors, rng.integers(groups, size=size), strict=True):
+        row[3 * group : 3 * group + 3] = np.abs(rng.normal(size=3))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors.astype(np.float32)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 12), st.integers(1, 3), st.integers(1, 4))
+def test_cover_is_the_greedy_one_and_keeps_its_guarantee(seed, size, groups, count):
+    vectors = random_vectors(seed, size, groups)
+    likeness = (vectors @ vectors.T).astype(float)
+    found = cover(vectors, count, 0.0)
+    k = min(count, size)
+
+    def value(chosen):
+        return likeness[list(chosen)].max(0).mean() if len(chosen) else 0.0
+
+    best = max(value(some) for some in combinations(range(size), k))
+    assert found.coverage == pytest.approx(value(found.chosen), abs=1e-4)
+    assert found.coverage >= (1 - (1 - 1 / k) ** k) * best - 1e-3
+    for step, (row, gain) in enumerate(zip(found.chosen, found.gains, strict=True)):
+        before = list(found.chosen[:step])
+        offers = [value([*before, other]) - value(before) for other in range(size)]
+        assert gain == pytest.approx(max(offers), abs=1e-4)
+        assert offers[row] == pytest.approx(max(offers), abs=1e-4)
+    for position, label in enumerate(found.labels):
+        of_chosen = likeness[found.chosen, position]
+        assert of_chosen[label] >= of_chosen.max() - 1e-4 if label >= 0 else True
+        assert label >= 0 or of_chosen.max() <= 1e-4
+
+
+def test_lazy_choice_looks_at_more_rows_than_a_block_holds(monkeypatch):
+    vectors = random_vectors(0, 200, 5)
+    whole = cover(vectors, 12, 0.0)
+    monkeypatch.setattr("captum_rdr.discovery._links._BLOCK", 7)
+    parts = cover(vectors, 12, 0.0)
+    assert whole.chosen.tolist() == parts.chosen.tolist()
+    assert whole.labels.tolist() == parts.labels.tolist()
+
+
+def test_cover_stops_before_a_small_gain():
+    vectors = np.eye(2, dtype=np.float32)[[0] * 8 + [1]]
+    assert len(cover(vectors, 5, 0.0).chosen) == 2
+    found = cover(vectors, 5, 0.2)
+    assert found.labels.tolist() == [0] * 8 + [-1]
+    assert found.gains.tolist() == pytest.approx([8 / 9], abs=1e-4)
+
+
+def plain_likeness(linked, length):
+    weights = linked + linked.T
+    degree = weights.sum(1)
+    walks = np.linalg.matrix_power(weights / degree[:, None], length)
+    scaled = walks / np.sqrt(degree)
+    scaled /= np.linalg.norm(scaled, axis=1, keepdims=True)
+    return scaled @ scaled.T
+
+
+@pytest.mark.parametrize("length", [1, 2, 5])
+@pytest.mark.parametrize("seed", range(4))
+def test_reach_is_the_cosine_of_walks(seed, length):
+    rng = np.random.default_rng(seed)
+    linked = (rng.random((12, 12)) < 0.12).astype(float)
+    np.fill_diagonal(linked, 1)
+    vectors = reach(csr_array(linked), length)
+    expected = plain_likeness(linked, length)
+    np.testing.assert_allclose(vectors @ vectors.T, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["long walks", "short walks", "weak groups"])
+def test_the_slowest_modes_are_enough_or_it_is_said(kind):
+    """150 weakly linked groups, and short walks, consist of more modes than are taken."""
+    rng = np.random.default_rng(0)
+    linked = (rng.random((420, 420)) < 0.03).astype(float)
+    if kind == "weak groups":
+        linked = np.kron(np.eye(150), np.ones((4, 4)))
+        linked[np.arange(599), np.arange(599) + 1] = 1
+    np.fill_diagonal(linked, 1)
+    length = 1 if kind == "short walks" else 16
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        vectors = reach(csr_array(linked), length)
+    if not caught:
+        expected = plain_likeness(linked, length)
+        np.testing.assert_allclose(vectors @ vectors.T, expected, atol=2e-3)
+    assert bool(caught) == (kind == "short walks")
+    assert all("use longer walks" in str(one.message) for one in caught)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10**6), st.booleans())
+def test_links_are_the_most_evident_members(seed, by_evidence):
+    states = random_states(80, 10, seed)
+    model, bank = torch.nn.Identity(), bank_of(states)
+    rdr = RelaxedDecisionRegion(model, model, bank=bank)
+    rows = torch.randperm(80, generator=torch.Generator().manual_seed(seed))[:60]
+    choices = {"weighting": "evidence"} if by_evidence else {"n_neurons": 2}
+    regions = rdr.attribute_members(rows, 4, show_progress=False, **choices)
+    linked = links(bank, rows, lambda part: [regions[i] for i in part]).toarray()
+    for i, region in enumerate(regions):
+        evidence = region.evidence(states[rows])
+        inside = [j for j in range(60) if int(rows[j]) in region.members.tolist()]
+        ranked = sorted(inside, key=lambda j: (-float(evidence[j]), int(rows[j])))
+        assert set(np.flatnonzero(linked[i])) == {i, *ranked[:LINKED]}
+        assert set(linked[i]) <= {0.0, 1.0}
