@@ -15,8 +15,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
-from scipy.sparse import csr_array
 from sklearn.cluster import AgglomerativeClustering, KMeans
 from sklearn.decomposition import NMF
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
@@ -25,7 +23,6 @@ from torch import Tensor
 
 from captum_rdr import RelaxedDecisionRegion
 from captum_rdr.discovery import subclasses
-from captum_rdr.discovery._walks import cover, reach
 
 Labels = npt.NDArray[np.int64]
 LAYER = {"mnist": 7, "cifar": 9}
@@ -33,18 +30,9 @@ LAYER = {"mnist": 7, "cifar": 9}
 
 def by_regions(rdr: RelaxedDecisionRegion, rows: Tensor, count: int) -> Labels:
     """The partition of `captum_rdr.discovery.subclasses`, with its defaults."""
-    found = subclasses(rdr, rows, count, tested=False, show_progress=False)
-    return found.labels.numpy()
-
-
-def by_neighbors(rdr: RelaxedDecisionRegion, rows: Tensor, count: int) -> Labels:
-    """The same walk and cover, over cosine neighbors in place of regions."""
-    unit = F.normalize(rdr.bank.features[rows].double())
-    nearest = (unit @ unit.T).topk(16).indices.flatten().numpy()
-    heads = np.repeat(np.arange(len(rows)), 16)
-    shape = len(rows), len(rows)
-    linked = csr_array((np.ones(len(heads)), (heads, nearest)), shape=shape)
-    return cover(reach(linked, 16), count, 0.0).labels
+    found = subclasses(rdr, rows, count, test=False, show_progress=False)
+    labels: Labels = found.labels.numpy()
+    return labels
 
 
 def by_clustering(make: Callable[[int], Any]) -> Callable[..., Labels]:
@@ -69,7 +57,6 @@ METHODS: dict[str, Callable[[RelaxedDecisionRegion, Tensor, int], Labels]] = {
     "k-means": by_clustering(lambda k: KMeans(k, n_init=10, random_state=0)),
     "NMF": by_nmf,
     "agglomerative (Ward)": by_clustering(AgglomerativeClustering),
-    "walk and cover over cosine neighbors": by_neighbors,
 }
 
 
@@ -95,7 +82,7 @@ def one_seed(name: str, hidden: Hidden, seed: int) -> dict[str, tuple[float, flo
         results[method] = tuple(np.mean(scores, 0).tolist())
     for superclass in (0, 1):
         rows = (hidden.superclasses == superclass).nonzero().flatten()
-        numbers.append(len(subclasses(rdr, rows, tested=False, show_progress=False)))
+        numbers.append(len(subclasses(rdr, rows, test=False, show_progress=False)))
     accuracy = float(right.float().mean())
     print(f"{name}, seed {seed}: superclass accuracy {accuracy:.3f},", end=" ")
     print(f"number of subclasses by the rule {numbers}", flush=True)
