@@ -1,7 +1,7 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: demo test test-oldest test-zoo docs notebooks bench purity recipe calibration ablation subclasses planted scale clean
+.PHONY: demo test test-oldest test-zoo docs notebooks bench purity recipe calibration ablation atlas subclasses planted scale clean
 
 demo: .venv/demo.stamp
 	$(PY) examples/quickstart.py
@@ -10,6 +10,7 @@ test: .venv/test.stamp
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+	$(PY) -m mypy benchmarks
 	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses 2
 
 test-oldest: .venv-oldest/test.stamp
@@ -41,6 +42,9 @@ ablation: .venv/bench.stamp
 
 subclasses: .venv/bench.stamp
 	$(PY) benchmarks/subclasses.py
+
+atlas: .venv/bench.stamp
+	$(PY) benchmarks/atlas.py
 
 planted: .venv/bench.stamp
 	$(PY) benchmarks/planted_cause.py

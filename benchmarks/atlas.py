@@ -31,7 +31,8 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from torch import Tensor, nn
 
 from captum_rdr import RelaxedDecisionRegion
-from captum_rdr.discovery import atlas
+from captum_rdr.discovery import Atlas, atlas
+from captum_rdr.metrics import Significance
 
 Labels = npt.NDArray[np.int64]
 COUNT, SEED = 40, 0
@@ -85,10 +86,10 @@ def by_autoencoder(features: Tensor) -> Labels:
         return torch.zeros_like(values).scatter(1, top.indices, top.values)
 
     for _ in range(20):
-        for rows in torch.randperm(len(flat)).split(128):
+        for rows in torch.split(torch.randperm(len(flat)), 128):
             loss = F.mse_loss(decoder(latents(flat[rows])), flat[rows])
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
     with torch.no_grad():
         found: Labels = latents(flat).argmax(1).numpy()
@@ -124,6 +125,11 @@ def found_again(whole: Labels, parts: list[tuple[Tensor, Labels]]) -> float:
     return float(np.mean(shares))
 
 
+def tests(found: Atlas) -> list[Significance]:
+    """What the concepts' tests found."""
+    return [test for one in found if (test := one.region.significance)]
+
+
 def compared(layer: Layer, n_rows: int) -> None:
     """Print a table of one pair."""
     rows = torch.arange(0, len(layer.labels), max(1, len(layer.labels) // n_rows))
@@ -148,7 +154,7 @@ def compared(layer: Layer, n_rows: int) -> None:
         )
     start = time.perf_counter()
     found = atlas(explainer(features), n_concepts=COUNT, show_progress=False)
-    verdicts = [one.region.significance.verdict for one in found]
+    verdicts = [test.verdict for test in tests(found)]
     counted = {verdict: verdicts.count(verdict) for verdict in sorted(set(verdicts))}
     print(
         f"\nof {COUNT} concepts {counted}, {time.perf_counter() - start:.0f} s with tests"
@@ -166,7 +172,7 @@ def noise(n_runs: int) -> None:
             found = atlas(
                 rdr, n_concepts=10, walk_length=walk_length, show_progress=False
             )
-            passed += any(one.region.significance.passed for one in found)
+            passed += any(test.passed for test in tests(found))
         print(
             f"noise, walks of {walk_length}: significant in {passed} of {n_runs} runs"
         )

@@ -47,7 +47,7 @@ class Concept:
         rows: int64 ``(n,)``, the bank rows that walks lead to it, ascending. Each row
             belongs to one concept at most, but may lie in the regions of several.
         exemplars: int64, the rows with the most evidence, most evident first.
-        gain: share of all rows that it newly covered when it was chosen.
+        gain: how much coverage would be lost without it, see `Atlas`.
         found_again: Jaccard index of its rows with the concept most like it that either
             half of the rows gives by itself, the mean of both halves; None if that was
             not tried.
@@ -116,8 +116,7 @@ class Atlas(Sequence[Concept]):
     """The concepts of a layer, or of some rows of its bank.
 
     Attributes:
-        concepts: the concepts, in the order in which they were chosen: each covers most
-            of what those before it do not.
+        concepts: the concepts, that of most rows first.
         rows: int64 ``(n,)``, the bank rows that were looked at, as given.
         labels: int64 ``(n,)``, the number of each row's concept: that whose rows it is
             among, or for a row that no concept was made of, that in which it lies

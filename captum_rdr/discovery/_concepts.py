@@ -63,8 +63,8 @@ def atlas(
        region. A random walk along these links tells how alike two rows are: by the cosine
        between what ``walk_length`` steps from each reach. So overlapping regions merge.
     3. The few rows are chosen that stand for all: those that cover them best. *Coverage*
-       is the mean likeness of a row to the one that stands for it. Greedy choice reaches
-       at least ``1 - 1/e`` (63 %) of the best coverage that as many rows can.
+       is the mean likeness of a row to the one that stands for it. The choice reaches at
+       least ``1 - 1/e`` (63 %) of the best coverage that as many rows can.
     4. Every row belongs to the one that it is most like. The region by evidence with these
        rows for S is the concept's rule, for new inputs too; its cut is where it tells them
        best.
@@ -79,9 +79,9 @@ def atlas(
         rdr: fitted explainer of one layer.
         rows: bank rows to look at, each once, int64 ``(n,)`` or a sequence: those of one
             class for its subclasses; None for all.
-        n_concepts: how many to find; fewer are found where fewer cover all. None to stop
-            before one that newly covers less than 0.2 % of the rows or fewer than two
-            rows, and at 100.
+        n_concepts: how many to find; fewer are found where fewer cover all. None for
+            those without which more than 0.2 % of the coverage, and more than a row, would
+            be lost, 100 at most.
         labels: whole numbers or names ``(N,)`` of all bank rows; None if unknown.
         predictions: the labels ``(N,)`` that the model gives them; with ``labels`` each
             concept's rate of errors is held against that of the other rows.
@@ -269,19 +269,21 @@ def rule_for(bank: ConfigurationBank, of: Tensor, query: int, among: Tensor) -> 
     tensor([0, 2, 4, 6])
     """
     (region,) = _regions(bank, torch.tensor([query]), {"neighbors": of})
-    sums = evidence([region], bank)[0]
+    of_all = evidence([region], bank)[0]
+    sums = of_all.clone()
     if len(of) > 1:  # by the weights of the others: its own ones flatter a row
         states = bank.states(of).numpy()
         frequencies = Frequencies.of(bank.active_counts.numpy(), len(bank))
         own = left_out_evidence(states, states.sum(0), frequencies)
-        sums = sums.index_put((of,), torch.from_numpy(own))
+        # Rounding may put it above what the row has by all weights.
+        sums[of] = torch.minimum(sums[of], torch.from_numpy(own))
     order = among[sums[among].argsort(descending=True, stable=True)]
     inside = torch.isin(order, of).cumsum(0)
     likeness = inside / (len(of) + torch.arange(1, len(order) + 1) - inside)
     ranked = sums[order]
     likeness[:-1][ranked[:-1] == ranked[1:]] = 0  # a cut keeps ties together
     cut = float(ranked[likeness.argmax()])
-    members = (evidence([region], bank)[0] >= cut).nonzero().flatten()
+    members = (of_all >= cut).nonzero().flatten()
     return replace(region, evidence_cut=cut, members=members)
 
 

@@ -138,13 +138,13 @@ def _unit(vectors: Floats) -> Vectors:
 
 
 class Cover(NamedTuple):
-    """The chosen rows.
+    """The chosen rows, that with most rows first.
 
     Attributes:
         chosen: int64 ``(K,)``, positions.
         labels: int64 ``(n,)``, for each row the number of the chosen one that it is most
-            alike, ties to the earlier; -1 where it is like none of them.
-        gains: float64 ``(K,)``, how much coverage each added when it was chosen.
+            alike; -1 where it is like none of them.
+        gains: float64 ``(K,)``, how much coverage would be lost without each.
         coverage: mean over the rows of the largest likeness to a chosen one.
     """
 
@@ -159,10 +159,11 @@ def cover(vectors: Vectors, at_most: int, least_gain: float) -> Cover:
 
     The objective is that of facility location, ``f(C) = mean over x of the largest
     likeness of x to a row of C``, from 0 to 1. It is monotone and submodular. Greedy
-    choice takes, again and again, the row that raises f most; so for K chosen rows f is
-    at least ``1 - (1 - 1/K)^K``, hence more than ``1 - 1/e`` = 63 %, of the largest value
-    that any K rows reach. What a row would add only falls as others are chosen, so most
-    need not be looked at again (lazy greedy).
+    choice takes, again and again, the row that raises f most; then one that others have
+    made needless is exchanged for a row that raises f more than it is worth, as long as
+    there is one. So for K chosen rows f is at least ``1 - (1 - 1/K)^K``, hence more than
+    ``1 - 1/e`` = 63 %, of the largest value that any K rows reach. What a row would add
+    only falls as others are chosen, so most need not be looked at again (lazy greedy).
 
     Source: Nemhauser, Wolsey and Fisher, *An analysis of approximations for maximizing
     submodular set functions*, Mathematical Programming 1978, Theorem 4.1; Minoux,
@@ -171,45 +172,70 @@ def cover(vectors: Vectors, at_most: int, least_gain: float) -> Cover:
     Args:
         vectors: float32 ``(n, q)``, see `reach`.
         at_most: number of rows to choose, at most.
-        least_gain: stop before a row that raises f by less than this.
+        least_gain: a row that raises f by less than this is not chosen.
 
     >>> angles = np.array([0.0, 0.1, 0.2, 1.5, 1.6])
     >>> vectors = np.stack([np.cos(angles), np.sin(angles)], 1).astype(np.float32)
     >>> cover(vectors, 2, 0.0).labels
     array([0, 0, 0, 1, 1])
     """
-    size = len(vectors)
-    covered, labels = np.zeros(size, np.float32), np.full(size, -1)
-    gains = np.full(size, np.inf)
+    gains, least = np.full(len(vectors), np.inf), max(_TIE, least_gain) * (1 - _TIE)
     chosen: list[int] = []
-    added: list[float] = []
-    while len(chosen) < min(at_most, size):
-        best = _best_offer(vectors, covered, gains)
-        if gains[best] <= max(_TIE, least_gain) * (1 - _TIE):
+    likeness = np.zeros((0, len(vectors)), np.float32)
+    while True:
+        best, losses = _best_offer(vectors, likeness, gains), _losses(likeness)
+        if len(chosen) < min(at_most, len(vectors)) and gains[best] > least:
+            chosen.append(best)
+            likeness = np.vstack([likeness, vectors @ vectors[best]])
+            continue
+        if not chosen:
             break
-        likeness = vectors @ vectors[best]
-        closer = likeness > covered + _TIE
-        labels[closer], covered[closer] = len(chosen), likeness[closer]
-        chosen.append(best)
-        added.append(float(gains[best]))
-    return Cover(np.array(chosen, int), labels, np.array(added), float(covered.mean()))
+        weakest = int(np.argmin(losses))
+        others = np.delete(likeness, weakest, 0)
+        gains += losses[weakest]  # what any row adds to the others, at most
+        best = _best_offer(vectors, others, gains)
+        if least <= losses[weakest] >= gains[best] - _TIE:
+            break
+        del chosen[weakest]
+        likeness = others
+    covered = likeness.max(0, initial=0)
+    labels = np.where(covered > _TIE, (likeness > covered - _TIE).argmax(0), -1)
+    sizes = np.bincount(labels[labels >= 0], minlength=len(chosen))
+    order = np.argsort(-sizes, kind="stable")
+    ranks = np.append(np.argsort(order), -1)  # the last is that of label -1
+    return Cover(
+        np.array(chosen, int)[order],
+        ranks[labels],
+        losses[order],
+        float(covered.mean()),
+    )
 
 
-def _best_offer(vectors: Vectors, covered: Vectors, gains: Floats) -> int:
+def _losses(likeness: Vectors) -> Floats:
+    """How much coverage would be lost without each of the chosen rows."""
+    count, size = likeness.shape
+    if count < 2:
+        return np.asarray(likeness.mean(1, dtype=float))
+    second, first = np.partition(likeness, (-2, -1), axis=0)[-2:]
+    lost = np.bincount(likeness.argmax(0), first - np.maximum(second, 0), count)
+    result: Floats = lost / size
+    return result
+
+
+def _best_offer(vectors: Vectors, likeness: Vectors, gains: Floats) -> int:
     """The row that would raise coverage most, ties to the lower.
 
     ``gains`` are bounds, brought up to date for the rows that are looked at.
     """
+    covered = likeness.max(0, initial=0)
     is_known = np.zeros(len(gains), bool)
     while True:
         best = int(np.argmax(gains))
         if is_known[best]:
             return best
-        ranked = np.argsort(-gains, kind="stable")[:_BLOCK]
+        # All at first; later a few are enough.
+        ranked = np.argsort(-gains, kind="stable")[: 64 if gains[best] < 1 else _BLOCK]
         asked = ranked[~is_known[ranked]]
-        if np.isfinite(gains[best]):
-            asked = asked[:64]
-        likeness = vectors[asked] @ vectors.T
-        raised = np.maximum(likeness - covered, 0, out=likeness).mean(1, dtype=float)
-        gains[asked] = np.round(raised / _TIE) * _TIE
+        raised = np.maximum(vectors[asked] @ vectors.T - covered, 0)
+        gains[asked] = np.round(raised.mean(1, dtype=float) / _TIE) * _TIE
         is_known[asked] = True
