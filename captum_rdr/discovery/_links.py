@@ -29,6 +29,7 @@ _MODES = 96  # of more rows, the slowest modes: the others die out
 _MOST_MODES = 192
 _UNSEEN = 1e-3  # of the squared length of a vector, at most, is left out
 _BLOCK = 1024  # rows whose likeness to all others is held at a time
+_TRIED = 1024  # rows that a chosen one may be exchanged for, at most
 _TIE = 1e-5  # likeness, and gains a row, that differ by less tie: float32 sums
 
 
@@ -159,9 +160,9 @@ def cover(vectors: Vectors, at_most: int, least_gain: float) -> Cover:
 
     The objective is that of facility location, ``f(C) = mean over x of the largest
     likeness of x to a row of C``, from 0 to 1. It is monotone and submodular. Greedy
-    choice takes, again and again, the row that raises f most; then one that others have
-    made needless is exchanged for a row that raises f more than it is worth, as long as
-    there is one. So for K chosen rows f is at least ``1 - (1 - 1/K)^K``, hence more than
+    choice takes, again and again, the row that raises f most. What others have made
+    needless leaves, and each chosen row is exchanged for the best of those most like it,
+    as long as f rises. So for K chosen rows f is at least ``1 - (1 - 1/K)^K``, hence more than
     ``1 - 1/e`` = 63 %, of the largest value that any K rows reach. What a row would add
     only falls as others are chosen, so most need not be looked at again (lazy greedy).
 
@@ -187,17 +188,13 @@ def cover(vectors: Vectors, at_most: int, least_gain: float) -> Cover:
         if len(chosen) < min(at_most, len(vectors)) and gains[best] > least:
             chosen.append(best)
             likeness = np.vstack([likeness, vectors @ vectors[best]])
-            continue
-        if not chosen:
+        elif chosen and losses.min() < least:
+            weakest = int(np.argmin(losses))
+            gains += losses[weakest]  # what any row adds to the others, at most
+            del chosen[weakest]
+            likeness = np.delete(likeness, weakest, 0)
+        elif not _exchanged(vectors, chosen, likeness, gains):
             break
-        weakest = int(np.argmin(losses))
-        others = np.delete(likeness, weakest, 0)
-        gains += losses[weakest]  # what any row adds to the others, at most
-        best = _best_offer(vectors, others, gains)
-        if least <= losses[weakest] >= gains[best] - _TIE:
-            break
-        del chosen[weakest]
-        likeness = others
     covered = likeness.max(0, initial=0)
     labels = np.where(covered > _TIE, (likeness > covered - _TIE).argmax(0), -1)
     sizes = np.bincount(labels[labels >= 0], minlength=len(chosen))
@@ -209,6 +206,24 @@ def cover(vectors: Vectors, at_most: int, least_gain: float) -> Cover:
         losses[order],
         float(covered.mean()),
     )
+
+
+def _exchanged(
+    vectors: Vectors, chosen: list[int], likeness: Vectors, gains: Floats
+) -> bool:
+    """Exchange each chosen row, in place, for the best of those most like it."""
+    is_better = False
+    for turn in range(len(chosen)):
+        others = np.delete(likeness, turn, 0).max(0, initial=0)
+        own = np.flatnonzero(likeness[turn] > others)[:_TRIED]
+        offers = _offers(vectors, own, others)
+        loss = float(np.maximum(likeness[turn] - others, 0).mean(dtype=float))
+        if len(own) and offers.max() > loss + 2 * _TIE:
+            chosen[turn] = int(own[offers.argmax()])
+            likeness[turn] = vectors @ vectors[chosen[turn]]
+            gains += loss  # what any row adds to the others, at most
+            is_better = True
+    return is_better
 
 
 def _losses(likeness: Vectors) -> Floats:
@@ -236,6 +251,12 @@ def _best_offer(vectors: Vectors, likeness: Vectors, gains: Floats) -> int:
         # All at first; later a few are enough.
         ranked = np.argsort(-gains, kind="stable")[: 64 if gains[best] < 1 else _BLOCK]
         asked = ranked[~is_known[ranked]]
-        raised = np.maximum(vectors[asked] @ vectors.T - covered, 0)
-        gains[asked] = np.round(raised.mean(1, dtype=float) / _TIE) * _TIE
+        gains[asked] = _offers(vectors, asked, covered)
         is_known[asked] = True
+
+
+def _offers(vectors: Vectors, rows: Ints, covered: Vectors) -> Floats:
+    """How much each of some rows would raise coverage."""
+    raised = np.maximum(vectors[rows] @ vectors.T - covered, 0)
+    rounded: Floats = np.round(raised.mean(1, dtype=float) / _TIE) * _TIE
+    return rounded
