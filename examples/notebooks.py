@@ -5,15 +5,17 @@ Run with ``make notebooks``. The scripts are the source: nobody edits the notebo
 
 import argparse
 import base64
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import jupytext
 from nbclient import NotebookClient
+from PIL import Image
 
 EXAMPLES = Path(__file__).parent
 FIGURES = EXAMPLES.parent / "docs" / "tutorials"
-TUTORIALS = ["quickstart", "tabular", "text", "time_series"]
+TUTORIALS = ["quickstart", "atlas", "tabular", "text", "time_series"]
 
 
 def notebook_of(script: Path) -> Any:
@@ -45,6 +47,17 @@ def run(notebook: Any, folder: Path) -> None:
             cell.outputs = [
                 output for output in cell.outputs if output.get("name") != "stderr"
             ]
+            for output in cell.outputs:
+                if "image/png" in output.get("data", {}):
+                    output.data["image/png"] = smaller(output.data["image/png"])
+
+
+def smaller(encoded: str) -> str:
+    """A PNG image of 256 colors at most, in base64."""
+    image = Image.open(BytesIO(base64.b64decode(encoded))).convert("RGB")
+    file = BytesIO()
+    image.quantize(256).save(file, "png", optimize=True)
+    return base64.b64encode(file.getvalue()).decode()
 
 
 def printed(notebook: Any) -> str:

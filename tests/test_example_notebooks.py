@@ -22,7 +22,7 @@ def test_notebook_is_made_from_the_script(name):
     assert [(cell.cell_type, cell.source) for cell in committed.cells] == [
         (cell.cell_type, cell.source) for cell in made.cells
     ], "run `make notebooks`"
-    assert (EXAMPLES / f"{name}.ipynb").stat().st_size < 300_000
+    assert (EXAMPLES / f"{name}.ipynb").stat().st_size < 500_000
 
 
 @pytest.mark.parametrize("name", TUTORIALS)
@@ -57,6 +57,16 @@ def test_quickstart(tmp_path):
     assert read_right > 75
     assert misread < 60
     assert predicted < 60
+
+
+def test_atlas(tmp_path):
+    share, n_concepts, of_photos, n_photos = found_numbers(
+        executed("atlas", tmp_path, 2)
+    )
+    assert share > 70
+    assert n_concepts >= 10
+    assert of_photos > 85
+    assert 8 <= n_photos <= 12
 
 
 def test_text(tmp_path):
