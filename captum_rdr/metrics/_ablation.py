@@ -13,6 +13,7 @@ from captum_rdr._arguments import check_whole
 from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.bank import ConfigurationBank
 from captum_rdr.method.region import Region
+from captum_rdr.metrics._coherence import votes_of
 from captum_rdr.metrics._explainers import class_scores, fitted_banks
 from captum_rdr.metrics._regions import query_states
 from captum_rdr.model.inputs import BATCH_SIZE, input_arguments
@@ -209,10 +210,8 @@ def _random_sets(
     region: Region, bank: ConfigurationBank, count: int, generator: torch.Generator
 ) -> list[tuple[Tensor, Tensor]]:
     """Random neurons, with the state that most of S have in each."""
-    in_s = bank.states(region.neighbors)
-    if region.query is None:
-        in_s = torch.cat([in_s, query_states(bank, [region])])
-    of_most = 2 * in_s.sum(0) > len(in_s)
+    own = query_states(bank, [region])[0]
+    of_most = votes_of(bank, region, own) > 0
     principal, counts = region.neurons.numpy(), bank.active_counts.numpy()
     drawn = [matched_neurons(principal, counts, generator) for _ in range(count)]
     return [(torch.from_numpy(one), of_most[one]) for one in drawn]
