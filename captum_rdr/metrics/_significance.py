@@ -4,7 +4,7 @@ the other.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import lru_cache, partial
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,7 @@ Ints = npt.NDArray[np.int64]
 Finder = Callable[[Tensor], tuple[ConfigurationBank, list[Region]]]
 Orders = npt.NDArray[np.int32]
 
-_BLOCK_BYTES = 1 << 26  # of states, distances or random orders held at a time
+_BLOCK_BYTES = 1 << 26  # of states, or of what random sets agree, held at a time
 _SMALLEST_LOG = -700.0  # of a p-value, which is never quite 0
 _FINE = 1 << 10  # parts of an agreement, as whole numbers, so that sums are exact
 
@@ -160,7 +160,8 @@ def judged_by(
         return [replace(region, significance=none) for region in regions]
     split = split_and_find(regions, bank, find, generator, rows, units.axis)
     longest = max(len(one.members) for one in split.found)
-    orders = cache(partial(_orders, longest, n_permutations, split.seed))
+    # Regions differ in how many rows are outside S; few sets of orders are held.
+    orders = lru_cache(2)(partial(_orders, longest, n_permutations, split.seed))
     progress = tqdm(regions, "Testing", disable=not show_progress, delay=1)
     tests = [
         _test(region, split, index, orders, none)
