@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from captum_rdr import ConfigurationBank, Region, RelaxedDecisionRegion
 from captum_rdr.method.region import COHERENT
 from captum_rdr.metrics import PairedEffect, Significance, significance
-from captum_rdr.metrics._coherence import coherences
+from captum_rdr.metrics._coherence import Activity, coherence
 
 LEVEL = 0.05
 EVIDENCE: dict[str, Any] = {"weighting": "evidence"}
@@ -241,8 +241,9 @@ def planted(
         query=int(inside[0]),
     )
     own = states[inside[:1]][:, ~half]
-    (coherence,) = coherences([region], own, *banks)
-    return float("nan") if coherence is None else coherence
+    finding, judging = banks
+    found = coherence(region, own[0], finding, judging, Activity.of(judging))
+    return float("nan") if found is None else found
 
 
 def on_mixtures(n_regions: int) -> None:

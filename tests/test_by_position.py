@@ -10,7 +10,7 @@ import torch
 
 from captum_rdr import ConfigurationBank, RelaxedDecisionRegion
 from captum_rdr.discovery import compare, layerwise, misclassification, subclasses
-from captum_rdr.metrics import coverage, enrichment, generalization, purity
+from captum_rdr.metrics import coverage, purity
 from captum_rdr.report import write_report
 from captum_rdr.visualization import (
     Reference,
@@ -99,14 +99,8 @@ def regions_of(world):
 BY_LABELS = {
     "purity": lambda y, w, _: purity(regions_of(w), y).nan_to_num(-1).tolist(),
     "coverage": lambda y, w, _: coverage(regions_of(w), y).nan_to_num(-1).tolist(),
-    "enrichment": lambda y, w, _: (
-        torch.stack(list(enrichment(regions_of(w), y))).nan_to_num(-1).tolist()
-    ),
     "purity to targets": lambda y, w, _: (
         purity(regions_of(w), y, first(y, 20)).nan_to_num(-1).tolist()
-    ),
-    "generalization": lambda y, w, _: repr(
-        generalization(regions_of(w), w[0].bank, y, show_progress=False)
     ),
     "layerwise": lambda y, w, _: repr(layerwise(w[1], 3, y, show_progress=False)),
     "Reference": lambda y, w, _: shown(y, w),

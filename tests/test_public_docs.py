@@ -28,12 +28,9 @@ PUBLISHED = {
     "clamping",
     "compare",
     "coverage",
-    "enrichment",
-    "generalization",
     "paper_setup",
     "purity",
     "significance",
-    "stability",
     "subclasses",
     "visualize_plane",
 }

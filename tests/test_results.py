@@ -173,13 +173,11 @@ def test_weights_that_cannot_be_downloaded(monkeypatch):
 
 def test_names_that_are_nearly_right(world):
     pytest.importorskip("torchvision")
-    from captum_rdr.metrics import ablation
     from captum_rdr.zoo import explain
 
-    rdr, data = world
-    (region,) = rdr.attribute_members([3], 6, 4)
-    with pytest.raises(ValueError, match="did you mean 'opposite'"):
-        ablation(rdr, region, data[:4], to="oposite")
+    rdr, _ = world
+    with pytest.raises(ValueError, match="did you mean 'evidence'"):
+        rdr.attribute_members([3], 6, 4, weighting="evidense")
     with pytest.raises(ValueError, match="did you mean 'resnet50'"):
         explain("resnet5O")
     with pytest.raises(ValueError, match="did you mean 'IMAGENET1K_V2'"):

@@ -5,39 +5,42 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from captum_rdr._arguments import check_level, distinct_rows
+from captum_rdr._arguments import distinct_rows
 from captum_rdr.bank import ConfigurationBank
-from captum_rdr.discovery._recipe import bank_regions, table
-from captum_rdr.method.region import Region
-
-Ints = npt.NDArray[np.int64]
+from captum_rdr.discovery._recipe import bank_regions
 
 LEAST_JACCARD = 1 / 3
 """Two regions of one size with this Jaccard index share half of their members."""
+
+LEVEL = 0.05
+"""Share of false matches beyond chance that is put up with."""
 
 
 class Matches(NamedTuple):
     """The best match of each region among the regions of the other bank.
 
     Attributes:
-        match: int64 ``(Q,)``, position of the region that it overlaps most, ties to the
-            lower one.
+        match: int64 ``(Q,)``, position in ``rows`` of the one whose region it overlaps
+            most, ties to the lower one.
         jaccard: float64 ``(Q,)``, their Jaccard index, shared members over all members.
-        chance: float64 ``(Q,)``, the Jaccard index of two random sets of these sizes, at
-            their expected overlap.
         p_value: float64 ``(Q,)``, chance that any of the other regions overlaps as
-            improbably much, if it was drawn at random (Bonferroni's bound over them).
+            improbably much, if it was drawn at random (Bonferroni's bound over them),
+            corrected for the number of regions (Benjamini and Hochberg).
     """
 
     match: Tensor
     jaccard: Tensor
-    chance: Tensor
     p_value: Tensor
+
+    @property
+    def survived(self) -> Tensor:
+        """Whether each region has a match that is like it, and more than chance, bool."""
+        enough = self.jaccard >= LEAST_JACCARD - 1e-12
+        return enough & (self.p_value <= LEVEL)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -49,59 +52,35 @@ class Comparison:
 
     Attributes:
         rows: int64 ``(Q,)``, bank rows whose regions were compared.
-        regions_a: their regions in the first bank.
-        regions_b: their regions in the second bank.
-        forward: for each region of the first bank its best match among those of the
-            second, p-values corrected for the number of regions (Benjamini-Hochberg).
-        backward: for each region of the second bank its best match among those of the
-            first.
-        level: corrected p-values up to this are more than chance.
+        forward: for the region of each in the first bank the best match in the second.
+        backward: for the region of each in the second bank the best match in the first.
     """
 
     rows: Tensor
-    regions_a: tuple[Region, ...]
-    regions_b: tuple[Region, ...]
     forward: Matches
     backward: Matches
-    level: float
 
     @property
     def survived(self) -> Tensor:
         """Rows whose region in the first bank has a match in the second, int64."""
-        return self.rows[self._matched(self.forward)]
+        return self.rows[self.forward.survived]
 
     @property
     def lost(self) -> Tensor:
         """Rows whose region in the first bank has none, int64."""
-        return self.rows[~self._matched(self.forward)]
+        return self.rows[~self.forward.survived]
 
     @property
     def new(self) -> Tensor:
         """Rows whose region in the second bank has none in the first, int64."""
-        return self.rows[~self._matched(self.backward)]
-
-    def _matched(self, matches: Matches) -> Tensor:
-        enough = matches.jaccard >= LEAST_JACCARD - 1e-12
-        return enough & (matches.p_value <= self.level)
+        return self.rows[~self.backward.survived]
 
     def __repr__(self) -> str:
-        both = (self.forward, self.backward)
-        regions = (self.regions_a, self.regions_b)
-        members = [np.median([len(one.members) for one in some]) for some in regions]
-        columns: dict[str, Sequence[Any]] = {
-            "": ["a in b", "b in a"],
-            "regions": list(map(len, regions)),
-            "members": [f"{median:.0f}" for median in members],
-            "jaccard": [float(np.median(matches.jaccard)) for matches in both],
-            "chance": [float(np.median(matches.chance)) for matches in both],
-            "p passed": [int((one.p_value <= self.level).sum()) for one in both],
-            "matched": [int(self._matched(matches).sum()) for matches in both],
-        }
-        title = (
+        return (
             f"Comparison: {len(self.survived)} regions survived, {len(self.lost)} were lost, "
-            f"{len(self.new)} are new (medians of members, jaccard and chance)"
+            f"{len(self.new)} are new (median Jaccard index "
+            f"{np.median(self.forward.jaccard):.3f}, back {np.median(self.backward.jaccard):.3f})"
         )
-        return table(title, columns)
 
 
 def compare(
@@ -109,7 +88,6 @@ def compare(
     bank_b: ConfigurationBank,
     rows: Sequence[int] | Tensor | None = None,
     *,
-    level: float = 0.05,
     show_progress: bool = True,
     **choices: Any,
 ) -> Comparison:
@@ -123,7 +101,6 @@ def compare(
         bank_b: the second, of as many instances in the same order.
         rows: bank rows whose regions are compared, each once; None for all. A region is
             matched only with regions of these rows.
-        level: share of false matches beyond chance that is put up with.
         show_progress: draw progress bars when it takes more than a second.
         **choices: how regions are made in either bank, as in
             `captum_rdr.discovery.subclasses`.
@@ -143,11 +120,8 @@ def compare(
     >>> bank_a.append(data > 0)
     >>> bank_b.append(changed > 0)
     >>> compare(bank_a, bank_b, n_neighbors=8)
-    Comparison: 80 regions survived, 20 were lost, 1 are new (medians of members,
-    jaccard and chance)
-              regions  members  jaccard  chance  p passed  matched
-      a in b      100       12    0.900   0.070        80       80
-      b in a      100       13    0.909   0.072        99       99
+    Comparison: 80 regions survived, 20 were lost, 1 are new (median Jaccard index 0.900,
+    back 0.909)
     """
     for name, bank in (("bank_a", bank_a), ("bank_b", bank_b)):
         if not isinstance(bank, ConfigurationBank):
@@ -160,41 +134,27 @@ def compare(
             f"bank_a has {len(bank_a)} instances, bank_b {len(bank_b)}; fit both on the "
             "same data in the same order"
         )
-    check_level(level)
     every = range(len(bank_a)) if rows is None else rows
     picked = distinct_rows(every, len(bank_a), "rows")
-    regions_a, regions_b = (
+    made = [
         bank_regions(bank, picked, choices, show_progress=show_progress)
         for bank in (bank_a, bank_b)
+    ]
+    a, b = (
+        incidence([region.members for region in regions], len(bank_a))
+        for regions in made
     )
-    own, n_rows = picked.numpy(), len(bank_a)
-    members_a = [region.members for region in regions_a]
-    members_b = [region.members for region in regions_b]
-    return Comparison(
-        picked,
-        tuple(regions_a),
-        tuple(regions_b),
-        _corrected(best_matches(members_a, members_b, own, own, n_rows)),
-        _corrected(best_matches(members_b, members_a, own, own, n_rows)),
-        level,
-    )
+    return Comparison(picked, best_matches(a, b, picked), best_matches(b, a, picked))
 
 
-def _corrected(matches: Matches) -> Matches:
-    """The p-values, corrected for the number of regions."""
-    from scipy.stats import false_discovery_control
+def incidence(sets: Sequence[Tensor], n_rows: int) -> Any:
+    """Which bank rows lie in which sets, a sparse array ``(Q, N)``."""
+    ends = np.cumsum([0, *map(len, sets)])
+    rows = torch.cat(list(sets)).numpy()
+    return csr_array((np.ones(len(rows)), rows, ends), shape=(len(sets), n_rows))
 
-    adjusted = false_discovery_control(matches.p_value.numpy())
-    return matches._replace(p_value=torch.from_numpy(adjusted))
 
-
-def best_matches(
-    sets: Sequence[Tensor],
-    others: Sequence[Tensor],
-    own: Ints,
-    own_of_others: Ints,
-    n_rows: int,
-) -> Matches:
+def best_matches(sets: Any, others: Any, own: Tensor) -> Matches:
     """Match each set of bank rows with the other that it overlaps most.
 
     Every set holds a row of its own by construction, its query, which is no evidence of
@@ -203,48 +163,37 @@ def best_matches(
     (hypergeometric tail, exact).
 
     Args:
-        sets: Q sets of bank rows, ascending.
-        others: W such sets.
-        own: int64 ``(Q,)``, own row of each set.
-        own_of_others: int64 ``(W,)``, own row of each of the others.
-        n_rows: number of rows N that sets are drawn from.
+        sets: which rows lie in each of Q sets, sparse ``(Q, N)``.
+        others: the same for Q others.
+        own: int64 ``(Q,)``, own row of each set, and of the other at its place.
 
-    >>> found = best_matches([torch.tensor([0, 1, 2])], [torch.tensor([1, 2, 3])],
-    ...                      np.array([0]), np.array([3]), 100)
-    >>> float(found.jaccard), float(found.chance), float(found.p_value)
-    (0.5, 0.0152..., 0.00021...)
+    >>> sets = [torch.tensor([0, 1, 2]), torch.tensor([7])]
+    >>> others = [torch.tensor([0, 1, 2, 3]), torch.tensor([7, 8])]
+    >>> found = best_matches(
+    ...     incidence(sets, 100), incidence(others, 100), torch.tensor([0, 7]))
+    >>> found.jaccard.tolist(), found.survived.tolist()
+    ([0.75, 0.5], [True, False])
     """
-    from scipy.stats import hypergeom
+    from scipy.stats import false_discovery_control, hypergeom
 
-    first, second = incidence(sets, n_rows), incidence(others, n_rows)
-    shared = (first @ second.T).tocoo()
+    shared, rows = (sets @ others.T).tocoo(), own.numpy()
     one, other = shared.coords  # of each two sets that share a row
-    sizes, other_sizes = (np.diff(matrix.indptr) for matrix in (first, second))
-    similarity = shared.data / (sizes[one] + other_sizes[other] - shared.data)
-    order = np.lexsort((other, -np.round(similarity, 12), one))
-    meeting, starts = np.unique(one[order], return_index=True)
-    best = order[starts]  # the first of each set's pairs
-    match, jaccard = np.zeros(len(sets), np.int64), np.zeros(len(sets))
-    match[meeting], jaccard[meeting] = other[best], similarity[best]
-    expected = sizes * other_sizes[match] / n_rows
-    chance = expected / (sizes + other_sizes[match] - expected)
+    size, other_size = sets.sum(1)[one], others.sum(1)[other]
+    overlaps = shared.data / (size + other_size - shared.data)
+    overlaps = csr_array((overlaps, (one, other)), shape=shared.shape)
     # The own rows are taken away: of both sets, and of what they share.
-    holds = first[:, own_of_others][one, other].astype(np.int64)
-    is_held = second[:, own].T[one, other].astype(np.int64)
-    same = (own[one] == own_of_others[other]).astype(np.int64)
+    holds, is_held = sets[:, rows][one, other], others[:, rows][other, one]
+    same = one == other
     tails = hypergeom.sf(
         shared.data - (holds + is_held - same) - 1,
-        n_rows - 2 + same,
-        sizes[one] - 1 - holds + same,
-        other_sizes[other] - 1 - is_held + same,
+        sets.shape[1] - 2 + same,
+        size - 1 - holds + same,
+        other_size - 1 - is_held + same,
     )
-    p_value = np.ones(len(sets))
-    np.minimum.at(p_value, one, len(others) * tails)
-    return Matches(*map(torch.from_numpy, (match, jaccard, chance, p_value)))
-
-
-def incidence(sets: Sequence[Tensor], n_rows: int) -> Any:
-    """Which rows lie in which sets, ``(Q, N)``."""
-    ends = np.cumsum([0, *map(len, sets)])
-    rows = torch.cat(list(sets)).numpy()
-    return csr_array((np.ones(len(rows)), rows, ends), shape=(len(sets), n_rows))
+    p_value = np.ones(len(rows))
+    np.minimum.at(p_value, one, len(rows) * tails)
+    return Matches(
+        torch.from_numpy(overlaps.argmax(axis=1)).long(),
+        torch.from_numpy(overlaps.max(axis=1).toarray()),
+        torch.from_numpy(false_discovery_control(p_value)),
+    )

@@ -12,15 +12,10 @@ from captum_rdr._arguments import checked_labels, coded_labels
 from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.bank import ConfigurationBank
 from captum_rdr.discovery._comparison import incidence
-from captum_rdr.discovery._recipe import (
-    bank_regions,
-    explainer_of,
-    input_regions,
-    table,
-)
+from captum_rdr.discovery._recipe import Choices, bank_regions, recipe, table
 from captum_rdr.method.region import Region
-from captum_rdr.metrics import purity
 from captum_rdr.metrics._explainers import fitted_banks
+from captum_rdr.metrics._labels import without_query
 from captum_rdr.metrics._regions import jaccard
 from captum_rdr.model.inputs import input_arguments
 
@@ -37,8 +32,7 @@ class Stage:
             another member.
         jaccard: members shared with the layer before over all members of both; None at
             the first layer.
-        stayed: int64, members of the layer before that are members here.
-        left: int64, those that are not.
+        left: int64, members of the layer before that are none here.
         joined: int64, members that were none at the layer before.
         pieces: the members of the layer before in groups that this layer tells apart,
             largest first: two members are of one group when one lies in the other's
@@ -49,27 +43,15 @@ class Stage:
     region: Region
     purity: float | None
     jaccard: float | None
-    stayed: Tensor
     left: Tensor
     joined: Tensor
     pieces: tuple[Tensor, ...]
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class Layerwise(Sequence[Stage]):
-    """The regions of one query at several layers, in the order of the layers.
+class Layerwise(tuple[Stage, ...]):
+    """The regions of one query at several layers, a `Stage` each, in their order."""
 
-    Attributes:
-        stages: one a layer.
-    """
-
-    stages: tuple[Stage, ...]
-
-    def __getitem__(self, index: Any) -> Any:
-        return self.stages[index]
-
-    def __len__(self) -> int:
-        return len(self.stages)
+    __slots__ = ()
 
     @property
     def splits(self) -> list[str]:
@@ -77,31 +59,28 @@ class Layerwise(Sequence[Stage]):
 
         Those that tell them apart into two groups or more of at least two members.
         """
-        return [
-            stage.layer
-            for stage in self.stages
-            if sum(len(piece) > 1 for piece in stage.pieces) > 1
-        ]
+        return [stage.layer for stage in self if len(_groups(stage)) > 1]
 
     def __repr__(self) -> str:
-        later = [None, *self.stages[1:]]
-        sizes = [[len(piece) for piece in stage.pieces] for stage in self]
         columns: dict[str, Sequence[Any]] = {
             "layer": [stage.layer for stage in self],
             "members": [len(stage.region.members) for stage in self],
             "purity": [stage.purity for stage in self],
             "jaccard": [stage.jaccard for stage in self],
-            "stayed": [stage and len(stage.stayed) for stage in later],
-            "left": [stage and len(stage.left) for stage in later],
-            "joined": [stage and len(stage.joined) for stage in later],
-            "pieces of the layer before": [
-                " ".join(map(str, some[:6])) + " ..." * (len(some) > 6)
-                for some in sizes
+            "left": [len(stage.left) for stage in self],
+            "joined": [len(stage.joined) for stage in self],
+            "groups of the layer before": [
+                " ".join(map(str, _groups(stage))) for stage in self
             ],
         }
         splits = self.splits or "none"
         title = f"Layerwise: a region over {len(self)} layers; splits at {splits}"
         return table(title, columns)
+
+
+def _groups(stage: Stage) -> list[int]:
+    """Sizes of the pieces of two members or more."""
+    return [len(piece) for piece in stage.pieces if len(piece) > 1]
 
 
 def layerwise(
@@ -139,65 +118,58 @@ def layerwise(
     >>> rdr = RelaxedDecisionRegion(model, [first, last]).fit(data, show_progress=False)
     >>> layerwise(rdr, 0, labels)
     Layerwise: a region over 2 layers; splits at ['1']
-      layer  members  purity  jaccard  stayed  left  joined  pieces of the layer before
-          0       42   0.585        -       -     -       -
-          1       22   1.000    0.524      22    20       0  25 17
+      layer  members  purity  jaccard  left  joined  groups of the layer before
+          0       42   0.585        -     0      42
+          1       22   1.000    0.524    20       0  25 17
     """
     banks = fitted_banks(rdr, several=True)
     if labels is not None:
         (codes,) = coded_labels(labels=labels)
         labels = checked_labels(codes, "labels", len(banks[0]))
-    regions = _query_regions(rdr, banks, query, choices)
     stages: list[Stage] = []
+    before = torch.empty(0, dtype=torch.int64)
+    regions = _query_regions(rdr, banks[0], query, recipe(choices))
     for name, bank, region in zip(rdr.reader.names, banks, regions, strict=True):
-        before = stages[-1].region.members if stages else torch.empty(0).long()
         here = region.members
-        is_member = torch.isin(before, here)
-        stages.append(
-            Stage(
-                name,
-                region,
-                None if labels is None else _purity(region, labels),
-                jaccard(before, here) if stages else None,
-                before[is_member],
-                before[~is_member],
-                here[~torch.isin(here, before)],
-                _pieces(bank, before, choices, show_progress),
-            )
+        stage = Stage(
+            layer=name,
+            region=region,
+            purity=None if labels is None else _purity(region, labels),
+            jaccard=jaccard(before, here) if stages else None,
+            left=before[~torch.isin(before, here)],
+            joined=here[~torch.isin(here, before)],
+            pieces=_pieces(bank, before, choices, show_progress),
         )
-    return Layerwise(tuple(stages))
+        stages.append(stage)
+        before = here
+    return Layerwise(stages)
 
 
 def _query_regions(
-    rdr: RelaxedDecisionRegion,
-    banks: Sequence[ConfigurationBank],
-    query: Any,
-    choices: dict[str, Any],
+    rdr: RelaxedDecisionRegion, first: ConfigurationBank, query: Any, made: Choices
 ) -> list[Region]:
-    """The query's region at every layer, by the layer's own recipe."""
+    """The query's region at every layer."""
     if hasattr(query, "__index__") and not isinstance(query, (bool, Tensor)):
-        found = [bank_regions(bank, [query], choices) for bank in banks]
+        found = rdr.attribute_members([query], show_progress=False, **made)
         return [region for (region,) in found]
     size = input_arguments(query, None).batch_size
     if size != 1:
         raise ValueError(f"query holds {size} instances; give one, e.g. inputs[:1]")
-    explainers = [explainer_of(rdr, index) for index in range(len(banks))]
-    return [input_regions(one, query, choices)[0] for one in explainers]
+    made = {"attribute_to_layer_input": first.attribute_to_layer_input, **made}
+    _, found = rdr.attribute(query, **made)
+    return [region for (region,) in found]
 
 
 def _purity(region: Region, labels: Tensor) -> float:
-    if region.query is not None:
-        return float(purity([region], labels))
-    if not len(region.members):
+    of_members = labels[without_query(region.members, region)]
+    if not len(of_members):
         return float("nan")
-    return float(purity([region], labels, labels[region.members].mode().values[None]))
+    own = of_members.mode().values if region.query is None else labels[region.query]
+    return float((of_members == own).double().mean())
 
 
 def _pieces(
-    bank: ConfigurationBank,
-    rows: Tensor,
-    choices: dict[str, Any],
-    show_progress: bool,
+    bank: ConfigurationBank, rows: Tensor, choices: Choices, show_progress: bool
 ) -> tuple[Tensor, ...]:
     """Groups of rows that are linked by their regions in a bank, largest first."""
     if not len(rows):

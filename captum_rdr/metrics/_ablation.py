@@ -1,8 +1,7 @@
 """What a model does when a region's principal neurons are clamped."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -10,19 +9,16 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from captum_rdr._arguments import check_choice, check_whole
+from captum_rdr._arguments import check_whole
 from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.bank import ConfigurationBank
 from captum_rdr.method.region import Region
+from captum_rdr.metrics._coherence import votes_of
 from captum_rdr.metrics._explainers import class_scores, fitted_banks
 from captum_rdr.metrics._regions import query_states
 from captum_rdr.model.inputs import BATCH_SIZE, input_arguments
 
-To = Literal["opposite", "mean", "zero"]
-Among = Literal["unanimous", "all"]
-Later = Sequence[tuple[RelaxedDecisionRegion, Region]]
 Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 
 _CONFIDENCE = 0.95
@@ -83,16 +79,11 @@ class PairedEffect:
             (1 + as_much) / (1 + len(several)),
         )
 
-    @property
-    def difference(self) -> float:
-        """How much more the treatment does."""
-        return self.effect - self.control
-
     def __repr__(self) -> str:
         low, high = self.interval
         return (
             f"PairedEffect({self.effect:.3g} against {self.control:.3g} at random, "
-            f"difference {self.difference:.3g} [{low:.3g}, {high:.3g}], "
+            f"difference {self.effect - self.control:.3g} [{low:.3g}, {high:.3g}], "
             f"p={self.p_value:.2g}, n={self.n})"
         )
 
@@ -118,36 +109,18 @@ def _reach(away: Floats) -> float:
     return float(reach * (variance / away.size) ** 0.5)
 
 
-@dataclass(frozen=True)
-class Ablation:
+class Ablation(NamedTuple):
     """Effects of clamping the principal neurons, beside random ones.
 
     Attributes:
         members: effects on the inputs in the region, by what was measured:
             ``"logit"``, absolute change of the logit of the class predicted before;
-            ``"logits"``, Euclidean length of the change of all logits; ``"prediction"``,
-            1 where the predicted class changes; ``"later i"``, 1 where membership in the
-            i-th later region changes.
+            ``"prediction"``, 1 where the predicted class changes.
         others: the same for the inputs outside the region.
-        n_neurons: neurons clamped.
-        n_random: neurons clamped in a random set.
-        to: what they were clamped to.
     """
 
     members: dict[str, PairedEffect]
     others: dict[str, PairedEffect]
-    n_neurons: int
-    n_random: int
-    to: str
-
-    def __str__(self) -> str:
-        lines = [
-            f"{self.n_neurons} principal neurons clamped to {self.to}, beside "
-            f"{self.n_random} random ones"
-        ]
-        for who, effects in (("members", self.members), ("others", self.others)):
-            lines += [f"{who}, {what}: {effect}" for what, effect in effects.items()]
-        return "\n".join(lines)
 
 
 def ablation(
@@ -156,34 +129,25 @@ def ablation(
     inputs: Any,
     additional_forward_args: Any = None,
     *,
-    to: To = "opposite",
-    among: Among = "unanimous",
     n_random: int = 39,
-    later: Later = (),
     internal_batch_size: int | None = None,
     generator: torch.Generator | None = None,
     show_progress: bool = True,
 ) -> Ablation:
-    """Clamp the principal neurons and measure what changes, for members and non-members.
+    """Flip the principal neurons and measure what changes, for members and non-members.
 
-    Beside them, sets of random neurons of the same states and like activation frequencies
-    are clamped in the same way; every input is compared with itself. A unanimous neuron's
-    score depends on its frequency alone, so against ``among="unanimous"`` only what the
-    match leaves over can differ; ``among="all"`` asks whether principal neurons matter
-    more than others that are as often active.
+    A neuron is clamped to its mean activation over the bank's instances in which it has
+    the other state. Beside the principal neurons, sets of as many random ones that are
+    about as often active are clamped in the same way, each away from the state that most
+    of S have in it; every input is compared with itself.
 
     Args:
         rdr: explainer of one layer, fitted with features and without a pool.
         region: region of that layer.
         inputs: as in `RelaxedDecisionRegion.attribute`; members and non-members mixed.
         additional_forward_args: as there.
-        to: what neurons are clamped to: ``"opposite"``, their mean activation where they
-            have the other state; ``"mean"``, that over the bank; or ``"zero"``.
-        among: what random neurons are drawn from: those ``"unanimous"`` in S, or ``"all"``
-            that are not principal; then a neuron's state is that of most of S.
         n_random: number of random sets, of which the interval takes account, too; 39
             allow a p-value of 1/40.
-        later: explainers of later layers of the same model, each with a region of its.
         internal_batch_size: inputs that the model sees at a time, 64 if None.
         generator: draws the random neurons; None for one seeded with 0.
         show_progress: draw a progress bar when it takes more than a second.
@@ -191,8 +155,8 @@ def ablation(
     Raises:
         TypeError: ``rdr`` is no explainer, or ``n_random`` no whole number.
         ValueError: ``rdr`` is of several layers, pooled or without features; the region is
-            that of another layer; the model's output is no ``(B, C)`` tensor; or there
-            is no neuron to draw.
+            that of another layer; the model's output is no ``(B, C)`` tensor; or half of
+            the neurons or more are principal.
 
     Source: ablation against random units, Morcos et al., *On the importance of single
     directions for generalization*, ICLR 2018.
@@ -204,152 +168,93 @@ def ablation(
     >>> rdr = RelaxedDecisionRegion(model, model[1])
     >>> rdr = rdr.fit(data, keep_features=True, show_progress=False)
     >>> (region,) = rdr.attribute_members([0], n_neurons=5)
-    >>> found = ablation(rdr, region, data[:50], among="all")
-    >>> found.members["logit"]
+    >>> ablation(rdr, region, data[:50]).members["logit"]
     PairedEffect(0.132 against 0.0796 at random, difference 0.0524 [0.00134, 0.103],
      p=0.17, n=8)
     """
     (bank,) = fitted_banks(rdr)
     region.check_layer(bank.layer_shape, bank.fingerprint)
     check_whole("n_random", n_random)
-    check_choice("to", to, get_args(To))
-    check_choice("among", among, get_args(Among))
     generator = generator or torch.Generator().manual_seed(0)
-    of_most, random = _random_sets(region, bank, among, n_random, generator)
     sets = [(region.neurons, region.states)]
-    sets += [(neurons, of_most[neurons]) for neurons in random]
-    whole = input_arguments(inputs, additional_forward_args)
-    batches = whole.split(internal_batch_size or BATCH_SIZE)
-    read: dict[str, Any] = {
-        "additional_forward_args": additional_forward_args,
-        "internal_batch_size": internal_batch_size,
-    }
+    sets += _random_sets(region, bank, n_random, generator)
+    batches = input_arguments(inputs, additional_forward_args).split(
+        internal_batch_size or BATCH_SIZE
+    )
+    inside = rdr.contains(
+        region,
+        inputs,
+        additional_forward_args=additional_forward_args,
+        internal_batch_size=internal_batch_size,
+    )
+    before = class_scores(rdr, batches)
+    predicted = before.argmax(1)
+    moved, flipped = [], []
+    for neurons, states in tqdm(sets, "Clamping", disable=not show_progress, delay=1):
+        with rdr.clamping(neurons, bank.state_means(neurons, ~states)):
+            after = class_scores(rdr, batches)
+        moved.append((after - before).gather(1, predicted[:, None])[:, 0].abs())
+        flipped.append((after.argmax(1) != predicted).float())
+    measured = {"logit": torch.stack(moved), "prediction": torch.stack(flipped)}
 
-    def outcome() -> list[Tensor]:
-        of_later = [other.contains(one, inputs, **read) for other, one in later]
-        return [class_scores(rdr, batches), *of_later]
+    def effects(kept: Tensor) -> dict[str, PairedEffect]:
+        return {
+            what: PairedEffect.of(values[0, kept], values[1:, kept])
+            for what, values in measured.items()
+        }
 
-    inside = rdr.contains(region, inputs, **read)
-    before, changes = outcome(), []
-    progress = tqdm(sets, desc="Clamping", disable=not show_progress, delay=1)
-    for neurons, states in progress:
-        with rdr.clamping(neurons, _values(bank, neurons, states, to)):
-            changes.append(_change(before, outcome()))
-    members, others = _effects(changes, inside), _effects(changes, ~inside)
-    return Ablation(members, others, len(region.neurons), len(random[0]), to)
-
-
-def _change(before: Sequence[Tensor], after: Sequence[Tensor]) -> dict[str, Tensor]:
-    """What a clamp changed for each input: of its logits, and where it lies in regions."""
-    away, predicted = after[0] - before[0], before[0].argmax(1)
-    found = {
-        "logit": away.gather(1, predicted[:, None])[:, 0].abs(),
-        "logits": away.norm(dim=1),
-        "prediction": (after[0].argmax(1) != predicted).float(),
-    }
-    for index, (was, now) in enumerate(zip(before[1:], after[1:], strict=True)):
-        found[f"later {index}"] = (was != now).float()
-    return found
-
-
-def _effects(
-    changes: Sequence[dict[str, Tensor]], kept: Tensor
-) -> dict[str, PairedEffect]:
-    """Changes by the principal neurons beside those by random ones, of some inputs."""
-    principal, *random = ({k: v[kept] for k, v in one.items()} for one in changes)
-    return {
-        what: PairedEffect.of(value, torch.stack([one[what] for one in random]))
-        for what, value in principal.items()
-    }
+    return Ablation(effects(inside), effects(~inside))
 
 
 def _random_sets(
-    region: Region,
-    bank: ConfigurationBank,
-    among: Among,
-    count: int,
-    generator: torch.Generator,
-) -> tuple[Tensor, list[Tensor]]:
-    """The state that most of S have in each neuron, and random sets of neurons."""
-    inside = bank.states(region.neighbors)
-    if region.query is None:
-        inside = torch.cat([inside, query_states(bank, [region])])
-    active, size = inside.numpy().sum(0, dtype=np.int64), len(inside)
-    principal, states = region.neurons.numpy(), region.states.numpy()
-    free = np.setdiff1d(np.arange(bank.n_neurons), principal)
-    pools = {True: free[active[free] == size], False: free[active[free] == 0]}
-    if among == "all":
-        pools, states = {True: free}, np.ones(len(principal), bool)
-    counts = bank.active_counts.numpy()
-    sets = [
-        torch.from_numpy(matched_neurons(principal, states, pools, counts, generator))
-        for _ in range(count)
-    ]
-    if not len(sets[0]):
-        raise ValueError(
-            f"no neuron but the {len(principal)} principal ones can be drawn; lower "
-            'n_neurons, or use among="all"'
-        )
-    return torch.from_numpy(2 * active > size), sets
+    region: Region, bank: ConfigurationBank, count: int, generator: torch.Generator
+) -> list[tuple[Tensor, Tensor]]:
+    """Random neurons, with the state that most of S have in each."""
+    own = query_states(bank, [region])[0]
+    of_most = votes_of(bank, region, own) > 0
+    principal, counts = region.neurons.numpy(), bank.active_counts.numpy()
+    drawn = [matched_neurons(principal, counts, generator) for _ in range(count)]
+    return [(torch.from_numpy(one), of_most[one]) for one in drawn]
 
 
 def matched_neurons(
-    neurons: Ints,
-    states: Bools,
-    pools: dict[bool, Ints],
-    active_bank: Ints,
-    generator: torch.Generator,
+    neurons: Ints, active_counts: Ints, generator: torch.Generator
 ) -> Ints:
-    """Random neurons of the same states and like activation frequencies.
+    """Random neurons that are about as often active as others.
 
-    The pool of each state is put in order of frequency in the bank. Each principal neuron
-    is matched by one drawn near its own place in that order, no neuron twice.
+    All but the given ones are put in order of frequency. Each of those given is matched
+    by one drawn near its own place in that order, no neuron twice.
 
     Args:
         neurons: principal neurons, flat indices.
-        states: their states.
-        pools: for each state the neurons to draw from, flat indices.
-        active_bank: in how many instances of the bank each neuron is active, ``(D,)``.
+        active_counts: in how many instances of the bank each neuron is active, ``(D,)``.
         generator: draws the neurons.
 
     Returns:
-        flat indices, ascending; fewer than principal neurons where a pool is too small.
+        flat indices, ascending, as many as given.
 
-    >>> bank = np.array([3, 5, 4, 9, 2, 3])
-    >>> generator = torch.Generator().manual_seed(0)
-    >>> pools = {True: np.array([1, 2, 3]), False: np.array([4])}
-    >>> matched_neurons(np.array([0]), np.array([True]), pools, bank, generator)
-    array([1])
+    Raises:
+        ValueError: fewer neurons are left to draw.
+
+    >>> matched_neurons(np.array([0]), np.array([3, 5, 4, 9, 2, 3]),
+    ...                 torch.Generator().manual_seed(0))
+    array([5])
     """
-    chosen = [np.empty(0, np.int64)]
-    for state, pool in pools.items():
-        ordered = pool[np.argsort(active_bank[pool], kind="stable")]
-        wanted = np.sort(active_bank[neurons[states == state]])
-        places = np.searchsorted(active_bank[ordered], wanted)
-        chosen.append(ordered[_near(places, len(ordered), generator)])
-    return np.sort(np.concatenate(chosen))
-
-
-def _near(places: Ints, n_pool: int, generator: torch.Generator) -> Ints:
-    """Distinct random places near the given ones, which are in ascending order."""
-    count = min(len(places), n_pool)
-    if count < len(places) or count == 0:
-        return np.arange(count)
-    width = min(n_pool, _SPREAD * count)
-    first = np.clip(places - width // 2, 0, n_pool - width)
+    count, n_free = len(neurons), len(active_counts) - len(neurons)
+    if n_free < count:
+        raise ValueError(
+            f"region has {count} principal neurons, and {n_free} are left to draw as many "
+            "from; lower n_neurons"
+        )
+    free = np.setdiff1d(np.arange(len(active_counts)), neurons)
+    ordered = free[np.argsort(active_counts[free], kind="stable")]
+    places = np.searchsorted(active_counts[ordered], np.sort(active_counts[neurons]))
+    width = min(n_free, _SPREAD * count)
+    first = np.clip(places - width // 2, 0, n_free - width)
     noise = torch.rand(count, generator=generator, dtype=torch.float64).numpy()
     drawn = np.sort(first + np.floor(noise * width).astype(np.int64))
     # Equal places move up to the next free one, and the last down to make room.
     steps = np.arange(count)
     moved = np.maximum.accumulate(drawn - steps)
-    result: Ints = np.minimum(moved, n_pool - count) + steps
-    return result
-
-
-def _values(bank: ConfigurationBank, neurons: Tensor, states: Tensor, to: To) -> Tensor:
-    """What neurons of these states are clamped to."""
-    if to == "opposite":
-        return bank.state_means(neurons, ~states)
-    if to == "mean":
-        return bank.neuron_means(neurons)
-    return torch.zeros(len(neurons), dtype=torch.float64)
+    chosen: Ints = np.sort(ordered[np.minimum(moved, n_free - count) + steps])
+    return chosen

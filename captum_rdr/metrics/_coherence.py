@@ -1,6 +1,5 @@
 """How much the members of a region have in common, beyond chance."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +13,6 @@ from captum_rdr.method.region import Region
 Floats = npt.NDArray[np.float64]
 
 _BLOCK_BYTES = 1 << 26  # of states held at a time
-_BESIDE = 64  # rows next to a member that say what alike rows have in common, at most
 _JUDGED = 32  # members of a region whose own neighbors are looked at, at most
 
 
@@ -36,7 +34,7 @@ class Activity(NamedTuple):
         """Regress every neuron's state on the overall activity."""
         step = max(1, _BLOCK_BYTES // bank.n_neurons)
         blocks = torch.split(torch.arange(len(bank)), step)
-        active = np.concatenate([bank.states(rows).sum(1).numpy() for rows in blocks])
+        active = bank.distances(torch.zeros(bank.n_neurons, dtype=torch.bool)).numpy()
         above = active - active.mean()
         together = np.zeros(bank.n_neurons)
         for rows in blocks:
@@ -46,8 +44,8 @@ class Activity(NamedTuple):
         slope = together / spread if spread else together
         return cls(bank.active_counts.double().numpy() / len(bank), slope, above)
 
-    def beyond(self, states: Tensor, rows: Tensor, votes: Tensor) -> Floats:
-        """Agreement of rows with votes beyond what frequencies and activity explain.
+    def beyond(self, states: Tensor, rows: Tensor, votes: Tensor) -> float:
+        """Mean agreement with votes beyond what frequencies and activity explain.
 
         Args:
             states: bool ``(m, D')``, those of the rows.
@@ -56,16 +54,30 @@ class Activity(NamedTuple):
         """
         explained = self.frequency + self.above[rows.numpy(), None] * self.slope
         away = (states.numpy() - explained) * np.sign(votes.numpy())
-        agreement: Floats = away.mean(1)
-        return agreement
+        return float(away.mean(1).mean())
 
 
-def coherences(
-    regions: Sequence[Region],
+def votes_of(bank: ConfigurationBank, region: Region, own: Tensor) -> Tensor:
+    """How many more of S are active than inactive in each neuron, int64 ``(D',)``.
+
+    Args:
+        bank: a bank of the same rows, of all neurons or some.
+        region: the region.
+        own: bool ``(D',)``, states of its query, which belongs to S.
+    """
+    inside = bank.states(region.neighbors)
+    if region.query is None:
+        inside = torch.cat([inside, own[None]])
+    return 2 * inside.sum(0) - len(inside)
+
+
+def coherence(
+    region: Region,
     own: Tensor,
     finding: ConfigurationBank,
     judging: ConfigurationBank,
-) -> list[float | None]:
+    activity: Activity,
+) -> float | None:
     """How much members have in common with S, of what alike instances have in common.
 
     Beyond frequencies and overall activity, on the judging neurons: the agreement of
@@ -74,38 +86,32 @@ def coherences(
     joined a concept. The other is that of each member with the consensus of the rows next
     to it on the finding half, as many as S has, which tells an S that is itself mixed.
 
+    Args:
+        region: what the finding half found.
+        own: bool ``(D',)``, states of its query in the judging half.
+        finding: bank of the neurons that found it.
+        judging: bank of the neurons that judge.
+        activity: how their states go with overall activity.
+
     Returns:
-        for each region the ratio, or None where it has no member outside S, or where
-        alike instances have nothing in common.
+        the ratio, or None where there is no member outside S, or where alike instances
+        have nothing in common.
     """
-    activity = Activity.of(judging)
-    found: list[float | None] = []
-    for region, state in zip(regions, own, strict=True):
-        rows = _sample_outside(region)
-        size = min(len(region.neighbors), len(judging) - 1)
-        if not len(rows) or not size:
-            found.append(None)
-            continue
-        inside = 2 * judging.states(region.neighbors).long() - 1
-        votes = inside.sum(0)
-        if region.query is None:
-            votes = votes + 2 * state.long() - 1
-        near = finding.nearest(finding.rows[rows.to(finding.device)], size + 1).rows
-        beside = [
-            judging.states(around[around != row][:size]).sum(0)
-            for row, around in zip(rows, near, strict=True)
-        ]
-        asked = judging.states(rows)
-        shared = activity.beyond(asked, rows, votes)
-        alike = activity.beyond(asked, rows, 2 * torch.stack(beside) - size)
-        within = activity.beyond(inside > 0, region.neighbors, votes - inside)
-        largest = max(float(within.mean()), float(alike.mean()))
-        found.append(float(shared.mean()) / largest if largest > 0 else None)
-    return found
-
-
-def _sample_outside(region: Region) -> Tensor:
-    """Members outside S, some of them where they are many."""
     outside = region.members[~torch.isin(region.members, region.neighbors)]
+    size = min(len(region.neighbors), len(judging) - 1)
+    if not len(outside) or not size:
+        return None
     count = min(len(outside), _JUDGED)
-    return outside[torch.linspace(0, len(outside) - 1, count).long()]
+    rows = outside[torch.linspace(0, len(outside) - 1, count).long()]
+    near = finding.nearest(finding.rows[rows.to(finding.device)], size + 1).rows
+    beside = [
+        judging.states(around[around != row][:size]).sum(0)
+        for row, around in zip(rows, near, strict=True)
+    ]
+    votes, asked = votes_of(judging, region, own), judging.states(rows)
+    inside = judging.states(region.neighbors)
+    shared = activity.beyond(asked, rows, votes)
+    alike = activity.beyond(asked, rows, 2 * torch.stack(beside) - size)
+    within = activity.beyond(inside, region.neighbors, votes - (2 * inside.long() - 1))
+    largest = max(within, alike)
+    return shared / largest if largest > 0 else None

@@ -1,28 +1,13 @@
 """How members of regions share labels that the model never saw."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from captum_rdr._arguments import checked_labels, coded_labels
 from captum_rdr.method.region import Region
-
-
-class Enrichment(NamedTuple):
-    """How much more often members have a label than all rows.
-
-    Attributes:
-        fold: float64 ``(Q,)``, purity over base rate.
-        p_value: float64 ``(Q,)``, chance that as many rows drawn at random hold as many of
-            the label.
-        base_rate: float64 ``(Q,)``, share of the label in the bank.
-    """
-
-    fold: Tensor
-    p_value: Tensor
-    base_rate: Tensor
 
 
 def purity(regions: Sequence[Region], labels: Any, targets: Any = None) -> Tensor:
@@ -53,45 +38,8 @@ def purity(regions: Sequence[Region], labels: Any, targets: Any = None) -> Tenso
     >>> purity(regions, [7, 7, 5, 7])
     tensor([0.5000], dtype=torch.float64)
     """
-    _, n_members, _, n_hits = _counts(regions, labels, targets)
+    n_members, _, n_hits = _counts(regions, labels, targets)
     return n_hits / n_members
-
-
-def enrichment(
-    regions: Sequence[Region], labels: Any, targets: Any = None
-) -> Enrichment:
-    """How much more often members have the query's label than the bank's rows do.
-
-    The query is left out of members and bank. The p-value is exact: the upper tail of the
-    hypergeometric distribution, as in Fisher's exact test.
-
-    Args:
-        regions: as in `purity`.
-        labels: as in `purity`.
-        targets: as in `purity`.
-
-    Raises:
-        TypeError: as `purity`.
-        ValueError: as `purity`.
-
-    Source: Rivals et al., *Enrichment or depletion of a GO category within a class of
-    genes: which test?*, Bioinformatics 2007.
-
-    >>> from captum_rdr import RelaxedDecisionRegion
-    >>> model = torch.nn.Identity()
-    >>> data = torch.tensor([[1.0, 1, -1], [1, 1, 1], [1, -1, 1], [-1, 1, 1]])
-    >>> rdr = RelaxedDecisionRegion(model, model).fit(data, show_progress=False)
-    >>> regions = rdr.attribute_members([0], n_neighbors=2, n_neurons=1)
-    >>> enrichment(regions, [7, 7, 5, 5]).p_value
-    tensor([0.6667], dtype=torch.float64)
-    """
-    from scipy.stats import hypergeom
-
-    n_rows, n_members, n_having, n_hits = _counts(regions, labels, targets)
-    p_value = hypergeom.sf(n_hits - 1, n_rows, n_having, n_members)
-    base_rate = n_having / n_rows.clamp(min=1)
-    fold = n_hits / n_members / base_rate
-    return Enrichment(fold, torch.as_tensor(p_value), base_rate)
 
 
 def coverage(regions: Sequence[Region], labels: Any, targets: Any = None) -> Tensor:
@@ -119,31 +67,26 @@ def coverage(regions: Sequence[Region], labels: Any, targets: Any = None) -> Ten
     >>> coverage(regions, [7, 7, 5, 7])
     tensor([0.5000], dtype=torch.float64)
     """
-    _, _, n_having, n_hits = _counts(regions, labels, targets)
+    _, n_having, n_hits = _counts(regions, labels, targets)
     return n_hits / n_having
 
 
 def _counts(regions: Sequence[Region], labels: Any, targets: Any) -> Sequence[Tensor]:
-    """What `counted` tells of the whole bank, float64 ``(Q,)`` each."""
-    labels, wanted = labels_and_targets(regions, labels, targets)
-    rows = torch.arange(len(labels))
-    found = [
-        counted(labels, label, region, rows, region.members)
-        for region, label in zip(regions, wanted, strict=True)
-    ]
-    return torch.tensor(found, dtype=torch.float64).reshape(-1, 4).unbind(1)
+    """Numbers of members, of rows with the label, and of members with it.
+
+    The query is none of them; float64 ``(Q,)`` each.
+    """
+    labels, wanted = _labels_and_targets(regions, labels, targets)
+    found = []
+    for region, label in zip(regions, wanted, strict=True):
+        members = without_query(region.members, region)
+        having = without_query((labels == label).nonzero().flatten(), region)
+        n_hits = int((labels[members] == label).sum())
+        found.append((len(members), len(having), n_hits))
+    return torch.tensor(found, dtype=torch.float64).reshape(-1, 3).unbind(1)
 
 
-def counted(
-    labels: Tensor, label: Tensor, region: Region, rows: Tensor, members: Tensor
-) -> tuple[int, int, int, int]:
-    """Number of rows and members but the query, and of those of them with a label."""
-    rows, members = without_query(rows, region), without_query(members, region)
-    n_having, n_hits = ((labels[some] == label).sum() for some in (rows, members))
-    return len(rows), len(members), int(n_having), int(n_hits)
-
-
-def labels_and_targets(
+def _labels_and_targets(
     regions: Sequence[Region], labels: Any, targets: Any
 ) -> tuple[Tensor, Tensor]:
     """Labels of the rows, and the label to count for each region.

@@ -1,7 +1,6 @@
-"""Regions of the same queries in other banks, and who lies in them."""
+"""Regions of the same queries on some of the neurons."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
@@ -9,7 +8,7 @@ import torch
 from torch import Tensor
 
 from captum_rdr.bank import ConfigurationBank, bits
-from captum_rdr.method.neighbors import Queries, recognized
+from captum_rdr.method.neighbors import Queries
 from captum_rdr.method.region import Region
 from captum_rdr.method.regions import regions as construct
 from captum_rdr.method.rule import Rule
@@ -83,24 +82,22 @@ def found_by(
     regions: Sequence[Region],
     rules: Sequence[Rule],
     bank: ConfigurationBank,
-    neurons: Tensor | None,
+    neurons: Tensor,
     show_progress: bool,
 ) -> list[Region]:
     """The region of each query by a rule of its own, in batches of equal rules.
 
     Args:
-        searched: the bank to search.
+        searched: a bank of some of the neurons of ``bank``, with the same rows.
         regions: regions of ``bank``, for their queries.
         rules: one for each.
         bank: the bank that holds the queries.
-        neurons: bool ``(D,)``, the neurons of ``bank`` that ``searched`` has, with the
-            same rows; None where it has all of them, and other rows.
+        neurons: bool ``(D,)``, the neurons of ``bank`` that ``searched`` has.
         show_progress: draw a progress bar when it takes more than a second.
 
     Raises:
         ValueError: a region lacks its query's states or features.
     """
-    kept = slice(None) if neurons is None else neurons
 
     def key(pair: tuple[Region, Rule]) -> Any:
         # Given rows are those of one query: such a rule stands alone.
@@ -111,49 +108,12 @@ def found_by(
     of_rows = bank.features_of
     for _, group in groupby(zip(regions, rules, strict=True), key):
         some, (rule, *_) = zip(*group, strict=True)
-        states = query_states(bank, some)[:, kept]
+        states = query_states(bank, some)[:, neurons]
         packed = bits.padded(states, searched.layer_shape).to(searched.device)
         features = None
         if rule.needs_features:
             features = _of_queries(some, "features", lambda row: of_rows([row])[0])
-            features = features[:, kept]
-        rows = [region.query for region in some]
-        queries = Queries(packed, rows, features)
-        if neurons is None:  # the bank's rows are others than the queries'
-            held = bank.sketches
-            own = [None if held is None or row is None else held[row] for row in rows]
-            queries = recognized(searched, packed, features, own)
+            features = features[:, neurons]
+        queries = Queries(packed, [region.query for region in some], features)
         found += construct(searched, queries, rule, show_progress=show_progress)
     return found
-
-
-def found_in(
-    searched: ConfigurationBank,
-    regions: Sequence[Region],
-    bank: ConfigurationBank,
-    *,
-    show_progress: bool = False,
-    **change: Any,
-) -> list[Region]:
-    """The region of each query in a bank of other rows of the same layer.
-
-    Args:
-        searched: the bank to search; the queries are inputs to it, not rows.
-        regions: regions of ``bank``, for their queries and rules.
-        bank: the bank that holds the queries.
-        show_progress: draw a progress bar when it takes more than a second.
-        **change: choices to use in place of those of the regions' rules.
-
-    Raises:
-        ValueError: a region lacks its rule or query; its S was given by rows, which
-            another bank does not have; or the rule does not fit the bank.
-    """
-    rules = [replace(rule, **change) for rule in rules_of(regions, bank)]
-    for region, rule in zip(regions, rules, strict=True):
-        if not isinstance(rule.neighbors, str):
-            raise ValueError(
-                f"{region!r} has neighbors that were given by rows, which another bank "
-                'does not have; choose them by distance, e.g. neighbors="configuration"'
-            )
-        rule.settled(searched, 1)
-    return found_by(searched, regions, rules, bank, None, show_progress)

@@ -2,9 +2,9 @@
 the other.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import lru_cache, partial
 
 import numpy as np
 import numpy.typing as npt
@@ -16,15 +16,15 @@ from captum_rdr._arguments import check_level, check_whole
 from captum_rdr.bank import ConfigurationBank
 from captum_rdr.method.region import Region, Significance
 from captum_rdr.method.rule import Rule
-from captum_rdr.metrics._coherence import Activity, coherences
+from captum_rdr.metrics._coherence import Activity, coherence, votes_of
 from captum_rdr.metrics._regions import found_by, query_states, rules_of
 from captum_rdr.metrics._units import split_neurons, units_of
 
 Ints = npt.NDArray[np.int64]
 Finder = Callable[[Tensor], tuple[ConfigurationBank, list[Region]]]
-Floats = npt.NDArray[np.float64]
+Orders = npt.NDArray[np.int32]
 
-_BLOCK_BYTES = 1 << 26  # of states, distances or random orders held at a time
+_BLOCK_BYTES = 1 << 26  # of states, or of what random sets agree, held at a time
 _SMALLEST_LOG = -700.0  # of a p-value, which is never quite 0
 _FINE = 1 << 10  # parts of an agreement, as whole numbers, so that sums are exact
 
@@ -109,7 +109,8 @@ def significance(
     adjusted p=8.5e-07
     a mixture: coherence 0.25, adjusted p=0.03
     """
-    find = partial(_found_anew, regions, bank, show_progress=show_progress)
+    rules = rules_of(regions, bank)
+    find = partial(found_anew, regions, rules, bank, show_progress=show_progress)
     return judged_by(
         regions,
         bank,
@@ -153,43 +154,47 @@ def judged_by(
     if not regions:
         return []
     units = units_of(bank, channel_axis)
+    none = Significance(1.0, 0.0, 0, level=level, assumed=units.assumed)
     if units.untestable:
-        rules_of(regions, bank)  # refuses what is no region of the bank
-        none = Significance(1.0, 0.0, 0, None, level, untestable=units.untestable)
+        none = replace(none, untestable=units.untestable)
         return [replace(region, significance=none) for region in regions]
-    split = split_and_find(
-        regions, bank, generator, find=find, rows=rows, axis=units.axis
-    )
-    reached = as_good_by_chance(split, n_permutations, show_progress=show_progress)
-    coherent = coherences(split.found, split.own, split.finding, split.judging)
-    each = zip(regions, split.found, judge(split), reached, coherent, strict=True)
-    tests = []
-    for region, found, judgment, counts, coherence in each:
-        reason = _untestable(region, found)
-        p_value = 1.0
-        if not reason:
-            p_value = _p_value(judgment, counts, n_permutations, split.seed)
-        tests.append(
-            Significance(
-                p_value=p_value,
-                effect=judgment.effect,
-                n_outside=len(judgment.picked),
-                level=level,
-                agreement=judgment.agreement,
-                expected=judgment.expected,
-                coherence=coherence,
-                untestable=reason,
-                assumed=units.assumed,
-            )
-        )
+    split = split_and_find(regions, bank, find, generator, rows, units.axis)
+    longest = max(len(one.members) for one in split.found)
+    # Regions differ in how many rows are outside S; few sets of orders are held.
+    orders = lru_cache(2)(partial(_orders, longest, n_permutations, split.seed))
+    progress = tqdm(regions, "Testing", disable=not show_progress, delay=1)
+    tests = [
+        _test(region, split, index, orders, none)
+        for index, region in enumerate(progress)
+    ]
     return _adjusted(regions, tests)
 
 
-def _untestable(region: Region, found: Region) -> str:
-    """Why a region cannot be tested, given what half of the neurons found for it."""
-    if not _n_outside(region):
-        return "no member outside S"
-    return "" if _n_outside(found) else "no member outside S on the half that finds"
+def _test(
+    region: Region,
+    split: "Split",
+    index: int,
+    orders: Callable[[int], Orders],
+    none: Significance,
+) -> Significance:
+    """The test of one region; ``none`` is that of a region that cannot be tested."""
+    if bool(torch.isin(region.members, region.neighbors).all()):
+        return replace(none, untestable="no member outside S")
+    judged = judge(split, index)
+    if not len(judged.picked):
+        reason = "no member outside S on the half that finds"
+        return replace(none, untestable=reason)
+    found, own, n_judging = split.found[index], split.own[index], split.own.shape[1]
+    agreed = int(judged.agreements[judged.picked].sum())
+    return replace(
+        none,
+        p_value=_p_value(judged, orders(len(judged.compared)), split.seed),
+        effect=judged.effect,
+        n_outside=len(judged.picked),
+        agreement=agreed / (len(judged.picked) * n_judging),
+        expected=float(judged.agreements.mean()) / n_judging,
+        coherence=coherence(found, own, split.finding, split.judging, split.activity),
+    )
 
 
 def _adjusted(regions: Sequence[Region], tests: Sequence[Significance]) -> list[Region]:
@@ -232,9 +237,8 @@ class Split:
 def split_and_find(
     regions: Sequence[Region],
     bank: ConfigurationBank,
+    find: Finder,
     generator: torch.Generator | None = None,
-    *,
-    find: Finder | None = None,
     rows: Tensor | None = None,
     axis: int = 0,
 ) -> Split:
@@ -243,37 +247,32 @@ def split_and_find(
     Args:
         regions: regions of ``bank``, one or more.
         bank: the whole bank.
-        generator: splits the neurons; None for one seeded with 0.
         find: as in `judged_by`.
+        generator: splits the neurons; None for one seeded with 0.
         rows: bank rows that judge; None for all.
         axis: axis of the layer's shape whose entries are kept whole.
     """
     generator = generator or torch.Generator().manual_seed(0)
     finding = split_neurons(bank.layer_shape, generator, axis)
-    find = find or partial(_found_anew, regions, bank)
     searched, found = find(finding)
     own = query_states(bank, regions)[:, ~finding]
     seed = int(torch.randint(1 << 62, (), generator=generator))
     judging = part_of(bank, ~finding)
-    may_judge = torch.ones(len(bank), dtype=torch.bool)
-    if rows is not None:
-        may_judge = torch.isin(torch.arange(len(bank)), rows)
-        found = [
-            replace(one, members=one.members[may_judge[one.members]]) for one in found
-        ]
-    activity = Activity.of(judging)
-    return Split(found, searched, judging, activity, own, seed, may_judge)
+    may_judge = torch.zeros(len(bank), dtype=torch.bool)
+    may_judge[slice(None) if rows is None else rows] = True
+    found = [replace(one, members=one.members[may_judge[one.members]]) for one in found]
+    return Split(found, searched, judging, Activity.of(judging), own, seed, may_judge)
 
 
-def _found_anew(
+def found_anew(
     regions: Sequence[Region],
+    rules: Sequence[Rule],
     bank: ConfigurationBank,
     finding: Tensor,
     *,
     show_progress: bool = False,
 ) -> tuple[ConfigurationBank, list[Region]]:
     """Each region from its query, by its own rule, on some of the neurons."""
-    rules = rules_of(regions, bank)
     with_features = any(rule.needs_features for rule in rules)
     searched = part_of(bank, finding, with_features=with_features)
     fewer = [_for_fewer_neurons(rule, searched.n_neurons) for rule in rules]
@@ -313,31 +312,16 @@ class Judgment:
         compared: int64 ``(N',)``, what of that its overall activity does not explain, in
             parts so fine that they are whole.
         picked: int64, positions in it of the region's members.
-        n_judging: number of judging neurons.
     """
 
     agreements: Ints
     compared: Ints
     picked: Ints
-    n_judging: int
 
     @property
     def total(self) -> int:
         """What is compared of all members outside S together."""
         return int(self.compared[self.picked].sum())
-
-    @property
-    def agreement(self) -> float | None:
-        """Mean share of judging neurons in which members outside S agree with S."""
-        size = len(self.picked)
-        agreed = int(self.agreements[self.picked].sum())
-        return agreed / (size * self.n_judging) if size else None
-
-    @property
-    def expected(self) -> float | None:
-        """That share for all rows outside S."""
-        everyone = self.agreements
-        return float(everyone.mean()) / self.n_judging if len(everyone) else None
 
     @property
     def effect(self) -> float:
@@ -348,111 +332,54 @@ class Judgment:
         """
         compared, size = self.compared, len(self.picked)
         everyone = len(compared)
-        if not 0 < size < everyone:
-            return 0.0
         variance = float(compared.var()) / size * (everyone - size)
-        deviation = (variance / (everyone - 1)) ** 0.5
+        deviation = (variance / max(everyone - 1, 1)) ** 0.5
         away = self.total / size - float(compared.mean())
         return away / deviation if deviation > 0 else 0.0
 
-    def as_good(self, orders: npt.NDArray[np.int32]) -> Ints:
-        """How many random sets of as many rows agree more than the members, and as much.
 
-        Args:
-            orders: random orders of the rows outside S, each at least as long as the set,
-                or as the rows that it leaves out, if these are fewer.
-        """
-        compared, size = self.compared, len(self.picked)
-        drawn = min(size, len(compared) - size)
-        sums = compared[orders[:, :drawn]].sum(1)
-        if drawn < size:
-            sums = compared.sum() - sums
-        return np.array([(sums > self.total).sum(), (sums == self.total).sum()])
-
-
-def judge(split: Split) -> Iterator[Judgment]:
-    """Judge each region, some at a time."""
+def judge(split: Split, index: int) -> Judgment:
+    """Judge one of the regions; those that judge are outside of its S."""
+    region, own = split.found[index], split.own[index]
     bank, activity = split.judging, split.activity
-    step = max(1, _BLOCK_BYTES // (8 * len(bank)))
-    for start in range(0, len(split.found), step):
-        some = split.found[start : start + step]
-        owns = split.own[start : start + step]
-        wanted = [_consensus(bank, *pair) for pair in zip(some, owns, strict=True)]
-        distances = bank.distances(torch.stack(wanted))
-        for region, away, states in zip(some, distances, wanted, strict=True):
-            slopes = np.where(states.numpy(), activity.slope, -activity.slope)
-            is_outside = split.may_judge.numpy().copy()
-            is_outside[region.neighbors] = False
-            rows = np.flatnonzero(is_outside)
-            agreements = (bank.n_neurons - away[rows]).numpy()
-            left = agreements - float(slopes.sum()) * activity.above[rows]
-            yield Judgment(
-                agreements,
-                np.rint(_FINE * left).astype(np.int64),
-                np.flatnonzero(np.isin(rows, region.members.numpy())),
-                bank.n_neurons,
-            )
+    votes = votes_of(bank, region, own)
+    consensus = torch.where(votes == 0, own, votes > 0)
+    is_outside = split.may_judge.clone()
+    is_outside[region.neighbors] = False
+    rows = is_outside.nonzero().flatten().numpy()
+    agreements = bank.n_neurons - bank.distances(consensus).numpy()[rows]
+    slopes = np.where(consensus.numpy(), activity.slope, -activity.slope)
+    left = agreements - float(slopes.sum()) * activity.above[rows]
+    compared = np.rint(_FINE * left).astype(np.int64)
+    picked = np.flatnonzero(np.isin(rows, region.members.numpy()))
+    return Judgment(agreements, compared, picked)
 
 
-def _consensus(bank: ConfigurationBank, region: Region, own: Tensor) -> Tensor:
-    """The state ``(D',)`` that most of S have in each neuron; ties go to the query."""
-    inside = bank.states(region.neighbors)
-    if region.query is None:
-        inside = torch.cat([inside, own[None]])
-    active = inside.sum(0)
-    return torch.where(2 * active == len(inside), own, 2 * active > len(inside))
-
-
-def as_good_by_chance(
-    split: Split, n_permutations: int, *, show_progress: bool = False
-) -> Ints:
-    """How many random sets agree with each region's S more than its members, and as much.
-
-    The regions are judged anew for every block of permutations, so that few orders are
-    held. Order i is the same whatever else is tested.
-    """
-    longest, n_rows = 1, int(split.may_judge.sum())
-    for one in split.found:
-        size = _n_outside(one)
-        others = n_rows - int(split.may_judge[one.neighbors].sum()) - size
-        longest = max(longest, min(size, others))
-    block = max(1, _BLOCK_BYTES // (4 * longest))
-    reached = np.zeros((len(split.found), 2), np.int64)
-    for start in range(0, n_permutations, block):
-        numbers = range(start, min(start + block, n_permutations))
-        orders = cache(partial(_orders, longest, split.seed, numbers))
-        judged = tqdm(
-            judge(split), "Testing", len(reached), disable=not show_progress, delay=1
-        )
-        reached += [one.as_good(orders(len(one.agreements))) for one in judged]
-    return reached
-
-
-def _orders(
-    longest: int, seed: int, numbers: range, n_rows: int
-) -> npt.NDArray[np.int32]:
+def _orders(longest: int, count: int, seed: int, n_rows: int) -> Orders:
     """Random orders of rows, cut after the longest needed; order i is always the same."""
-    orders = np.empty((len(numbers), min(longest, n_rows)), np.int32)
-    for index, number in enumerate(numbers):
+    orders = np.empty((count, min(longest, n_rows)), np.int32)
+    for number, order in enumerate(orders):
         generator = torch.Generator().manual_seed((seed + number) % (1 << 63))
-        order = torch.randperm(n_rows, generator=generator)
-        orders[index] = order[: orders.shape[1]].numpy()
+        order[:] = torch.randperm(n_rows, generator=generator)[: len(order)].numpy()
     return orders
 
 
-def _n_outside(region: Region) -> int:
-    """Number of members outside S."""
-    return int((~torch.isin(region.members, region.neighbors)).sum())
-
-
-def _p_value(judgment: Judgment, counts: Ints, n_permutations: int, seed: int) -> float:
-    """The p-value, from how many random sets agree more and as much."""
-    better, as_good = counts.tolist()
+def _p_value(judgment: Judgment, orders: Orders, seed: int) -> float:
+    """The p-value, from random sets of as many rows as members."""
+    compared, size = judgment.compared, len(judgment.picked)
+    # A set and the rows that it leaves out are drawn alike: the fewer are added up.
+    drawn = min(size, len(compared) - size)
+    n_parts = 1 + 8 * len(orders) * drawn // _BLOCK_BYTES
+    parts = np.array_split(orders[:, :drawn], n_parts)
+    sums = np.concatenate([compared[part].sum(1) for part in parts])
+    if drawn < size:
+        sums = compared.sum() - sums
+    better, as_good = (sums > judgment.total).sum(), (sums == judgment.total).sum()
     # Which of those as good count as better is drawn for this region alone.
     drawing = np.random.default_rng([seed, *judgment.picked.tolist()])
-    sampled = float(1 + better + drawing.integers(as_good + 1)) / (1 + n_permutations)
-    unmatched = better + as_good == 0
-    return min(sampled, hoeffding_bound(judgment)) if unmatched else sampled
+    counted = better + drawing.integers(as_good + 1)
+    sampled = float(1 + counted) / (1 + len(orders))
+    return sampled if better + as_good else min(sampled, hoeffding_bound(judgment))
 
 
 def hoeffding_bound(judgment: Judgment) -> float:
@@ -464,7 +391,7 @@ def hoeffding_bound(judgment: Judgment) -> float:
     members: Hoeffding (1963), Theorem 4.
 
     >>> counts = np.array([0, 0, 0, 4])
-    >>> hoeffding_bound(Judgment(counts, counts, np.array([3]), 4))
+    >>> hoeffding_bound(Judgment(counts, counts, np.array([3])))
     0.25
     """
     from scipy.optimize import minimize_scalar

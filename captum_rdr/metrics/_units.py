@@ -50,16 +50,14 @@ def units_of(bank: ConfigurationBank, channel_axis: int | None = None) -> Units:
             "into a half that finds regions and a half that judges them"
         )
     known = bank.axes.channel_axis if bank.axes else None
-    axis, told = wide[0], "taken for channels"
     if channel_axis is not None:
-        axis, told = check_whole("channel_axis", channel_axis, least=0), "as given"
-        if axis >= len(shape):
-            raise ValueError(
-                f"channel_axis={axis} is no axis of a layer of shape {tuple(shape)}; use "
-                f"0 to {len(shape) - 1}"
-            )
+        of = f"the last axis of a layer of shape {tuple(shape)}"
+        axis = check_whole("channel_axis", channel_axis, 0, len(shape) - 1, of)
+        told = "as given"
     elif known is not None:
         axis, told = known, "where the layer has channels"
+    else:
+        axis, told = wide[0], "taken for channels"
     is_unsure = channel_axis is None and (known is None or len(wide) == 1)
     untestable = ""
     if shape[axis] < 2:
@@ -136,8 +134,7 @@ def split_neurons(
             [False, False],
             [ True,  True]])
     """
-    size = layer_shape[axis]
+    size, n_later = layer_shape[axis], len(layer_shape) - 1 - axis
     chosen = torch.zeros(size, dtype=torch.bool)
     chosen[torch.randperm(size, generator=generator)[: size // 2]] = True
-    shape = [size if i == axis else 1 for i in range(len(layer_shape))]
-    return chosen.reshape(shape).expand(layer_shape).flatten()
+    return chosen.reshape(-1, *[1] * n_later).expand(layer_shape).flatten()

@@ -29,7 +29,6 @@ def test_layerwise_against_plain_sets():
     before, here = (set(stage.region.members.tolist()) for stage in found)
     assert found[0].jaccard is None
     assert found[1].jaccard == pytest.approx(len(before & here) / len(before | here))
-    assert set(found[1].stayed.tolist()) == before & here
     assert set(found[1].left.tolist()) == before - here
     assert set(found[1].joined.tolist()) == here - before
     for stage in found:
@@ -45,8 +44,8 @@ def test_layerwise_against_plain_sets():
 def test_pieces_are_the_components_of_the_links():
     rdr, data = two_layers()
     rdr.fit(data, show_progress=False)
-    last = layerwise(rdr, 20, n_neighbors=6, show_progress=False)[1]
-    members = last.stayed.tolist() + last.left.tolist()
+    first, last = layerwise(rdr, 20, n_neighbors=6, show_progress=False)
+    members = first.region.members.tolist()
     regions = rdr.attribute_members(
         members, 6, 9, weighting="evidence", show_progress=False
     )[1]

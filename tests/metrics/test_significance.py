@@ -3,6 +3,7 @@
 import itertools
 import math
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,9 +17,11 @@ from captum_rdr import ConfigurationBank, Region, RelaxedDecisionRegion
 from captum_rdr.axes import LayerAxes
 from captum_rdr.metrics import Significance, significance
 from captum_rdr.metrics import _significance as implementation
-from captum_rdr.metrics._coherence import coherences
+from captum_rdr.metrics._coherence import Activity, coherence
+from captum_rdr.metrics._regions import rules_of
 from captum_rdr.metrics._significance import (
     Judgment,
+    found_anew,
     hoeffding_bound,
     judge,
     split_and_find,
@@ -44,6 +47,12 @@ def quietly(regions, bank, **kwargs):
     return [region.significance for region in tested]
 
 
+def judgments(regions, bank) -> list[Judgment]:
+    find = partial(found_anew, regions, rules_of(regions, bank), bank)
+    split = split_and_find(regions, bank, find)
+    return [judge(split, index) for index in range(len(regions))]
+
+
 @settings(deadline=None, max_examples=30)
 @given(st.integers(0, 1000), st.integers(4, 30), st.integers(2, 40))
 def test_judgments_by_hand(seed, n, d):
@@ -53,7 +62,7 @@ def test_judgments_by_hand(seed, n, d):
     k, t = min(n, 4), max(1, d // 4)
     regions = rdr.attribute_members([0, n - 1], k, t, show_progress=False)
     regions += rdr.attribute(new.float(), k, t)[1]
-    split = split_and_find(regions, bank)
+    judged = judgments(regions, bank)
     half = split_neurons(torch.Size([d]), torch.Generator().manual_seed(0), 0)
     assert int(half.sum()) == d // 2
     # A new input is none, though a half of it looks like a row.
@@ -66,7 +75,7 @@ def test_judgments_by_hand(seed, n, d):
         if own is None
         else small.attribute_members([own], k, min(t, d // 2), show_progress=False)
     )
-    for region, found, expected in zip(regions, judge(split), again, strict=True):
+    for region, found, expected in zip(regions, judged, again, strict=True):
         rows = expected.neighbors.tolist()
         query = new[0] if region.query is None else states[region.query]
         is_row = expected.query is not None
@@ -88,7 +97,6 @@ def test_judgments_by_hand(seed, n, d):
             agreements.append(count)
         assert found.agreements.tolist() == agreements
         assert found.picked.tolist() == picked
-        assert found.n_judging == d - d // 2
 
 
 def chance_of(found: Judgment, *, more: bool = False) -> float:
@@ -112,7 +120,7 @@ def chance_of(found: Judgment, *, more: bool = False) -> float:
 def test_bound_and_effect_by_enumeration(agreements, data):
     size = data.draw(st.integers(1, len(agreements)))
     counts = np.array(agreements)
-    found = Judgment(counts, counts, np.argsort(agreements)[-size:], 6)
+    found = Judgment(counts, counts, np.argsort(agreements)[-size:])
     drawn = data.draw(st.permutations(range(len(agreements))))[:size]
     for one in (found, replace(found, picked=np.array(drawn))):
         assert hoeffding_bound(one) >= chance_of(one) - 1e-12
@@ -130,7 +138,7 @@ def test_p_values_by_enumeration():
         range(14), 3, 2, tolerance=1, show_progress=False
     )
     sampled = [one.p_value for one in quietly(regions, bank, n_permutations=4000)]
-    judged = list(judge(split_and_find(regions, bank)))
+    judged = judgments(regions, bank)
     least = [chance_of(one, more=True) if len(one.picked) else 1.0 for one in judged]
     exact = [chance_of(one) if len(one.picked) else 1.0 for one in judged]
     assert np.ptp(exact) > 0.5
@@ -143,7 +151,7 @@ def test_p_values_by_enumeration():
 def test_the_bound_is_close_in_the_tail():
     generator = np.random.default_rng(0)
     agreements = generator.binomial(100, 0.5, size=5000)
-    found = Judgment(agreements, agreements, np.argsort(agreements)[-60:], 100)
+    found = Judgment(agreements, agreements, np.argsort(agreements)[-60:])
     deviations = found.effect
     normal = math.erfc(deviations / math.sqrt(2)) / 2
     bound = hoeffding_bound(found)
@@ -238,7 +246,7 @@ def test_agreement_is_told():
     bank = bank_of(states)
     regions = explainer(bank).attribute_members([3], show_progress=False)
     (found,) = quietly(regions, bank, n_permutations=99)
-    (judgment,) = judge(split_and_find(regions, bank))
+    (judgment,) = judgments(regions, bank)
     agreements = judgment.agreements / 30
     assert found.agreement == pytest.approx(agreements[judgment.picked].mean())
     assert found.expected == pytest.approx(agreements.mean())
@@ -246,9 +254,6 @@ def test_agreement_is_told():
     assert 0.4 < found.expected < 0.7
     assert found.n_outside == len(judgment.picked) > 5
     assert "agreement 0." in repr(found)
-    alone = replace(judgment, picked=judgment.picked[:0])
-    assert alone.agreement is None
-    assert replace(alone, agreements=judgment.agreements[:0]).expected is None
 
 
 def test_regions_with_significance():
@@ -364,7 +369,8 @@ def test_single_channels_and_wrong_axes():
     (test,) = quietly(regions, bank)
     assert str(test).startswith("not testable: neurons along axis 1 are alike by place")
     with pytest.raises(
-        ValueError, match="channel_axis=3 is no axis of a layer of shape"
+        ValueError,
+        match="channel_axis=3 is more than the last axis of a layer of shape",
     ):
         quietly(regions, bank, channel_axis=3)
 
@@ -414,17 +420,17 @@ def test_mixtures_are_told(kind):
     region = replace(
         regions[0], neighbors=inside, members=torch.cat([inside, joined]).sort().values
     )
-    found = coherences(
-        [region], states[:1, ~half], bank_of(states[:, half]), bank_of(states[:, ~half])
-    )
+    finding, judging = bank_of(states[:, half]), bank_of(states[:, ~half])
+    activity = Activity.of(judging)
+    found = coherence(region, states[0, ~half], finding, judging, activity)
     low, high = {
         "one": (0.9, 1.1),
         "halves": (0.4, 0.54),
         "mixed S": (0.3, 0.54),
         "strays": (0.15, 0.4),
     }[kind]
-    assert low < found[0] < high
-    test = Significance(1e-9, 9.0, len(joined), coherence=found[0])
+    assert low < found < high
+    test = Significance(1e-9, 9.0, len(joined), coherence=found)
     assert test.passed == (kind == "one")
     assert test.verdict == ("significant" if test.passed else "a mixture")
 
