@@ -15,7 +15,9 @@ from PIL import Image
 
 EXAMPLES = Path(__file__).parent
 FIGURES = EXAMPLES.parent / "docs" / "tutorials"
-TUTORIALS = ["quickstart", "atlas", "tabular", "text", "time_series"]
+TUTORIALS = ["quickstart", "photo", "atlas", "tabular", "text", "time_series"]
+
+WHOLE = {"photo"}  # tutorials of which the documentation shows every figure
 
 
 def notebook_of(script: Path) -> Any:
@@ -90,8 +92,11 @@ def main() -> None:
         notebook = notebook_of(EXAMPLES / f"{name}.py")
         run(notebook, EXAMPLES.parent)
         jupytext.write(notebook, EXAMPLES / f"{name}.ipynb")
-        for figure in figures(notebook)[-1:]:
+        shown = figures(notebook)
+        for figure in shown[-1:]:
             (FIGURES / f"{name}.png").write_bytes(figure)
+        for number, figure in enumerate(shown[:-1] if name in WHOLE else (), 1):
+            (FIGURES / f"{name}-{number}.png").write_bytes(figure)
 
 
 if __name__ == "__main__":

@@ -59,6 +59,13 @@ def test_quickstart(tmp_path):
     assert predicted < 60
 
 
+def test_photo(tmp_path):
+    n_crops, members, same, chance = found_numbers(executed("photo", tmp_path, 3))
+    assert (n_crops, chance) == (240, 17)
+    assert members > 16
+    assert same > 85
+
+
 def test_atlas(tmp_path):
     share, n_concepts, of_photos, n_photos = found_numbers(
         executed("atlas", tmp_path, 2)
