@@ -64,8 +64,8 @@ class MemoryWriter:
         self, layer_shape: torch.Size, threshold: Tensor, feature_dtype: torch.dtype
     ) -> None:
         """Make room for all instances."""
-        n_instances = self._layer.n_instances
-        self._bank = _empty_bank(self._layer, layer_shape, threshold, n_instances)
+        expected = self._layer.data.expected
+        self._bank = _empty_bank(self._layer, layer_shape, threshold, expected)
 
     def append(self, states: Tensor, features: Tensor | None, sketches: Tensor) -> None:
         """Append instances."""

@@ -159,7 +159,8 @@ def atlas(
     of_rows[sample] = torch.from_numpy(covered.labels)
     if known is not None:
         found = [
-            replace(one, labels=Counter(known[one.rows.numpy()].tolist())) for one in found
+            replace(one, labels=Counter(known[one.rows.numpy()].tolist()))
+            for one in found
         ]
         if predicted is not None:
             found = _with_errors(found, picked, known != predicted)
@@ -313,7 +314,8 @@ def _with_errors(
     """The concepts, with how often the model errs in each."""
     wrong, total = int(is_wrong[rows.numpy()].sum()), len(rows)
     counts = [
-        (int(is_wrong[concept.rows.numpy()].sum()), len(concept.rows)) for concept in concepts
+        (int(is_wrong[concept.rows.numpy()].sum()), len(concept.rows))
+        for concept in concepts
     ]
     p_values = [
         fisher_exact([[a, n - a], [wrong - a, total - n - (wrong - a)]]).pvalue

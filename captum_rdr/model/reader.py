@@ -310,8 +310,7 @@ def _device(value: Any) -> torch.device:
 
 def _asked(pool: Pool | None) -> dict[str, inspect.Parameter]:
     """What a pool asks for beside the layer's output, by name."""
-    signature = None if pool is None else signature_of(pool)
-    parameters = list(signature.parameters.values())[1:] if signature else []
+    parameters = list(signature_of(pool).parameters.values())[1:]
     by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return {one.name: one for one in parameters if one.kind in by_name}
 
