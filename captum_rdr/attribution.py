@@ -197,13 +197,13 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         ConfigurationBank(64 instances x 6 neurons of shape (6,), 512 bytes)
         """
         reader, to_input = self.reader, attribute_to_layer_input
-        prints = self._fingerprints.begin(to_input)
+        prints = self._fingerprints.now(to_input)
         kept_in = writers(out, self.layer, resume=resume)
         layers = [
             LayerIndex(
                 name,
                 self._thresholds[i],
-                prints[i].whole,
+                prints[i],
                 to_input,
                 keep_features,
                 kept_in[i],
@@ -217,10 +217,9 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
             layers,
             additional_forward_args=additional_forward_args,
             show_progress=show_progress,
-            prints=self._fingerprints.after_a_pass,
             keep_probe=keep_probe,
         )
-        self._fingerprints.accept()
+        self._fingerprints.accept(self._fingerprints.now(to_input))
         self._fires_once = True
         for name, bank in zip(reader.names, self._banks, strict=True):
             warn_if_alike(name, bank)

@@ -471,17 +471,14 @@ class Region:
             ValueError: the file is damaged, or holds something else.
         """
         tensors, fields = files.read_tensors(path, "region")
-        try:
-            test, rule = fields["significance"], fields["rule"]
+        with files.refusing(path, "holds no region"):
+            test, rule, axes = (fields[n] for n in ("significance", "rule", "axes"))
             fields["layer_shape"] = torch.Size(fields["layer_shape"])
             fields["significance"] = test and Significance(**test)
             fields["rule"] = rule and Rule.from_fields(rule)
-            axes = fields.get("axes")  # files of earlier versions have none
             fields["axes"] = axes and LayerAxes(**axes)
             values: dict[str, Any] = {**tensors, **fields}
             return Region(**values)
-        except (LookupError, TypeError) as error:
-            raise files.refused(path, f"holds no region ({error})") from error
 
 
 def regions_to_frame(regions: Sequence[Region]) -> Any:

@@ -13,7 +13,6 @@ from tqdm.auto import tqdm
 from captum_rdr.axes import LayerAxes
 from captum_rdr.model import inputs
 from captum_rdr.model import states as neurons
-from captum_rdr.model.fingerprint import Print
 from captum_rdr.model.hooks import has_hooks
 from captum_rdr.model.inputs import DataPrint
 from captum_rdr.model.probe import Probe, read_sampled, sampled
@@ -40,8 +39,12 @@ class Earlier(NamedTuple):
 class Writer(Protocol):
     """Where a layer's bank goes while it is made."""
 
+    layer: "LayerIndex"
+
     def open(self, layer: "LayerIndex") -> Earlier:
         """Make ready for the bank that a layer describes."""
+        self.layer = layer
+        return Earlier()
 
     def check_data(self) -> None:
         """Refuse to go on with other data than that of an earlier run."""
@@ -182,7 +185,6 @@ def index_data(
     *,
     additional_forward_args: Any,
     show_progress: bool,
-    prints: Callable[[], Sequence[Print]],
     keep_probe: bool,
 ) -> list[Any]:
     """Go through the data and fill each layer's bank.
@@ -196,7 +198,6 @@ def index_data(
         layers: one for each of the reader's layers.
         additional_forward_args: passed behind every batch's inputs.
         show_progress: draw a progress bar.
-        prints: gives what identifies the layers once the model has run.
         keep_probe: whether banks keep the first instances' inputs.
 
     Returns:
@@ -232,15 +233,13 @@ def index_data(
             )
         if again:
             go_through(again)
-        _keep_probes(reader, layers, prints())
+        _keep_probes(reader, layers)
         for layer in () if keep_probe else layers:
             layer.probe = None
         return [layer.writer.finish() for layer in layers]
 
 
-def _keep_probes(
-    reader: LayerReader, layers: Sequence[LayerIndex], prints: Sequence[Print]
-) -> None:
+def _keep_probes(reader: LayerReader, layers: Sequence[LayerIndex]) -> None:
     """Run the model on the first instances again, in a smaller batch.
 
     Hooks of the user's would take that for a batch of the data, so it is left out then.
@@ -256,12 +255,12 @@ def _keep_probes(
             found = read_sampled(reader, instances, to_input)
         except Exception:  # as of a model that takes one size of batch only
             return
-    for layer, activations, own in zip(layers, found, prints, strict=True):
+    for layer, activations in zip(layers, found, strict=True):
         if activations is None:
             continue
         size = min(instances.batch_size, len(activations))
         given, seen = instances.part(slice(size)), activations[:size]
-        layer.probe = Probe(given, seen, own.how, own.whole, autocast_now())
+        layer.probe = Probe(given, seen, autocast_now())
         if layer.first is None or layer.threshold is None:
             continue
         what = layer.probe.difference(layer.first, layer.threshold, same_weights=True)

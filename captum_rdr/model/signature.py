@@ -4,6 +4,7 @@ import functools
 import gc
 import types
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from itertools import chain, islice
 from typing import Any, NamedTuple
 
@@ -60,25 +61,19 @@ class Walk:
     def __init__(self, roots: Iterable[Any]) -> None:
         self.modules: list[Module] = []
         self.is_clamped = False
-        self._tokens: list[Any] = []
-        self._hooks: list[Any] = []
-        self._samples: dict[Any, list[Tensor]] = {}
+        self._tokens: list[Any] = [autocast_now()]
+        everywhere = (
+            every_module._global_forward_hooks,
+            every_module._global_forward_pre_hooks,
+        )
+        self._hooks: list[Any] = [*chain(*everywhere)]
         self._seen: dict[int, Any] = {}  # holds them, so that no number comes again
         for root in roots:
             self._visit(root, _DEPTH)
 
     def signature(self) -> Signature:
         """What was found; equal for two walks if nothing that was looked at changed."""
-        samples = [
-            raw_bytes(torch.cat(parts)).cpu().numpy().tobytes()
-            for parts in self._samples.values()
-        ]
-        everywhere = chain(
-            every_module._global_forward_hooks, every_module._global_forward_pre_hooks
-        )
-        return Signature(
-            (*self._tokens, autocast_now(), *samples), (*self._hooks, *everywhere)
-        )
+        return Signature(tuple(self._tokens), tuple(self._hooks))
 
     def _visit(self, value: Any, depth: int) -> None:
         if type(value) in _PLAIN:
@@ -89,7 +84,7 @@ class Walk:
             return
         self._seen[id(value)] = value
         if isinstance(value, Tensor):
-            self._tensor(value, is_buffer=False)
+            self._tensor(value)
         elif isinstance(value, Module):
             self._module(value)
         elif depth and len(self._seen) < _MOST_OBJECTS:
@@ -104,16 +99,13 @@ class Walk:
             if name not in _KEPT_APART:
                 self._tokens.append(name)
                 self._visit(value, _DEPTH // 2)
-        for parameter in module._parameters.values():
-            self._visit(parameter, 0)
-        for name, buffer in module._buffers.items():
-            if buffer is not None and id(buffer) not in self._seen:
-                self._seen[id(buffer)] = buffer
-                self._tokens.append(name)
-                # A forward pass may write it, and it is put back then.
-                self._tensor(buffer, is_buffer=True)
-        hooks = (module._forward_hooks.items(), module._forward_pre_hooks.items())
-        for number, hook in chain(*hooks):
+        for held in (module._parameters, module._buffers, module._modules):
+            for one in held.values():
+                self._visit(one, 0)
+        for number, hook in (
+            *module._forward_hooks.items(),
+            *module._forward_pre_hooks.items(),
+        ):
             if is_own(hook):
                 self.is_clamped = True
             else:
@@ -121,28 +113,21 @@ class Walk:
                 tokens, self._tokens = self._tokens, self._hooks
                 self._visit(hook, _DEPTH // 2)
                 self._tokens = tokens
-        for child in module._modules.values():
-            self._visit(child, 0)
 
-    def _tensor(self, tensor: Tensor, is_buffer: bool) -> None:
+    def _tensor(self, tensor: Tensor) -> None:
         if is_traceable_wrapper_subclass(tensor):  # quantized or sharded
             for name in tensor.__tensor_flatten__()[0]:
-                self._tensor(getattr(tensor, name), is_buffer)
+                self._visit(getattr(tensor, name), 0)
             return
-        is_dense = tensor.layout == torch.strided and not tensor.is_nested
-        self._tokens.append(tensor.data_ptr() if is_dense else 0)
-        if not (is_buffer or tensor.is_inference()):
-            self._tokens.append(tensor._version)
-        if is_dense and tensor.numel() and not tensor.is_meta:
+        self._tokens.append(0 if tensor.is_inference() else tensor._version)
+        with suppress(RuntimeError):  # it has no values, or no strides
+            self._tokens.append(tensor.data_ptr())
             # Optimizers that fuse and writes through NumPy change no version.
             step = tensor.numel() // _SAMPLED + 1
-            size = -(-tensor.numel() // step)
-            try:
-                sample = tensor.detach().as_strided((size,), (step,))
-                sample = sample.int_repr() if sample.is_quantized else sample
-            except (RuntimeError, NotImplementedError):  # of a kind that has no strides
-                return
-            self._samples.setdefault((sample.device, sample.dtype), []).append(sample)
+            sample = tensor.detach().as_strided((-(-tensor.numel() // step),), (step,))
+            self._tokens.append(
+                raw_bytes(sample).to("cpu", copy=True).numpy().tobytes()
+            )
 
 
 def _parts(value: Any) -> Iterator[Any]:
