@@ -45,7 +45,7 @@ _KIND = "configuration bank"
 _ARRAYS = ("rows", "active_counts", "threshold", "features", "sketches", "probe")
 _OWN = re.compile(rf"({'|'.join(_ARRAYS)})-(\d{{6,12}})\.npy")
 _PASSING = re.compile(r"draft\.json|\.(bank\.json|draft\.json|lock)\.[0-9a-f]{16}")
-_ATTEMPTS = 100  # to read a bank that others put new ones in the place of
+_MOST_ATTEMPTS = 100  # to read a bank that others put new ones in the place of
 _UNKNOWN: Fields = {}
 
 
@@ -111,7 +111,8 @@ def read_bank(
         FileNotFoundError: there is nothing of that name.
     """
     folder = Path(path)
-    for attempt in range(_ATTEMPTS + 1):
+    attempts = 0
+    while True:
         fields = read_manifest(folder / MANIFEST)
         if fields is None:
             kind = ValueError if os.path.lexists(folder) else FileNotFoundError
@@ -128,7 +129,8 @@ def read_bank(
             break
         except FileNotFoundError as error:
             # The bank was replaced meanwhile, unless the file stays away.
-            if attempt == _ATTEMPTS:
+            attempts += 1
+            if attempts == _MOST_ATTEMPTS:
                 raise refused(error.filename, "is missing") from error
     grown = ("rows", "features", "sketches") if mmap else ()
     arrays = {

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
+from typing import Any
 
 from torch import Tensor
 from torch.nn import Module
@@ -13,7 +14,7 @@ from torch.nn import Module
 from captum_rdr.model.hooks import raw_bytes
 from captum_rdr.model.probe import FittedLayer, read_sampled
 from captum_rdr.model.reader import LayerReader
-from captum_rdr.model.signature import Signature, Walk
+from captum_rdr.model.signature import Walk
 from captum_rdr.pooling import Pool
 
 _HOW = 8  # digits of a fingerprint that tell the way in which the layer is read
@@ -51,7 +52,7 @@ class Fingerprints:
     """Tell whether banks belong to a model and its layers as they are now.
 
     That is so when the model gives the states that the bank holds. It is run on the
-    bank's probe when the bank is first used, and whenever a cheap `Signature` of all
+    bank's probe when the bank is first used, and whenever a cheap look (`Walk`) at all
     that a forward pass depends on has changed. A bank without one belongs to the model
     of the same fingerprint.
 
@@ -67,7 +68,7 @@ class Fingerprints:
 
     def __init__(self, reader: LayerReader) -> None:
         self._reader = reader
-        self._accepted: Signature | None = None
+        self._accepted: tuple[list[Any], list[Any]] | None = None
         # Since a first pass may make buffers, the model that was just fitted has two.
         self._own: list[str] = []
 
@@ -94,7 +95,11 @@ class Fingerprints:
 
     def accept(self, prints: list[str]) -> None:
         """Take it that banks of these fingerprints belong to the model as it is now."""
-        self._accepted, self._own = self._walk().signature(), prints
+        self._keep(self._walk())
+        self._own = prints
+
+    def _keep(self, walk: Walk) -> None:
+        self._accepted = walk.values, walk.hooks
 
     def check(self, banks: Sequence[FittedLayer], without_hooks: bool = False) -> None:
         """Refuse banks of another model, another layer or another way to read it.
@@ -107,15 +112,13 @@ class Fingerprints:
         Raises:
             ValueError: a bank belongs to something else.
         """
-        walk, last = self._walk(), self._accepted
-        signature = walk.signature()
-        if signature == last:
-            return
-        is_altered = walk.is_clamped
-        if without_hooks and last is not None:
-            if signature.values == last.values:
+        walk, is_altered = self._walk(), False
+        if self._accepted is not None:
+            values, hooks = self._accepted
+            is_altered = without_hooks and hooks != walk.hooks
+            if values == walk.values and (without_hooks or hooks == walk.hooks):
                 return
-            is_altered |= signature.hooks != last.hooks
+        is_altered |= walk.is_clamped
         prints = self.now(banks[0].attribute_to_layer_input)
         for index, (bank, now) in enumerate(zip(banks, prints, strict=True)):
             what = bank.fingerprint and self._change(index, bank, now, is_altered)
@@ -127,7 +130,7 @@ class Fingerprints:
                     "hooks and pool, or pass force=True if the states are the same"
                 )
         if not walk.is_clamped:
-            self._accepted = self._walk().signature()
+            self._keep(self._walk())
 
     def _change(
         self, index: int, bank: FittedLayer, now: str, is_altered: bool

@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,7 +36,7 @@ class Earlier(NamedTuple):
     threshold: Tensor | None = None
 
 
-class Writer(Protocol):
+class Writer:
     """Where a layer's bank goes while it is made."""
 
     layer: "LayerIndex"

@@ -173,9 +173,7 @@ def batches_of(data: Any) -> Iterable[Any]:
                 "like two batches; pass torch.utils.data.TensorDataset(inputs, labels)"
             )
     if isinstance(data, Tensor):
-        if data.dim() == 0:
-            raise ValueError("data is a tensor without dimensions; give (N, ...)")
-        return torch.split(data, BATCH_SIZE) if len(data) else ()
+        return torch.split(data, BATCH_SIZE)
     if isinstance(data, DataLoader):
         _refuse_shuffling(data)
         return data

@@ -160,7 +160,7 @@ def test_bad_data():
     for data in ([], torch.zeros(0, 3), [torch.zeros(0, 3)]):
         with pytest.raises(ValueError, match="data is empty"):
             fit(data)
-    with pytest.raises(ValueError, match="without dimensions"):
+    with pytest.raises(RuntimeError, match="at least a 1-dimensional tensor"):
         fit(torch.tensor(1.0))
     with pytest.raises(TypeError, match="inputs is a NoneType; give"):
         fit([()])
