@@ -193,11 +193,6 @@ def _share(data: Any, rank: int, size: int) -> DataLoader[Any]:
             "batch sampler, of which there are no shares; give a dataset with a length, "
             "and put the order into it with torch.utils.data.Subset"
         )
-    length = len(cast(Sized, dataset))
-    if length < size:
-        raise ValueError(
-            f"data has {length} instances for {size} processes; start fewer"
-        )
-    some = Subset(dataset, range(rank, length, size))
+    some = Subset(dataset, range(rank, len(cast(Sized, dataset)), size))
     kept = {name: getattr(loader, name) for name in _KEPT}
     return DataLoader(some, loader.batch_size, **kept)

@@ -75,7 +75,7 @@ def test_bad_arguments(group, net, images):
             ValueError,
             "or a batch sampler",
         ),
-        ({"data": TensorDataset(images[:0])}, ValueError, "0 instances for 1 proc"),
+        ({"data": TensorDataset(images[:0])}, ValueError, "data is empty"),
     ]
     for arguments, error, message in cases:
         with pytest.raises(error, match=message):

@@ -517,7 +517,8 @@ class ConfigurationBank:
         )
         bank.source = files.Source(*(fields[name] for name in files.Source._fields))
         if "probe" in arrays:
-            bank.probe = Probe.unpacked(arrays.pop("probe"))
+            with files.refusing(path, "is damaged: its first instances cannot be read"):
+                bank.probe = Probe.unpacked(arrays.pop("probe"))
         bank.active_counts = arrays.pop("active_counts")
         bank._held = {
             name: GrowingRows(rows, is_mapped=mmap) for name, rows in arrays.items()

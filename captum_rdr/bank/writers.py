@@ -29,7 +29,6 @@ def writers(out: Any, layer: Any, *, resume: bool) -> list[Writer]:
         resume: whether an earlier run is to be resumed.
 
     Raises:
-        TypeError: a list does not meet a list.
         ValueError: the lists differ in length, two folders are one, or there is nothing
             to resume.
     """
@@ -38,11 +37,6 @@ def writers(out: Any, layer: Any, *, resume: bool) -> list[Writer]:
         if resume:
             raise ValueError("resume=True needs out, the folder of the unfinished bank")
         return [MemoryWriter() for _ in range(count)]
-    if isinstance(layer, list) != isinstance(out, list):
-        raise TypeError(
-            f"out={out!r} does not fit layer; give a folder for a module, a list of "
-            "folders for a list of modules"
-        )
     folders = [Path(one) for one in for_each(out, count, "out")]
     if len({os.path.realpath(folder) for folder in folders}) < count:
         raise ValueError(f"out={out!r} names one folder twice; give each layer its own")

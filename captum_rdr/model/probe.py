@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from captum_rdr.model.inputs import ForwardArguments
-from captum_rdr.model.packing import UNREADABLE, packed, unpacked
+from captum_rdr.model.packing import packed, unpacked
 from captum_rdr.model.reader import LayerReader
 from captum_rdr.model.signature import autocast_now
 from captum_rdr.model.states import binarize, feature_dtype
@@ -49,23 +49,13 @@ class Probe:
 
     @staticmethod
     def unpacked(held: Tensor) -> "Probe":
-        """What `packed` gave.
-
-        Raises:
-            ValueError: it is something else.
-        """
-        try:
-            tensors, (values, autocast) = unpacked(held.numpy().tobytes())
-            named = {name: tensors.get(name, value) for name, value in values.items()}
-            args = tuple(value for name, value in named.items() if name[0] != "=")
-            kwargs = {name[1:]: one for name, one in named.items() if name[0] == "="}
-            arguments = ForwardArguments(args, kwargs)
-            return Probe(arguments, tensors["activations"], str(autocast))
-        except UNREADABLE as error:
-            raise ValueError(
-                f"the bank's first instances cannot be read ({error}); restore the bank "
-                "from a copy, or fit it anew"
-            ) from error
+        """What `packed` gave; any exception if it is something else."""
+        tensors, (values, autocast) = unpacked(held.numpy().tobytes())
+        named = {name: tensors.get(name, value) for name, value in values.items()}
+        args = tuple(value for name, value in named.items() if name[0] != "=")
+        kwargs = {name[1:]: one for name, one in named.items() if name[0] == "="}
+        arguments = ForwardArguments(args, kwargs)
+        return Probe(arguments, tensors["activations"], str(autocast))
 
     def difference(
         self, now: Tensor, threshold: Tensor, same_weights: bool

@@ -41,8 +41,8 @@ class LayerReader:
         axes: what each layer's axes mean; None, or none at all, to find out.
 
     Raises:
-        TypeError: ``forward_func`` or a pool cannot be called, ``layers`` are no modules,
-            or a script, which runs no hooks.
+        TypeError: ``forward_func`` or a pool cannot be called, or ``layers`` are no
+            modules.
     """
 
     forward_func: Callable[..., Any]
@@ -53,12 +53,6 @@ class LayerReader:
     axes: Sequence[LayerAxes | None] = ()
 
     def __post_init__(self) -> None:
-        for one in (*self.layers, self.forward_func):
-            if isinstance(one, torch.jit.ScriptModule):
-                raise TypeError(
-                    f"forward_func or layer is a {type(one).__name__} of TorchScript, "
-                    "which runs no hooks; pass the model that was scripted, and its layer"
-                )
         if not self.layers or not all(isinstance(one, Module) for one in self.layers):
             raise TypeError(
                 f"layer={[*self.layers]!r} is neither a module nor a list of modules; "
@@ -260,12 +254,6 @@ class Record:
         known = self._given.named(reader.forward_func) if asked else {}
         if "axes" in asked and isinstance(output, Tensor):
             known["axes"] = reader.axes_of(index, output.shape[1:], self._to_input)
-        for name, parameter in asked.items():
-            if name not in known and parameter.default is parameter.empty:
-                raise ValueError(
-                    f"pool's parameter {name!r} is not among the forward arguments "
-                    f"{sorted(known)}; name it after one, or give it a default"
-                )
         return pool(output, **{name: known[name] for name in asked if name in known})
 
     def _value(self, index: int, name: str) -> tuple[Tensor, ...]:
@@ -274,7 +262,8 @@ class Record:
         if calls == 0:
             raise ValueError(
                 f"layer {name!r} did not fire in the forward pass; choose one that these "
-                "inputs reach as a module; of a compiled model pass model._orig_mod"
+                "inputs reach as a module; of a compiled or scripted model pass the "
+                "original, e.g. model._orig_mod"
             )
         if (wanted is None and calls > 1) or not -calls <= (wanted or 0) < calls:
             raise ValueError(
@@ -303,11 +292,11 @@ def _device(value: Any) -> torch.device:
     return value.device if isinstance(value, Tensor) else torch.device("cpu")
 
 
-def _asked(pool: Pool | None) -> dict[str, inspect.Parameter]:
+def _asked(pool: Pool | None) -> list[str]:
     """What a pool asks for beside the layer's output, by name."""
     parameters = list(signature_of(pool).parameters.values())[1:]
     by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return {one.name: one for one in parameters if one.kind in by_name}
+    return [one.name for one in parameters if one.kind in by_name]
 
 
 def _is_followed(reader: LayerReader) -> bool:

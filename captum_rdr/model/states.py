@@ -66,11 +66,6 @@ def checked_activations(output: Any, batch_size: int | None, where: str) -> Tens
             "real tensor with pool, e.g. pool=lambda output: output[0] or "
             "output.dequantize() or torch.nested.to_padded_tensor(output, 0)"
         )
-    if output.is_meta:
-        raise ValueError(
-            f'{where} gave a tensor on the "meta" device, which has no values; load the '
-            "weights first, e.g. model.to_empty(device='cpu') and load_state_dict"
-        )
     value: Tensor = output[:, None] if output.dim() == 1 else output
     if value.dim() == 0 or batch_size not in (None, value.shape[0]):
         raise ValueError(

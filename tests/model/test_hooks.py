@@ -389,7 +389,7 @@ def test_a_function_that_hides_its_model(net, images):
 
 def recorded(net, layer, device_ids):
     reader = LayerReader(net, [layer], device_ids, [None], None)
-    return Record(reader, net, lambda _, output: (output,), False, False)
+    return Record(reader, lambda _, output: (output,), False, False)
 
 
 def test_parts_of_a_data_parallel_batch_are_put_in_order(net, images):
