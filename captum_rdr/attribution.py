@@ -157,8 +157,9 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         Args:
             data: a DataLoader that does not shuffle, a Dataset, or a tensor ``(N, ...)``.
                 A batch is a tensor, a tuple or list (inputs first, a tuple of several
-                inputs among them; labels are ignored) or a dict passed as keywords.
-                Batches go to the device of the model's first parameter.
+                inputs among them; labels are ignored) or a dict passed as keywords,
+                all of which forward must take. Batches go to the device of the model's
+                first parameter.
             additional_forward_args: passed behind every batch's inputs, as Captum does:
                 one argument or a tuple.
             attribute_to_layer_input: index what the layer takes in, not what it puts

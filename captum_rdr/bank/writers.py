@@ -98,10 +98,10 @@ class FolderWriter(Writer):
         bank = files.read_manifest(self._folder / files.MANIFEST)
         if draft and bank and draft["generation"] <= bank["generation"]:
             draft = None  # a crash left it when the bank was finished
-        if not (draft or bank):
+        fields = draft or bank
+        if fields is None:
             return begun
-        self._fields = fields = draft or bank or {}
-        arrays = fields["arrays"]
+        self._fields, arrays = fields, fields["arrays"]
         n_finished = arrays["rows"]["shape"][0]
         fields.setdefault("expected", n_finished)
         values = files.map_array(self._folder, arrays["threshold"])
