@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from captum_rdr._arguments import check_whole, checked_rows, for_each
-from captum_rdr._summary import as_html, of_explainer
+from captum_rdr._summary import of_explainer
 from captum_rdr.axes import LayerAxes
 from captum_rdr.bank import ConfigurationBank, bits
 from captum_rdr.bank.checks import checked_banks, warn_if_alike
@@ -127,10 +127,6 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         said = "; ".join(f"{name}: {value}" for name, value in told)
         return f"RelaxedDecisionRegion({said})"
 
-    def _repr_html_(self) -> str:
-        told = of_explainer(self.reader, self._thresholds, self._banks)
-        return as_html("RelaxedDecisionRegion", told)
-
     @property
     def bank(self) -> Any:
         """The reference bank, a list of them for a list of layers, None before `fit`."""
@@ -161,8 +157,9 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         Args:
             data: a DataLoader that does not shuffle, a Dataset, or a tensor ``(N, ...)``.
                 A batch is a tensor, a tuple or list (inputs first, a tuple of several
-                inputs among them; labels are ignored) or a dict passed as keywords.
-                Batches go to the device of the model's first parameter.
+                inputs among them; labels are ignored) or a dict passed as keywords,
+                all of which forward must take. Batches go to the device of the model's
+                first parameter.
             additional_forward_args: passed behind every batch's inputs, as Captum does:
                 one argument or a tuple.
             attribute_to_layer_input: index what the layer takes in, not what it puts
@@ -197,13 +194,13 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         ConfigurationBank(64 instances x 6 neurons of shape (6,), 512 bytes)
         """
         reader, to_input = self.reader, attribute_to_layer_input
-        prints = self._fingerprints.begin(to_input)
+        prints = self._fingerprints.now(to_input)
         kept_in = writers(out, self.layer, resume=resume)
         layers = [
             LayerIndex(
                 name,
                 self._thresholds[i],
-                prints[i].whole,
+                prints[i],
                 to_input,
                 keep_features,
                 kept_in[i],
@@ -217,10 +214,9 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
             layers,
             additional_forward_args=additional_forward_args,
             show_progress=show_progress,
-            prints=self._fingerprints.after_a_pass,
             keep_probe=keep_probe,
         )
-        self._fingerprints.accept()
+        self._fingerprints.accept(self._fingerprints.now(to_input))
         self._fires_once = True
         for name, bank in zip(reader.names, self._banks, strict=True):
             warn_if_alike(name, bank)

@@ -10,6 +10,8 @@ from typing import Any, cast
 from torch import Tensor
 from torch.nn import Module
 
+from captum_rdr._arguments import check_whole
+
 KINDS = ("channel", "time", "other", "window", "token", "height", "width")
 """What an axis may be; the order in which `LayerAxes.arranged` puts them."""
 
@@ -34,8 +36,6 @@ class LayerAxes:
             ``"channel"`` is what a neuron looks for, a channel or a feature;
             ``"window"`` counts windows, whose tokens are then counted by ``"token"``.
         n_prefix: class and register tokens, which have no place, before the others.
-        grid: height and width of the grid of the tokens that have one; None for what
-            their number and the image's shape tell.
 
     Raises:
         ValueError: a kind is unknown, or a number is out of range.
@@ -47,33 +47,24 @@ class LayerAxes:
     {'height': 3, 'width': 2, 'channel': 5}
     >>> axes.check((7, 7, 96))  # it may be of such a layer
     >>> axes.as_fields()
-    {'kinds': 'height width channel', 'n_prefix': 0, 'grid': None}
+    {'kinds': 'height width channel', 'n_prefix': 0}
     >>> LayerAxes("token channel", n_prefix=1)
-    LayerAxes(kinds=('token', 'channel'), n_prefix=1, grid=None)
+    LayerAxes(kinds=('token', 'channel'), n_prefix=1)
     """
 
     kinds: tuple[str, ...]
     n_prefix: int = 0
-    grid: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         kinds = self.kinds.split() if isinstance(self.kinds, str) else self.kinds
         object.__setattr__(self, "kinds", tuple(kinds))
-        if self.grid is not None:
-            object.__setattr__(self, "grid", tuple(self.grid))
         single = [kind for kind in self.kinds if kind != "other"]
         if not set(single) <= set(KINDS) or len(set(single)) < len(single):
             raise ValueError(
                 f"kinds={self.kinds} must be of {KINDS}, each once but for 'other'; "
                 "give e.g. 'height width channel'"
             )
-        given = (self.n_prefix, *(self.grid or (1, 1)))
-        is_sound = len(given) == 3 and all(type(n) is int for n in given)
-        if not is_sound or given[0] < 0 or min(given[1:]) < 1:
-            raise ValueError(
-                f"n_prefix={self.n_prefix} and grid={self.grid} must be whole numbers, "
-                "the grid's two of 1 or more; give e.g. n_prefix=1, grid=(14, 14)"
-            )
+        check_whole("n_prefix", self.n_prefix, least=0)
 
     @property
     def channel_axis(self) -> int | None:
@@ -91,17 +82,15 @@ class LayerAxes:
         """
         sizes = dict(zip(self.kinds, shape, strict=False))
         n_tokens = sizes.get("token", math.inf)
-        wanted = self.n_prefix + (math.prod(self.grid) if self.grid else 1)
-        if len(self.kinds) != len(shape) or n_tokens < wanted:
+        if len(self.kinds) != len(shape) or n_tokens <= self.n_prefix:
             raise ValueError(
                 f"axes={self} do not fit an output of shape {tuple(shape)} an instance; "
-                "give one kind an axis, no more tokens than there are, or leave axes out"
+                "give one kind an axis, fewer prefix tokens than tokens, or leave axes out"
             )
 
     def as_fields(self) -> dict[str, Any]:
         """The arguments that make it, as JSON has them."""
-        grid = None if self.grid is None else list(self.grid)
-        return {"kinds": " ".join(self.kinds), "n_prefix": self.n_prefix, "grid": grid}
+        return {"kinds": " ".join(self.kinds), "n_prefix": self.n_prefix}
 
     def named(self, index: Sequence[int]) -> dict[str, int]:
         """A neuron's coordinates, as `captum_rdr.Region.unravel` gives them, by kind."""
@@ -138,7 +127,7 @@ class LayerAxes:
         full = moved.reshape(len(values), *sizes.values())
         prefix = full[..., : self.n_prefix, :, :].flatten(2)
         within = 1.0 if "window" in self.kinds else aspect
-        tokens = self.grid or _grid(sizes["token"] - self.n_prefix, within)
+        tokens = _grid(sizes["token"] - self.n_prefix, within)
         split = full[..., self.n_prefix :, :, :].reshape(
             *(len(values), sizes["channel"], sizes["time"] * sizes["other"]),
             *_grid(sizes["window"], aspect),
@@ -228,7 +217,7 @@ def guessed_axes(shape: Sequence[int]) -> LayerAxes:
         token where the others make a square.
 
     >>> guessed_axes((10, 64))
-    LayerAxes(kinds=('token', 'channel'), n_prefix=1, grid=None)
+    LayerAxes(kinds=('token', 'channel'), n_prefix=1)
     """
     if len(shape) == 2:
         squares = [math.isqrt(n) ** 2 == n for n in (shape[0], shape[0] - 1)]
@@ -281,13 +270,11 @@ def _windowed(around: Sequence[Module]) -> str | None:
 def _n_prefix(around: Sequence[Module], n_tokens: int) -> int:
     """Number of class and register tokens before the others."""
     for module in around:
-        count = getattr(module, "num_prefix_tokens", None)  # timm
         named = module.named_parameters()
         tokens = [one for name, one in named if _PREFIX.fullmatch(name.split(".")[-1])]
-        if isinstance(count, int) or tokens:
+        if tokens:
             sizes = [one.shape[-2] if one.dim() > 1 else 1 for one in tokens]
-            found = count if isinstance(count, int) else sum(sizes)
-            return min(found, n_tokens - 1)
+            return min(sum(sizes), n_tokens - 1)
     return 0
 
 

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.data.distributed import DistributedSampler
 
 from captum_rdr import ConfigurationBank, RelaxedDecisionRegion
-from captum_rdr.distributed import ShardedBank, fit_sharded
+from captum_rdr.distributed import fit_sharded
 
 N = 101  # no multiple of 2 or 3, so that a DistributedSampler repeats instances
 
@@ -35,7 +35,7 @@ def images() -> torch.Tensor:
 
 
 def check_against_one_process(folder: Path) -> None:
-    """Shares from a dataset and from a DistributedSampler answer as the whole bank."""
+    """Shares from a dataset and from a DistributedSampler make the whole bank."""
     net, x = model(), images()
     whole = RelaxedDecisionRegion(net, net[1]).fit(x, show_progress=False).bank
     dataset = TensorDataset(x, torch.arange(N))
@@ -43,34 +43,20 @@ def check_against_one_process(folder: Path) -> None:
         dataset, batch_size=7, sampler=DistributedSampler(dataset, shuffle=False)
     )
     out = folder / f"share {dist.get_rank()}"
-    quiet = {"show_progress": False, "keep_features": True}
-    shards = [
-        fit_sharded(net, net[1], dataset, show_progress=False),
-        fit_sharded(net, net[1], loader, out=out, **quiet),
-    ]
-    shards.append(ShardedBank(ConfigurationBank.load(out)))
-    t = torch.arange(0, 70, 9)
-    for shard in shards:
-        assert len(shard) == N
-        assert f"{N} instances, {dist.get_world_size()} processes" in repr(shard)
-        assert shard.active_counts().equal(whole.active_counts)
-        for k in (1, 8, 60, N):
-            found = shard.nearest(whole.rows[[0, 55, 100]], k)
-            expected = whole.nearest(whole.rows[[0, 55, 100]], k)
-            assert found.rows.equal(expected.rows)
-            assert found.distances.equal(expected.distances)
-        for row in (0, 55, 100):
-            states = whole.states()[row, t]
-            for tolerance in (0, 2, 8):
-                assert shard.members(t, states, tolerance).equal(
-                    whole.members(t, states, tolerance)
-                )
-        gathered = shard.gather()
-        assert gathered.rows.equal(whole.rows)
-        assert gathered.active_counts.equal(whole.active_counts)
-        rdr = RelaxedDecisionRegion(net, net[1], bank=gathered)
+    for data, choices in (
+        (dataset, {}),
+        (loader, {"out": out, "keep_features": True}),
+        (loader, {"out": out, "keep_features": True, "resume": True}),
+    ):
+        bank = fit_sharded(net, net[1], data, show_progress=False, **choices)
+        assert bank.rows.equal(whole.rows)
+        assert bank.sketches.equal(whole.sketches)
+        assert bank.active_counts.equal(whole.active_counts)
+        rdr = RelaxedDecisionRegion(net, net[1], bank=bank)
         assert len(rdr.attribute(x[:3], 4, 3)[1]) == 3
-    assert gathered.features.equal(net(x).detach())
+    assert bank.features.equal(net(x).detach())
+    share = ConfigurationBank.load(out)
+    assert share.rows.equal(whole.rows[dist.get_rank() :: dist.get_world_size()])
 
 
 def raised(call, *errors) -> str:
@@ -85,18 +71,13 @@ def check_disagreement() -> None:
     """What differs between processes is refused by all of them."""
     net, x = model(), images()
     rank, size = dist.get_rank(), dist.get_world_size()
-    shard = fit_sharded(net, net[1], TensorDataset(x), show_progress=False)
-    call = "the processes call nearest with different arguments"
-    assert call in raised(
-        lambda: shard.nearest(shard.bank.rows[:1], 2 + rank), ValueError
-    )
-    own = shard.bank.rows[rank : rank + 1]
-    assert call in raised(lambda: shard.nearest(own, 2), ValueError)
-    other = ConfigurationBank((70,), threshold=float(rank))
-    assert "different models, layers" in raised(lambda: ShardedBank(other), ValueError)
-    ahead = ConfigurationBank((70,))
-    ahead.append(torch.ones(1 + 2 * rank, 70) > 0)
-    assert "rows, not [" in raised(lambda: ShardedBank(ahead), ValueError)
+    data, quiet = TensorDataset(x), {"show_progress": False}
+    for choices in ({"threshold": float(rank)}, {"keep_features": rank == 0}):
+        error = raised(
+            lambda own=choices: fit_sharded(net, net[1], data, **own, **quiet),
+            ValueError,
+        )
+        assert "different data, models or thresholds" in error
     turned = TensorDataset(x.flip(0) if rank else x)
     error = raised(
         lambda: fit_sharded(net, net[1], turned, show_progress=False), ValueError
@@ -113,15 +94,16 @@ def check_disagreement() -> None:
 
 def check_death(stop: str) -> None:
     """A process that dies or sleeps gives the others an error, not a hang."""
-    net = model()
-    shard = fit_sharded(net, net[1], TensorDataset(images()), show_progress=False)
+    net, data = model(), TensorDataset(images())
+    fit_sharded(net, net[1], data, show_progress=False)
     if dist.get_rank() == 1:
         if stop == "dies":
             os._exit(0)
         time.sleep(6)
         os._exit(0)
-    query = torch.ones(1, 70) > 0
-    error = raised(lambda: [shard.nearest(query, 5) for _ in range(3)], RuntimeError)
+    error = raised(
+        lambda: fit_sharded(net, net[1], data, show_progress=False), RuntimeError
+    )
     assert "died or did not answer in time" in error
 
 

@@ -26,7 +26,6 @@ def test_public_names():
         "Region",
         "RelaxedDecisionRegion",
         "__version__",
-        "regions_to_frame",
     ]
 
 

@@ -19,14 +19,13 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
-import safetensors.torch
 import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
 from captum_rdr.axes import LayerAxes
 from captum_rdr.bank.bits import row_width
-from captum_rdr.model.hooks import raw_bytes
+from captum_rdr.model.packing import packed, unpacked
 from captum_rdr.model.states import SKETCHED, feature_dtype
 
 PathLike = str | os.PathLike[str]
@@ -46,10 +45,7 @@ _KIND = "configuration bank"
 _ARRAYS = ("rows", "active_counts", "threshold", "features", "sketches", "probe")
 _OWN = re.compile(rf"({'|'.join(_ARRAYS)})-(\d{{6,12}})\.npy")
 _PASSING = re.compile(r"draft\.json|\.(bank\.json|draft\.json|lock)\.[0-9a-f]{16}")
-# What damaged or forged text runs into.
-_UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
-
-
+_MOST_ATTEMPTS = 100  # to read a bank that others put new ones in the place of
 _UNKNOWN: Fields = {}
 
 
@@ -115,7 +111,8 @@ def read_bank(
         FileNotFoundError: there is nothing of that name.
     """
     folder = Path(path)
-    for _ in range(100):
+    attempts = 0
+    while True:
         fields = read_manifest(folder / MANIFEST)
         if fields is None:
             kind = ValueError if os.path.lexists(folder) else FileNotFoundError
@@ -124,24 +121,24 @@ def read_bank(
                 "fit(..., out=...) wrote, or finish an unfinished bank with "
                 "fit(..., out=..., resume=True)"
             )
-        named, missing = fields["arrays"].items(), ""
         try:
-            mapped = {n: map_array(folder, one, verify=verify) for n, one in named}
+            mapped = {
+                name: map_array(folder, entry, verify=verify)
+                for name, entry in fields["arrays"].items()
+            }
             break
         except FileNotFoundError as error:
             # The bank was replaced meanwhile, unless the file stays away.
-            missing = error.filename
-    else:
-        raise refused(missing, "is missing")
+            attempts += 1
+            if attempts == _MOST_ATTEMPTS:
+                raise refused(error.filename, "is missing") from error
     grown = ("rows", "features", "sketches") if mmap else ()
     arrays = {
         name: torch.from_numpy(array if name in grown else np.array(array))
         for name, array in mapped.items()
     }
-    try:
+    with refusing(folder, "holds no bank"):
         _check_fit(fields, arrays)
-    except (TypeError, ValueError, LookupError, OverflowError) as error:
-        raise refused(folder, f"holds no bank ({error})") from error
     return fields, arrays
 
 
@@ -181,21 +178,20 @@ def map_array(folder: Path, entry: Fields, *, verify: bool = True) -> Array:
         FileNotFoundError: there is none.
     """
     path = folder / entry["file"]
-    with open_regular(path, follow=False) as file:
-        try:
-            # As of version 1.0 in any case: later ones allow headers of gigabytes.
-            np.lib.format.read_magic(file)
-            shape, by_column, dtype = np.lib.format.read_array_header_1_0(file)
-            start, size = file.tell(), os.fstat(file.fileno()).st_size
-            wanted = (entry["shape"], entry["dtype"], False)
-            if (list(shape), dtype.str, by_column) != wanted:
-                raise ValueError(f"it holds {dtype} {shape}")
-            if size != start + math.prod(shape) * dtype.itemsize:
-                raise ValueError(f"it has {size} bytes")
-            # Private, since PyTorch warns of an array that cannot be written to.
-            array = np.memmap(file, dtype, "c", start, shape)
-        except Exception as error:  # NumPy does not say what damaged bytes raise
-            raise refused(path, f"is not as the manifest says ({error})") from error
+    with (
+        open_regular(path, follow=False) as file,
+        refusing(path, "is not as the manifest says"),
+    ):
+        # As of version 1.0 in any case: later ones allow headers of gigabytes.
+        np.lib.format.read_magic(file)
+        shape, by_column, dtype = np.lib.format.read_array_header_1_0(file)
+        start, size = file.tell(), os.fstat(file.fileno()).st_size
+        if [[*shape], dtype.str, by_column] != [entry["shape"], entry["dtype"], False]:
+            raise ValueError(f"it holds {dtype} {shape}")
+        if size != start + math.prod(shape) * dtype.itemsize:
+            raise ValueError(f"it has {size} bytes")
+        # Private, since PyTorch warns of an array that cannot be written to.
+        array = np.memmap(file, dtype, "c", start, shape)
     if verify and hashlib.sha256(array.data).hexdigest() != entry["sha256"]:
         raise refused(path, "is damaged: its checksum is another")
     return array
@@ -207,6 +203,15 @@ def refused(path: PathLike, what: str) -> ValueError:
         f"{os.fspath(path)!r} {what}; restore it from a copy, or write it anew (a bank "
         "by save, or by fit without resume)"
     )
+
+
+@contextmanager
+def refusing(path: PathLike, what: str) -> Iterator[None]:
+    """Refuse a file for whatever damaged or forged values run into."""
+    try:
+        yield
+    except Exception as error:  # neither NumPy nor JSON say what that can be
+        raise refused(path, f"{what} ({error})") from error
 
 
 def new_fields(folder: Path, fields: Fields) -> Fields:
@@ -268,7 +273,8 @@ def write_manifest(path: Path, fields: Fields) -> None:
     """Write a manifest in place of the old one, once the files that it names last."""
     flush_folder(path.parent)
     with replacing(path) as file:
-        file.write(_sealed(_KIND, fields).encode())
+        text = json.dumps(_sealed(_KIND, fields), indent=1, sort_keys=True)
+        file.write(text.encode())
 
 
 def read_manifest(path: Path) -> Fields | None:
@@ -281,45 +287,35 @@ def read_manifest(path: Path) -> Fields | None:
         text = _read_all(path, MOST_MANIFEST_BYTES, follow=False)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    fields = _unsealed(path, _KIND, text)
-    try:
+    with refusing(path, f"is no readable {_KIND} file"):
+        fields: Fields = json.loads(text)
+    _check_seal(path, _KIND, fields)
+    with refusing(path, "describes no bank"):
         arrays = fields["arrays"]
-        is_sound = (
-            all(type(fields[name]) is kind for name, kind in _KINDS.items())
-            and {"rows", "threshold"} <= arrays.keys() <= set(_ARRAYS)
-            and all(
-                entry["file"] == array_path(path.parent, fields, name).name
-                for name, entry in arrays.items()
-            )
-        )
-    except _UNREADABLE:
-        is_sound = False
-    if not is_sound:
-        raise refused(path, "describes no bank")
+        names = {name: array_path(path.parent, fields, name).name for name in arrays}
+        odd = [name for name, kind in _KINDS.items() if type(fields[name]) is not kind]
+        odd += [name for name in names if arrays[name]["file"] != names[name]]
+        if odd or not {"rows", "threshold"} <= arrays.keys() <= set(_ARRAYS):
+            raise ValueError(f"its arrays are {[*arrays]}, and odd are {odd}")
     return fields
 
 
-def _sealed(kind: str, fields: Fields) -> str:
-    """Fields as text, with a checksum of themselves."""
+def _sealed(kind: str, fields: Fields) -> Fields:
+    """Fields with a checksum of themselves."""
     fields = {"kind": kind, "version": FORMAT_VERSION, **fields}
-    fields["sha256"] = _checksum(fields)
-    return json.dumps(fields, indent=1, sort_keys=True)
+    return {**fields, "sha256": _checksum(fields)}
 
 
-def _unsealed(path: PathLike, kind: str, text: str | bytes) -> Fields:
-    """Read what `_sealed` wrote."""
-    try:
-        fields: Fields = json.loads(text)
+def _check_seal(path: PathLike, kind: str, fields: Fields) -> None:
+    """Refuse what is not as `_sealed` made it."""
+    with refusing(path, f"is no readable {kind} file"):
         stated, found = fields.pop("sha256"), (fields["kind"], fields["version"])
         is_whole = stated == _checksum(fields)
-    except _UNREADABLE as error:
-        raise refused(path, f"is no readable {kind} file ({error})") from error
     if found != (kind, FORMAT_VERSION):
         what = f"holds a {found[0]} of format version {found[1]}, not a {kind} of"
         raise refused(path, f"{what} version {FORMAT_VERSION}")
     if not is_whole:
         raise refused(path, "is damaged: its checksum is not what it states")
-    return fields
 
 
 def _checksum(fields: Fields) -> str:
@@ -342,13 +338,12 @@ def only_writer(folder: Path) -> Iterator[None]:
     lock = FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=0)
-    except (OSError, NotImplementedError) as error:
-        # Old versions of the library take missing locks for locks that are held.
-        if isinstance(error, Timeout) and _has_locks(folder):
-            raise RuntimeError(
-                f"{os.fspath(folder)!r} is being written to already; wait for that "
-                "process to end, or give another folder"
-            ) from error
+    except Timeout as error:
+        raise RuntimeError(
+            f"{os.fspath(folder)!r} is being written to already; wait for that process "
+            "to end, or give another folder"
+        ) from error
+    except OSError as error:
         warnings.warn(
             f"the file system of {os.fspath(folder)!r} has no locks ({error}); see to "
             "it that nothing else writes to that folder",
@@ -359,17 +354,6 @@ def only_writer(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def _has_locks(folder: Path) -> bool:
-    """Whether a lock that nobody else knows can be taken."""
-    path = folder / f".lock.{secrets.token_hex(8)}"
-    try:
-        with suppress(Timeout), FileLock(path, timeout=0):
-            return True
-        return False
-    finally:
-        path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -449,11 +433,9 @@ def write_tensors(path: PathLike, kind: str, tensors: Tensors, fields: Fields) -
         tensors: named tensors.
         fields: JSON-serializable values.
     """
-    # The library takes no tensors that share memory.
-    held = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
-    text = _sealed(kind, {"fields": fields, "tensors": _tensor_checksum(held)})
+    stated = {"fields": fields, "tensors": _tensor_checksum(tensors)}
     with replacing(Path(path)) as file:
-        file.write(safetensors.torch.save(held, {"captum_rdr": text}))
+        file.write(packed(tensors, _sealed(kind, stated)))
 
 
 def read_tensors(path: PathLike, kind: str) -> tuple[dict[str, Tensor], Fields]:
@@ -469,22 +451,14 @@ def read_tensors(path: PathLike, kind: str) -> tuple[dict[str, Tensor], Fields]:
     ({'x': tensor([1., 1.])}, {'y': 3})
     """
     data = _read_all(path, MOST_TENSOR_BYTES)
-    try:
-        tensors = safetensors.torch.load(data)
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        text = header["__metadata__"]["captum_rdr"]
+    with refusing(path, f"is no readable {kind} file"):
+        tensors, stated = unpacked(data)
         found = _tensor_checksum(tensors)
-    except (*_UNREADABLE, safetensors.SafetensorError) as error:
-        raise refused(path, f"is no readable {kind} file ({error})") from error
-    fields = _unsealed(path, kind, text)
-    if fields["tensors"] != found:
+    _check_seal(path, kind, stated)
+    if stated["tensors"] != found:
         raise refused(path, "is damaged: its checksum is not what it states")
-    return tensors, fields["fields"]
+    return tensors, stated["fields"]
 
 
 def _tensor_checksum(tensors: Tensors) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
-        digest.update(raw_bytes(tensor).numpy().data)
-    return digest.hexdigest()
+    return hashlib.sha256(packed(tensors, None)).hexdigest()

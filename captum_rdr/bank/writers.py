@@ -29,7 +29,6 @@ def writers(out: Any, layer: Any, *, resume: bool) -> list[Writer]:
         resume: whether an earlier run is to be resumed.
 
     Raises:
-        TypeError: a list does not meet a list.
         ValueError: the lists differ in length, two folders are one, or there is nothing
             to resume.
     """
@@ -38,34 +37,21 @@ def writers(out: Any, layer: Any, *, resume: bool) -> list[Writer]:
         if resume:
             raise ValueError("resume=True needs out, the folder of the unfinished bank")
         return [MemoryWriter() for _ in range(count)]
-    if isinstance(layer, list) != isinstance(out, list):
-        raise TypeError(
-            f"out={out!r} does not fit layer; give a folder for a module, a list of "
-            "folders for a list of modules"
-        )
     folders = [Path(one) for one in for_each(out, count, "out")]
     if len({os.path.realpath(folder) for folder in folders}) < count:
         raise ValueError(f"out={out!r} names one folder twice; give each layer its own")
     return [FolderWriter(folder, resume=resume) for folder in folders]
 
 
-class MemoryWriter:
-    """A bank that grows in memory; see `captum_rdr.model.fitting.Writer`."""
-
-    def open(self, layer: LayerIndex) -> Earlier:
-        """Begin anew."""
-        self._layer = layer
-        return Earlier()
-
-    def check_data(self) -> None:
-        """Take any data."""
+class MemoryWriter(Writer):
+    """A bank that grows in memory."""
 
     def begin(
         self, layer_shape: torch.Size, threshold: Tensor, feature_dtype: torch.dtype
     ) -> None:
         """Make room for all instances."""
-        n_instances = self._layer.n_instances
-        self._bank = _empty_bank(self._layer, layer_shape, threshold, n_instances)
+        expected = self.layer.data.expected
+        self._bank = _empty_bank(self.layer, layer_shape, threshold, expected)
 
     def append(self, states: Tensor, features: Tensor | None, sketches: Tensor) -> None:
         """Append instances."""
@@ -73,16 +59,13 @@ class MemoryWriter:
 
     def finish(self) -> ConfigurationBank:
         """The bank."""
-        self._bank.probe = self._layer.probe
-        first_rows = self._layer.data.first_rows
+        self._bank.probe = self.layer.probe
+        first_rows = self.layer.data.first_rows
         self._bank.source = self._bank.source._replace(first_rows=first_rows)
         return self._bank
 
-    def close(self) -> None:
-        """Close nothing."""
 
-
-class FolderWriter:
+class FolderWriter(Writer):
     """A bank that is streamed to a folder, where an earlier run may have begun it.
 
     After `BLOCK_ROWS` what was written is forced to the disk, and then the draft, which
@@ -107,39 +90,32 @@ class FolderWriter:
             ValueError: that run had another model, layer or threshold.
             RuntimeError: another process writes to the folder.
         """
-        self._layer = layer
+        begun = super().open(layer)
         self._stack.enter_context(files.only_writer(self._folder))
         if not self._resume:
-            return Earlier()
+            return begun
         draft = files.read_manifest(self._folder / files.DRAFT)
         bank = files.read_manifest(self._folder / files.MANIFEST)
         if draft and bank and draft["generation"] <= bank["generation"]:
             draft = None  # a crash left it when the bank was finished
         fields = draft or bank
         if fields is None:
-            return Earlier()
-        self._fields = fields
-        n_finished = fields["arrays"]["rows"]["shape"][0]
+            return begun
+        self._fields, arrays = fields, fields["arrays"]
+        n_finished = arrays["rows"]["shape"][0]
         fields.setdefault("expected", n_finished)
-        threshold = self._check_model()
-        if draft:
-            for name in draft["arrays"].keys() - {"threshold"}:
-                entry = draft["arrays"][name]
-                self._grow(name, entry["shape"][1], entry["dtype"]).recover(entry)
-        return Earlier(n_finished, draft is None, threshold)
-
-    def _check_model(self) -> Tensor:
-        """Refuse to go on with another model; gives the earlier run's threshold."""
-        layer, arrays = self._layer, self._fields["arrays"]
         values = files.map_array(self._folder, arrays["threshold"])
         threshold = torch.from_numpy(np.array(values))
-        self._check_same("fingerprint", self._fields["fingerprint"], layer.fingerprint)
-        self._check_same("median", self._fields["is_median"], layer.is_median)
+        self._check_same("fingerprint", fields["fingerprint"], layer.fingerprint)
+        self._check_same("median", fields["is_median"], layer.is_median)
         self._check_same("keep_features", "features" in arrays, layer.keep_features)
         if layer.threshold is not None:
             flat = layer.threshold.flatten().tolist()
             self._check_same("threshold", threshold.flatten().tolist(), flat)
-        return threshold
+        for name in arrays.keys() - {"threshold"} if draft else ():
+            entry = arrays[name]
+            self._grow(name, entry["shape"][1], entry["dtype"]).recover(entry)
+        return Earlier(n_finished, draft is None, threshold)
 
     def check_data(self) -> None:
         """Refuse to go on with other data than that of the earlier run.
@@ -147,7 +123,7 @@ class FolderWriter:
         Raises:
             ValueError: length or first instances differ.
         """
-        data, fields = self._layer.data, self._fields
+        data, fields = self.layer.data, self._fields
         if fields.get("expected") and data.expected:
             self._check_same("length", fields["expected"], data.expected)
         if fields.get("first_rows"):
@@ -157,7 +133,7 @@ class FolderWriter:
         if stated != here:
             raise ValueError(
                 f"the bank in {os.fspath(self._folder)!r} was made with {what} "
-                f"{stated!s:.12}, but layer {self._layer.name!r} now has {here!s:.12}; "
+                f"{stated!s:.12}, but layer {self.layer.name!r} now has {here!s:.12}; "
                 "give the same model, arguments and data in the same order as before, "
                 "or fit without resume to begin anew"
             )
@@ -173,12 +149,12 @@ class FolderWriter:
         if self._fields:
             self._check_same("shape", self._fields["layer_shape"], list(layer_shape))
             return
-        bank = _empty_bank(self._layer, layer_shape, threshold)
+        bank = _empty_bank(self.layer, layer_shape, threshold)
         self._fields = files.new_fields(self._folder, bank.fields)
         files.write_array(self._folder, self._fields, "threshold", bank.threshold)
         self._grow("rows", bits.row_width(bank.n_neurons), "|u1")
         self._grow("sketches", SKETCHED, "<f4")
-        if self._layer.keep_features:
+        if self.layer.keep_features:
             held = files.as_array(torch.empty(0, dtype=feature_dtype))
             self._grow("features", bank.n_neurons, held.dtype.str)
         self._save()
@@ -192,21 +168,18 @@ class FolderWriter:
     def append(self, states: Tensor, features: Tensor | None, sketches: Tensor) -> None:
         """Append instances."""
         shape = torch.Size(self._fields["layer_shape"])
-        parts = {
-            "rows": bits.padded(bits.pack(states), shape),
-            "sketches": sketches.float(),
-        }
-        if features is not None:
-            parts["features"] = features
+        rows = bits.padded(bits.pack(states), shape)
+        parts = {"rows": rows, "sketches": sketches.float(), "features": features}
         for name, part in parts.items():
-            self._arrays[name].append(files.as_array(part))
+            if part is not None:
+                self._arrays[name].append(files.as_array(part))
         self._unsaved += len(states)
         if self._unsaved >= BLOCK_ROWS:
             self._save()
 
     def _save(self) -> None:
         """Write down which rows are finished."""
-        data = self._layer.data
+        data = self.layer.data
         for name, array in self._arrays.items():
             self._fields["arrays"][name] = array.flush()
         self._fields["first_rows"] = data.first_rows if data.is_complete else ""
@@ -222,7 +195,7 @@ class FolderWriter:
         return ConfigurationBank.load(self._folder)
 
     def _publish(self) -> None:
-        fields = self._fields | {"first_rows": self._layer.data.first_rows}
+        fields = self._fields | {"first_rows": self.layer.data.first_rows}
         del fields["expected"]
         for name, array in self._arrays.items():
             fields["arrays"][name] = array.flush()
@@ -230,8 +203,8 @@ class FolderWriter:
         n_neurons = torch.Size(fields["layer_shape"]).numel()
         counts = bits.count_active(torch.from_numpy(rows), n_neurons)
         files.write_array(self._folder, fields, "active_counts", counts)
-        if self._layer.probe is not None:
-            packed = self._layer.probe.packed()
+        if self.layer.probe is not None:
+            packed = self.layer.probe.packed()
             files.write_array(self._folder, fields, "probe", packed)
         files.write_manifest(self._folder / files.MANIFEST, fields)
 

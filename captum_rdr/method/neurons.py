@@ -207,11 +207,4 @@ def largest(values: npt.NDArray[np.number], count: int) -> Ints:
     >>> largest(np.array([1, 3, 3, 2]), 1)
     array([1])
     """
-    if count >= len(values):
-        return np.arange(len(values))
-    if count == 0:
-        return np.arange(0)
-    cut = np.partition(values, len(values) - count)[len(values) - count]
-    above = np.flatnonzero(values > cut)
-    tied = np.flatnonzero(values == cut)[: count - len(above)]
-    return np.sort(np.concatenate([above, tied]))
+    return np.sort(np.argsort(-values, kind="stable")[:count])

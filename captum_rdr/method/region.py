@@ -2,10 +2,9 @@
 
 import os
 from collections import namedtuple
-from collections.abc import Sequence, Sized
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from dataclasses import fields as fields_of
-from importlib import import_module
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from captum.concept import Concept
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 
-from captum_rdr._summary import as_html
+from captum_rdr._arguments import check_range
 from captum_rdr.axes import LayerAxes
 from captum_rdr.bank import ConfigurationBank, bits, files
 from captum_rdr.method.rule import Rule
@@ -238,25 +237,6 @@ class Region:
             f"{tested})"
         )
 
-    def _repr_html_(self) -> str:
-        return as_html(f"Region of a layer of {self.n_layer} neurons", self._summary())
-
-    def _summary(self) -> dict[str, Any]:
-        """A few plain values."""
-        test = self.significance
-        return {
-            "query": self.query,
-            "members": len(self.members),
-            "neighbors": len(self.neighbors),
-            "principal neurons": len(self.neurons),
-            "of them active": int(self.states.sum()),
-            "tolerance": self.tolerance,
-            "evidence cut": self.evidence_cut,
-            "verdict": None if test is None else test.verdict,
-            "p-value": None if test is None else test._decisive,
-            "effect": None if test is None else test.effect,
-        }
-
     def to_dict(self) -> dict[str, Any]:
         """The region as values of JSON's types, but for a query that is no bank row.
 
@@ -391,16 +371,12 @@ class Region:
         Raises:
             ValueError: the shape differs, or both fingerprints are known and differ.
         """
-        if self.layer_shape != layer_shape:
-            raise ValueError(
-                f"region belongs to a layer of shape {tuple(self.layer_shape)}, the bank "
-                f"to {tuple(layer_shape)}; pass a region of this layer"
-            )
         known = {self.fingerprint, fingerprint} - {""}
-        if len(known) > 1:
+        if self.layer_shape != layer_shape or len(known) > 1:
             raise ValueError(
-                f"region has fingerprint {self.fingerprint[:12]}..., the bank "
-                f"{fingerprint[:12]}...; pass a region made with this model and layer"
+                f"region belongs to a layer of shape {tuple(self.layer_shape)} and "
+                f"fingerprint {self.fingerprint[:12]}..., the bank to {tuple(layer_shape)} "
+                f"and {fingerprint[:12]}...; pass a region made with this model and layer"
             )
 
     def unravel(self) -> list[tuple[int, ...]]:
@@ -443,19 +419,10 @@ class Region:
         Raises:
             ValueError: the dataset is smaller than the members need.
         """
-        if not isinstance(dataset, Sized):
-            raise TypeError(
-                f"dataset is a {type(dataset).__name__} without a length; give the "
-                "map-style dataset that fit read"
-            )
         if not len(self.members):
             raise ValueError("the region has no member in the bank; raise tolerance")
-        size, last = len(dataset), int(self.members[-1])
-        if last >= size:
-            raise ValueError(
-                f"dataset has {size} items, but the region has member {last}; give the "
-                "dataset that fit read"
-            )
+        size = len(dataset)  # type: ignore[arg-type]  # it is map-style
+        check_range("members", self.members, size, "the dataset's items")
         inputs = Subset(dataset, self.members.tolist())
         return Concept(id, name, DataLoader(inputs, 64, collate_fn=_inputs_only))
 
@@ -471,50 +438,14 @@ class Region:
             ValueError: the file is damaged, or holds something else.
         """
         tensors, fields = files.read_tensors(path, "region")
-        try:
-            test, rule = fields["significance"], fields["rule"]
+        with files.refusing(path, "holds no region"):
+            test, rule, axes = (fields[n] for n in ("significance", "rule", "axes"))
             fields["layer_shape"] = torch.Size(fields["layer_shape"])
             fields["significance"] = test and Significance(**test)
             fields["rule"] = rule and Rule.from_fields(rule)
-            axes = fields.get("axes")  # files of earlier versions have none
             fields["axes"] = axes and LayerAxes(**axes)
             values: dict[str, Any] = {**tensors, **fields}
             return Region(**values)
-        except (LookupError, TypeError) as error:
-            raise files.refused(path, f"holds no region ({error})") from error
-
-
-def regions_to_frame(regions: Sequence[Region]) -> Any:
-    """A pandas table with one row a region.
-
-    Args:
-        regions: the regions.
-
-    Returns:
-        a ``pandas.DataFrame``: the query's bank row, if it has one; how many members,
-        neighbors and principal neurons; tolerance; what a test found; and the flat
-        indices of the principal neurons and the members' rows, as lists.
-
-    Raises:
-        ImportError: pandas is not installed; see `Region.to_dict`.
-
-    >>> from captum_rdr import RelaxedDecisionRegion
-    >>> model, data = torch.nn.Identity(), torch.eye(4)
-    >>> rdr = RelaxedDecisionRegion(model, model).fit(data, show_progress=False)
-    >>> regions_to_frame(rdr.attribute_members([2, 0], 1, 3))["members"].tolist()
-    [1, 1]
-    """
-    pandas = import_module("pandas")  # only this needs it
-    return pandas.DataFrame(
-        [
-            {
-                **region._summary(),
-                "neuron indices": region.neurons.tolist(),
-                "member rows": region.members.tolist(),
-            }
-            for region in regions
-        ]
-    ).astype({"query": "Int64"} if regions else {})
 
 
 def _inputs_only(items: list[Any]) -> Any:

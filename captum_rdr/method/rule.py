@@ -130,48 +130,35 @@ class Rule:
                 'weighting="evidence" or rounds=1'
             )
         if self.is_evidence:
-            _check_nats(self.tolerance)
+            number = isinstance(self.tolerance, (Real, np.number))
+            if not number or not 0 <= self.tolerance < float("inf"):
+                raise ValueError(
+                    f"tolerance={self.tolerance!r} is no finite number of nats; use 0 or "
+                    "more"
+                )
         elif check_whole("tolerance", self.tolerance, least=0) >= n_neurons:
             raise ValueError(
                 f"tolerance={self.tolerance} lets all of n_neurons={n_neurons} "
                 "disagree, so every instance would be a member; lower it"
             )
-        if isinstance(self.neighbors, Tensor):
-            _check_rows(self.neighbors, bank, n_queries)
-        else:
-            _check_metric(self.neighbors, bank)
+        _check_neighbors(self.neighbors, bank, n_queries)
 
 
-def _check_nats(tolerance: float) -> None:
-    if not isinstance(tolerance, (Real, np.number)):
+def _check_neighbors(rows: object, bank: ConfigurationBank, n_queries: int) -> None:
+    """Refuse a metric or rows that the bank does not have."""
+    if isinstance(rows, str):
+        check_choice("neighbors", rows, ("configuration", *METRICS))
+        if rows in METRICS and bank.features is None:
+            raise ValueError(
+                f"neighbors={rows!r} needs the layer's features, which the bank does not "
+                'hold; fit with keep_features=True or use neighbors="configuration"'
+            )
+        return
+    if not isinstance(rows, Tensor) or rows.dtype != torch.int64:
+        kind = rows.dtype if isinstance(rows, Tensor) else type(rows).__name__
         raise TypeError(
-            f"tolerance={tolerance!r} is a {type(tolerance).__name__}; give a number of "
-            "nats"
-        )
-    if not 0 <= tolerance < float("inf"):
-        raise ValueError(
-            f"tolerance={tolerance} is no finite number of nats; use 0 or more"
-        )
-
-
-def _check_metric(metric: object, bank: ConfigurationBank) -> None:
-    if not isinstance(metric, str):
-        raise TypeError(
-            f"neighbors is a {type(metric).__name__}; give a metric's name or bank rows "
-            "as a torch.int64 tensor, e.g. torch.as_tensor(rows)"
-        )
-    check_choice("neighbors", metric, ("configuration", *METRICS))
-    if metric in METRICS and bank.features is None:
-        raise ValueError(
-            f"neighbors={metric!r} needs the layer's features, which the bank does not "
-            'hold; fit with keep_features=True or use neighbors="configuration"'
-        )
-
-
-def _check_rows(rows: Tensor, bank: ConfigurationBank, n_queries: int) -> None:
-    if rows.dtype != torch.int64:
-        raise TypeError(
-            f"neighbors has dtype {rows.dtype}; give bank rows as torch.int64"
+            f"neighbors is a {kind}; give a metric's name, or bank rows as a torch.int64 "
+            "tensor, e.g. torch.as_tensor(rows)"
         )
     if rows.dim() not in (1, 2) or (rows.dim() == 2 and len(rows) != n_queries):
         raise ValueError(

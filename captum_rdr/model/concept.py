@@ -85,14 +85,6 @@ def concept_score(
         with _refusing_to_train(reader.modules), reading as read:
             # To its end: attributions to later layers and checkpointing need that.
             ((activations,),) = read(arguments, "inputs", leave_early=False)
-        is_wanted = any(
-            getattr(one, "requires_grad", False) for one in arguments.values
-        )
-        if is_wanted and torch.is_grad_enabled() and not activations.requires_grad:
-            raise ValueError(
-                "the layer's output has no gradient; choose one that has, or turn "
-                "checkpointing off, or pass use_reentrant=False to the checkpoint"
-            )
         # Copies, as tensors made in inference mode cannot take part in a backward pass.
         flat = activations.flatten(1)
         picked = flat[:, neurons.clone().to(flat.device)]

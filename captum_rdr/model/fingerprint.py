@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor
 from torch.nn import Module
@@ -14,20 +14,10 @@ from torch.nn import Module
 from captum_rdr.model.hooks import raw_bytes
 from captum_rdr.model.probe import FittedLayer, read_sampled
 from captum_rdr.model.reader import LayerReader
-from captum_rdr.model.signature import Signature, Walk
+from captum_rdr.model.signature import Walk
 from captum_rdr.pooling import Pool
 
-
-class Print(NamedTuple):
-    """What identifies a layer.
-
-    Attributes:
-        whole: digest of weights, layer and the way in which it is read.
-        how: digest of the latter two.
-    """
-
-    whole: str
-    how: str
+_HOW = 8  # digits of a fingerprint that tell the way in which the layer is read
 
 
 def weights_digest(modules: Iterable[Module]) -> str:
@@ -62,7 +52,7 @@ class Fingerprints:
     """Tell whether banks belong to a model and its layers as they are now.
 
     That is so when the model gives the states that the bank holds. It is run on the
-    bank's probe when the bank is first used, and whenever a cheap `Signature` of all
+    bank's probe when the bank is first used, and whenever a cheap look (`Walk`) at all
     that a forward pass depends on has changed. A bank without one belongs to the model
     of the same fingerprint.
 
@@ -72,13 +62,13 @@ class Fingerprints:
     >>> from torch import nn
     >>> net = nn.Linear(2, 2)
     >>> prints = Fingerprints(LayerReader(net, [net], None, [None], None))
-    >>> [len(one.whole) for one in prints.now(attribute_to_layer_input=False)]
+    >>> [len(one) for one in prints.now(attribute_to_layer_input=False)]
     [64]
     """
 
     def __init__(self, reader: LayerReader) -> None:
         self._reader = reader
-        self._accepted: Signature | None = None
+        self._accepted: tuple[list[Any], list[Any]] | None = None
         # Since a first pass may make buffers, the model that was just fitted has two.
         self._own: list[str] = []
 
@@ -87,38 +77,29 @@ class Fingerprints:
         reader = self._reader
         return Walk([reader.forward_func, *reader.layers, *reader.pools])
 
-    def now(self, attribute_to_layer_input: bool) -> list[Print]:
+    def now(self, attribute_to_layer_input: bool) -> list[str]:
         """Digest, for each layer, all that is known to turn an input into its activations.
 
         That is the weights, the layer's name, its pool, ``call_index`` and whether its
         input is read.
         """
         reader = self._reader
-        weights = weights_digest(reader.modules)
-        how = [reader.call_index, attribute_to_layer_input]
-        parts = [
-            [_plain(name), _pool_name(pool), *how]
-            for name, pool in zip(reader.names, reader.pools, strict=True)
-        ]
-        return [Print(_digest([weights, *part]), _digest(part)) for part in parts]
+        weights = weights_digest(reader.modules)[_HOW:]
+        prints = []
+        for name, pool in zip(reader.names, reader.pools, strict=True):
+            how = [_plain(name), _pool_name(pool)]
+            how += [str(reader.call_index), str(attribute_to_layer_input)]
+            digest = hashlib.sha256(json.dumps(how).encode()).hexdigest()
+            prints.append(digest[:_HOW] + weights)
+        return prints
 
-    def begin(self, attribute_to_layer_input: bool) -> list[Print]:
-        """What identifies the layers of banks that are to be made."""
-        self._begun = self._walk().signature(), attribute_to_layer_input
-        self._prints = self.now(attribute_to_layer_input)
-        return self._prints
+    def accept(self, prints: list[str]) -> None:
+        """Take it that banks of these fingerprints belong to the model as it is now."""
+        self._keep(self._walk())
+        self._own = prints
 
-    def after_a_pass(self) -> list[Print]:
-        """The same once the model has run, as a first pass may make buffers."""
-        before, to_input = self._begun
-        if self._walk().signature() != before:
-            self._prints = self.now(to_input)
-        return self._prints
-
-    def accept(self) -> None:
-        """Take it that the banks that were begun belong to the model as it is now."""
-        self._accepted = self._walk().signature()
-        self._own = [one.whole for one in self._prints]
+    def _keep(self, walk: Walk) -> None:
+        self._accepted = walk.values, walk.hooks
 
     def check(self, banks: Sequence[FittedLayer], without_hooks: bool = False) -> None:
         """Refuse banks of another model, another layer or another way to read it.
@@ -131,15 +112,13 @@ class Fingerprints:
         Raises:
             ValueError: a bank belongs to something else.
         """
-        walk, last = self._walk(), self._accepted
-        signature = walk.signature()
-        if signature == last:
-            return
-        is_altered = walk.is_clamped
-        if without_hooks and last is not None:
-            if signature.values == last.values:
+        walk, is_altered = self._walk(), False
+        if self._accepted is not None:
+            values, hooks = self._accepted
+            is_altered = without_hooks and hooks != walk.hooks
+            if values == walk.values and (without_hooks or hooks == walk.hooks):
                 return
-            is_altered |= signature.hooks != last.hooks
+        is_altered |= walk.is_clamped
         prints = self.now(banks[0].attribute_to_layer_input)
         for index, (bank, now) in enumerate(zip(banks, prints, strict=True)):
             what = bank.fingerprint and self._change(index, bank, now, is_altered)
@@ -147,22 +126,21 @@ class Fingerprints:
                 raise ValueError(
                     f"the bank of layer {self._reader.names[index]!r} is out of date: "
                     f"{what}; it has fingerprint {bank.fingerprint[:12]}..., but model "
-                    f"and layer now have {now.whole[:12]}...; fit again, restore weights, "
+                    f"and layer now have {now[:12]}...; fit again, restore weights, "
                     "hooks and pool, or pass force=True if the states are the same"
                 )
         if not walk.is_clamped:
-            self._accepted = self._walk().signature()
+            self._keep(self._walk())
 
     def _change(
-        self, index: int, bank: FittedLayer, now: Print, is_altered: bool
+        self, index: int, bank: FittedLayer, now: str, is_altered: bool
     ) -> str | None:
         """How a layer is another than the bank's, None if it is not."""
-        probe, own = bank.probe, self._own[index : index + 1]
-        known = [bank.fingerprint, *own, probe.fingerprint if probe else ""]
-        same_weights = now.whole in known
+        probe = bank.probe
+        same_weights = now in [bank.fingerprint, *self._own[index : index + 1]]
         if probe is None or is_altered:
             return None if same_weights else "weights, layer, pool or call_index differ"
-        if probe.how != now.how:
+        if bank.fingerprint[:_HOW] != now[:_HOW]:
             return "layer, pool or call_index differ"
         reader, to_input = self._reader.only(index), bank.attribute_to_layer_input
         try:
@@ -173,10 +151,6 @@ class Fingerprints:
         if found.shape != probe.activations.shape:
             return f"the layer's shape is another than {tuple(bank.layer_shape)}"
         return probe.difference(found, bank.threshold, same_weights)
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
 def _plain(name: str) -> str:

@@ -1,10 +1,10 @@
 """Go through the reference data: from batches to banks."""
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,7 +13,6 @@ from tqdm.auto import tqdm
 from captum_rdr.axes import LayerAxes
 from captum_rdr.model import inputs
 from captum_rdr.model import states as neurons
-from captum_rdr.model.fingerprint import Print
 from captum_rdr.model.hooks import has_hooks
 from captum_rdr.model.inputs import DataPrint
 from captum_rdr.model.probe import Probe, read_sampled, sampled
@@ -37,11 +36,15 @@ class Earlier(NamedTuple):
     threshold: Tensor | None = None
 
 
-class Writer(Protocol):
+class Writer:
     """Where a layer's bank goes while it is made."""
+
+    layer: "LayerIndex"
 
     def open(self, layer: "LayerIndex") -> Earlier:
         """Make ready for the bank that a layer describes."""
+        self.layer = layer
+        return Earlier()
 
     def check_data(self) -> None:
         """Refuse to go on with other data than that of an earlier run."""
@@ -76,7 +79,6 @@ class LayerIndex:
         n_finished: leading instances that an earlier run has indexed.
         is_finished: whether an earlier run has finished the bank.
         data: what identifies the data.
-        n_instances: how many of it are read, 0 where that is unknown.
         first: what `sampled` gives of its first activations.
         probe: what it keeps of the data.
     """
@@ -91,7 +93,6 @@ class LayerIndex:
     n_finished: int = 0
     is_finished: bool = False
     data: DataPrint = field(default_factory=lambda: DataPrint(0))
-    n_instances: int = 0
     first: Tensor | None = None
     probe: Probe | None = None
 
@@ -100,9 +101,9 @@ class LayerIndex:
         self._shape, self._has_begun, self._is_first = torch.Size(), False, True
         self._sample = neurons.MedianSample(neurons.MEDIAN_BYTES)
 
-    def open(self, data: DataPrint, n_instances: int) -> None:
+    def open(self, data: DataPrint) -> None:
         """Make ready, and take over what an earlier run knew."""
-        self.data, self.n_instances = data, n_instances
+        self.data = data
         self.n_finished, self.is_finished, threshold = self.writer.open(self)
         self._is_first = not self.n_finished
         if threshold is not None:
@@ -184,7 +185,6 @@ def index_data(
     *,
     additional_forward_args: Any,
     show_progress: bool,
-    prints: Callable[[], Sequence[Print]],
     keep_probe: bool,
 ) -> list[Any]:
     """Go through the data and fill each layer's bank.
@@ -198,7 +198,6 @@ def index_data(
         layers: one for each of the reader's layers.
         additional_forward_args: passed behind every batch's inputs.
         show_progress: draw a progress bar.
-        prints: gives what identifies the layers once the model has run.
         keep_probe: whether banks keep the first instances' inputs.
 
     Returns:
@@ -211,8 +210,6 @@ def index_data(
     """
     batches = inputs.batches_of(data)
     data_print = DataPrint(inputs.length_of(batches, data))
-    sampler = getattr(batches, "sampler", None)
-    n_read = len(sampler) if isinstance(sampler, Sized) else data_print.expected
 
     def go_through(part: Sequence[int]) -> None:
         some = [layers[index] for index in part]
@@ -222,7 +219,7 @@ def index_data(
     with ExitStack() as stack:
         for layer in layers:
             stack.callback(layer.writer.close)
-            layer.open(data_print, n_read)
+            layer.open(data_print)
         go_through(range(len(layers)))
         again = [
             index
@@ -236,15 +233,13 @@ def index_data(
             )
         if again:
             go_through(again)
-        _keep_probes(reader, layers, prints())
+        _keep_probes(reader, layers)
         for layer in () if keep_probe else layers:
             layer.probe = None
         return [layer.writer.finish() for layer in layers]
 
 
-def _keep_probes(
-    reader: LayerReader, layers: Sequence[LayerIndex], prints: Sequence[Print]
-) -> None:
+def _keep_probes(reader: LayerReader, layers: Sequence[LayerIndex]) -> None:
     """Run the model on the first instances again, in a smaller batch.
 
     Hooks of the user's would take that for a batch of the data, so it is left out then.
@@ -260,12 +255,12 @@ def _keep_probes(
             found = read_sampled(reader, instances, to_input)
         except Exception:  # as of a model that takes one size of batch only
             return
-    for layer, activations, own in zip(layers, found, prints, strict=True):
+    for layer, activations in zip(layers, found, strict=True):
         if activations is None:
             continue
         size = min(instances.batch_size, len(activations))
         given, seen = instances.part(slice(size)), activations[:size]
-        layer.probe = Probe(given, seen, own.how, own.whole, autocast_now())
+        layer.probe = Probe(given, seen, autocast_now())
         if layer.first is None or layer.threshold is None:
             continue
         what = layer.probe.difference(layer.first, layer.threshold, same_weights=True)
@@ -299,15 +294,7 @@ def _one_pass(
             batches, desc="Indexing", unit="batch", disable=not show_progress
         )
         for number, batch in enumerate(progress):
-            given = inputs.batch_arguments(batch, additional_forward_args)
-            arguments, left = inputs.taken(given, reader.forward_func)
-            if left and number == 0:
-                warnings.warn(
-                    f"forward_func does not take the columns {left}, so they are left "
-                    "out; give forward a parameter of that name where it needs one",
-                    UserWarning,
-                    stacklevel=2,
-                )
+            arguments = inputs.batch_arguments(batch, additional_forward_args)
             first, n_instances = n_instances, n_instances + arguments.batch_size
             data.add(arguments)
             if data.is_complete:

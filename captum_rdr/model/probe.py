@@ -1,20 +1,18 @@
 """Reference instances that show whether a model still gives a bank's states."""
 
-import json
 from dataclasses import dataclass
 from typing import Protocol
 
-import safetensors.torch
 import torch
 from torch import Tensor
 
 from captum_rdr.model.inputs import ForwardArguments
+from captum_rdr.model.packing import packed, unpacked
 from captum_rdr.model.reader import LayerReader
 from captum_rdr.model.signature import autocast_now
 from captum_rdr.model.states import binarize, feature_dtype
 
 _MOST_NEURONS = 4096
-_UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 # Parts of the activations' root mean square: what other weights may change, and what
 # another batch size, device or number of threads may change with the same weights.
 _EQUAL, _ROUNDING = 1e-4, 1e-2
@@ -27,15 +25,11 @@ class Probe:
     Attributes:
         arguments: the forward arguments, on the CPU.
         activations: float ``(n, D')``, those of at most 4,096 neurons.
-        how: digest of the way in which the layer is read.
-        fingerprint: that of the model and layer after a pass, which may make buffers.
         autocast: dtype of the autocast in which the bank was made, empty for none.
     """
 
     arguments: ForwardArguments
     activations: Tensor
-    how: str = ""
-    fingerprint: str = ""
     autocast: str = ""
 
     def packed(self) -> Tensor:
@@ -49,33 +43,19 @@ class Probe:
         named |= {f"={name}": value for name, value in self.arguments.kwargs.items()}
         tensors = {n: value for n, value in named.items() if isinstance(value, Tensor)}
         values = {n: None if n in tensors else value for n, value in named.items()}
-        text = json.dumps([values, self.how, self.fingerprint, self.autocast])
-        tensors["activations"] = self.activations
-        held = safetensors.torch.save(tensors, {"captum_rdr": text})
+        fields = [values, self.autocast]
+        held = packed({**tensors, "activations": self.activations}, fields)
         return torch.frombuffer(bytearray(held), dtype=torch.uint8)
 
     @staticmethod
-    def unpacked(packed: Tensor) -> "Probe":
-        """What `packed` gave.
-
-        Raises:
-            ValueError: it is something else.
-        """
-        held = packed.numpy().tobytes()
-        try:
-            tensors = safetensors.torch.load(held)
-            header = json.loads(held[8 : 8 + int.from_bytes(held[:8], "little")])
-            values, *texts = json.loads(header["__metadata__"]["captum_rdr"])
-            named = {name: tensors.get(name, value) for name, value in values.items()}
-            args = tuple(value for name, value in named.items() if name[0] != "=")
-            kwargs = {name[1:]: one for name, one in named.items() if name[0] == "="}
-            arguments = ForwardArguments(args, kwargs)
-            return Probe(arguments, tensors["activations"], *map(str, texts))
-        except (*_UNREADABLE, safetensors.SafetensorError) as error:
-            raise ValueError(
-                f"the bank's first instances cannot be read ({error}); restore the bank "
-                "from a copy, or fit it anew"
-            ) from error
+    def unpacked(held: Tensor) -> "Probe":
+        """What `packed` gave; any exception if it is something else."""
+        tensors, (values, autocast) = unpacked(held.numpy().tobytes())
+        named = {name: tensors.get(name, value) for name, value in values.items()}
+        args = tuple(value for name, value in named.items() if name[0] != "=")
+        kwargs = {name[1:]: one for name, one in named.items() if name[0] == "="}
+        arguments = ForwardArguments(args, kwargs)
+        return Probe(arguments, tensors["activations"], str(autocast))
 
     def difference(
         self, now: Tensor, threshold: Tensor, same_weights: bool

@@ -1,11 +1,8 @@
 """Run forward passes and read the activations of layers."""
 
-import ast
 import functools
 import inspect
-import textwrap
 import threading
-import types
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
@@ -44,8 +41,8 @@ class LayerReader:
         axes: what each layer's axes mean; None, or none at all, to find out.
 
     Raises:
-        TypeError: ``forward_func`` or a pool cannot be called, ``layers`` are no modules,
-            or a script, which runs no hooks.
+        TypeError: ``forward_func`` or a pool cannot be called, or ``layers`` are no
+            modules.
     """
 
     forward_func: Callable[..., Any]
@@ -56,12 +53,6 @@ class LayerReader:
     axes: Sequence[LayerAxes | None] = ()
 
     def __post_init__(self) -> None:
-        for one in (*self.layers, self.forward_func):
-            if isinstance(one, torch.jit.ScriptModule):
-                raise TypeError(
-                    f"forward_func or layer is a {type(one).__name__} of TorchScript, "
-                    "which runs no hooks; pass the model that was scripted, and its layer"
-                )
         if not self.layers or not all(isinstance(one, Module) for one in self.layers):
             raise TypeError(
                 f"layer={[*self.layers]!r} is neither a module nor a list of modules; "
@@ -98,7 +89,10 @@ class LayerReader:
     @property
     def names(self) -> list[str]:
         """The layers' qualified names, or those of their classes without a model."""
-        return _names(self.layers, self.model)
+        model = self.model
+        named = () if model is None else model.named_modules()
+        known = {id(module): name for name, module in named}
+        return [known.get(id(one)) or type(one).__name__ for one in self.layers]
 
     @property
     def device(self) -> torch.device | None:
@@ -106,7 +100,8 @@ class LayerReader:
 
         None where there is none but on "meta", as of weights that are loaded on demand.
         """
-        return _device_of(self.modules)
+        tensors = chain(*((*one.parameters(), *one.buffers()) for one in self.modules))
+        return next((one.device for one in tensors if not one.is_meta), None)
 
     def only(self, *indices: int) -> "LayerReader":
         """The same reader for some of its layers."""
@@ -159,7 +154,7 @@ class LayerReader:
             batch in errors.
         """
         model = self.model
-        record = Record(self, model, keep, attribute_to_layer_input, gradients)
+        record = Record(self, keep, attribute_to_layer_input, gradients)
         with undisturbed(self.layers, model, gradients) as undo:
             for index, layer in enumerate(self.layers):
                 see = functools.partial(record.observe, index)
@@ -175,24 +170,18 @@ class Record:
     """What the layers of a reader gave in the last forward pass."""
 
     def __init__(
-        self,
-        reader: LayerReader,
-        model: Module | None,
-        keep: Keep,
-        to_input: bool,
-        gradients: bool,
+        self, reader: LayerReader, keep: Keep, to_input: bool, gradients: bool
     ) -> None:
         self._reader, self._keep = reader, keep
         self._to_input, self._gradients = to_input, gradients
-        modules = reader.layers if model is None else [model]
-        self._names, self._device = _names(reader.layers, model), _device_of(modules)
+        self._names, self._device = reader.names, reader.device
         self._asked = [_asked(pool) for pool in reader.pools]
         ids = reader.device_ids or getattr(reader.forward_func, "device_ids", None)
         self._device_ids: Sequence[int] = ids or ()
         # Several replicas of the model each see a share of the batch.
         self._is_split = len(self._device_ids) > 1
         needs_all = self._is_split or (reader.call_index or 0) < 0
-        self._may_leave = not (needs_all or _is_followed(reader.forward_func, modules))
+        self._may_leave = not (needs_all or _is_followed(reader))
         self._lock, self._thread = threading.Lock(), threading.get_ident()
         self._begin(ForwardArguments((), {}), "", leave_early=False)
 
@@ -265,12 +254,6 @@ class Record:
         known = self._given.named(reader.forward_func) if asked else {}
         if "axes" in asked and isinstance(output, Tensor):
             known["axes"] = reader.axes_of(index, output.shape[1:], self._to_input)
-        for name, parameter in asked.items():
-            if name not in known and parameter.default is parameter.empty:
-                raise ValueError(
-                    f"pool's parameter {name!r} is not among the forward arguments "
-                    f"{sorted(known)}; name it after one, or give it a default"
-                )
         return pool(output, **{name: known[name] for name in asked if name in known})
 
     def _value(self, index: int, name: str) -> tuple[Tensor, ...]:
@@ -279,7 +262,8 @@ class Record:
         if calls == 0:
             raise ValueError(
                 f"layer {name!r} did not fire in the forward pass; choose one that these "
-                "inputs reach as a module; of a compiled model pass model._orig_mod"
+                "inputs reach as a module; of a compiled or scripted model pass the "
+                "original, e.g. model._orig_mod"
             )
         if (wanted is None and calls > 1) or not -calls <= (wanted or 0) < calls:
             raise ValueError(
@@ -308,49 +292,21 @@ def _device(value: Any) -> torch.device:
     return value.device if isinstance(value, Tensor) else torch.device("cpu")
 
 
-def _asked(pool: Pool | None) -> dict[str, inspect.Parameter]:
+def _asked(pool: Pool | None) -> list[str]:
     """What a pool asks for beside the layer's output, by name."""
-    signature = None if pool is None else signature_of(pool)
-    parameters = list(signature.parameters.values())[1:] if signature else []
+    parameters = list(signature_of(pool).parameters.values())[1:]
     by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return {one.name: one for one in parameters if one.kind in by_name}
+    return [one.name for one in parameters if one.kind in by_name]
 
 
-def _names(layers: Sequence[Module], model: Module | None) -> list[str]:
-    named = () if model is None else model.named_modules()
-    known = {id(module): name for name, module in named}
-    return [known.get(id(one)) or type(one).__name__ for one in layers]
+def _is_followed(reader: LayerReader) -> bool:
+    """Whether hooks, or ``finally`` and ``with`` blocks, may see how a pass ends."""
+    inner = [one for module in reader.modules for one in module.modules()]
+    functions = [reader.forward_func, *(getattr(one, "forward", None) for one in inner)]
+    return has_hooks(reader.modules) or any(map(_has_blocks, functions))
 
 
-def _device_of(modules: Sequence[Module]) -> torch.device | None:
-    tensors = chain(*((*one.parameters(), *one.buffers()) for one in modules))
-    return next((one.device for one in tensors if not one.is_meta), None)
-
-
-def _is_followed(forward_func: Any, modules: Sequence[Module]) -> bool:
-    """Whether hooks or ``finally`` blocks of the user's see how a pass ends."""
-    inner = [one for module in modules for one in module.modules()]
-    functions = [forward_func, *(getattr(one, "forward", None) for one in inner)]
-    return has_hooks(modules) or any(map(_ends_in_code, functions))
-
-
-def _ends_in_code(function: Any) -> bool:
-    """Whether a function holds a ``finally`` or ``with`` block of the user's."""
+def _has_blocks(function: Any) -> bool:
+    """Whether a function holds a ``try`` or ``with`` block."""
     found = inspect.unwrap(getattr(function, "__func__", function))
-    return inspect.isfunction(found) and _has_end(found.__code__)
-
-
-@functools.lru_cache(maxsize=1024)
-def _has_end(code: types.CodeType) -> bool:
-    try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(code)))
-    except (OSError, SyntaxError, TypeError):  # there is no source, or part of a line
-        return False
-    contexts = [
-        ast.unparse(item.context_expr)
-        for node in ast.walk(tree)
-        for item in getattr(node, "items", ())
-    ]
-    return not all(one.startswith("torch.") for one in contexts) or any(
-        getattr(node, "finalbody", ()) for node in ast.walk(tree)
-    )
+    return inspect.isfunction(found) and bool(found.__code__.co_exceptiontable)

@@ -33,6 +33,12 @@ def check_shape(activations: Tensor, shape: torch.Size, name: str) -> None:
         )
 
 
+def is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor is dense and of real numbers."""
+    odd = tensor.is_quantized or tensor.is_complex() or tensor.is_nested
+    return not odd and tensor.layout == torch.strided
+
+
 def checked_activations(output: Any, batch_size: int | None, where: str) -> Tensor:
     """A layer's output, of which states can be read.
 
@@ -52,19 +58,13 @@ def checked_activations(output: Any, batch_size: int | None, where: str) -> Tens
     tensor([[1.]])
     """
     is_tensor = isinstance(output, Tensor)
-    odd = is_tensor and (output.is_quantized or output.is_complex() or output.is_nested)
-    if not is_tensor or odd or output.layout != torch.strided:
+    if not is_tensor or not is_plain(output):
         kind = "nested" if getattr(output, "is_nested", False) else ""
         what = f"{kind or output.layout} tensor of {output.dtype}" if is_tensor else ""
         raise TypeError(
             f"{where} gave a {what or type(output).__name__}; choose or make a dense, "
             "real tensor with pool, e.g. pool=lambda output: output[0] or "
             "output.dequantize() or torch.nested.to_padded_tensor(output, 0)"
-        )
-    if output.is_meta:
-        raise ValueError(
-            f'{where} gave a tensor on the "meta" device, which has no values; load the '
-            "weights first, e.g. model.to_empty(device='cpu') and load_state_dict"
         )
     value: Tensor = output[:, None] if output.dim() == 1 else output
     if value.dim() == 0 or batch_size not in (None, value.shape[0]):

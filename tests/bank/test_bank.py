@@ -10,10 +10,8 @@ import torch
 from conftest import bank_of, random_states
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
 
-from captum_rdr import ConfigurationBank, RelaxedDecisionRegion
+from captum_rdr import ConfigurationBank
 from captum_rdr.bank import files
 
 
@@ -299,12 +297,7 @@ def test_other_files_are_refused(saved, tmp_path):
         ConfigurationBank.load(path)
 
 
-def test_room_is_made_for_what_is_read():
-    data = TensorDataset(torch.randn(5000, 8))
-    loader = DataLoader(data, batch_size=10, sampler=range(50))
-    layer = nn.Identity()
-    rdr = RelaxedDecisionRegion(layer, layer).fit(loader, show_progress=False)
-    assert rdr.bank._held["rows"].capacity == 50
+def test_room_that_is_not_used_is_not_pickled():
     roomy = ConfigurationBank((8,), reserve=100_000)
     roomy.append(random_states(5, 8))
     again = pickle.loads(pickle.dumps(roomy))

@@ -358,8 +358,7 @@ def test_bad_folders(tmp_path, images, net):
             ValueError,
             "is a file; give a folder",
         ),
-        (lambda: fit(images, [tmp_path]), TypeError, "does not fit layer"),
-        (lambda: fit(images, tmp_path, layers, net), TypeError, "a list of folders"),
+        (lambda: fit(images, tmp_path, layers, net), ValueError, "one folder twice"),
         (
             lambda: fit(images, [tmp_path, tmp_path], layers, net),
             ValueError,

@@ -160,9 +160,9 @@ def test_bad_data():
     for data in ([], torch.zeros(0, 3), [torch.zeros(0, 3)]):
         with pytest.raises(ValueError, match="data is empty"):
             fit(data)
-    with pytest.raises(ValueError, match="without dimensions"):
+    with pytest.raises(RuntimeError, match="at least a 1-dimensional tensor"):
         fit(torch.tensor(1.0))
-    with pytest.raises(TypeError, match="data gave an empty batch"):
+    with pytest.raises(TypeError, match="inputs is a NoneType; give"):
         fit([()])
     with pytest.raises(TypeError, match="inputs is a str"):
         fit([("text", 1)])
@@ -418,9 +418,7 @@ def test_a_pool_sees_the_attention_mask_however_it_is_passed():
 
 
 def test_a_pool_that_asks_for_what_is_not_there():
-    with pytest.raises(
-        ValueError, match=r"pool's parameter 'mask' is not among .*\['input'\]"
-    ):
+    with pytest.raises(TypeError, match=r"missing 1 .* argument: 'mask'"):
         fit(torch.ones(3, 4), pool=lambda output, mask: output * mask)
     assert len(fit(torch.ones(3, 4), pool=torch.relu)) == 3
 

@@ -184,12 +184,14 @@ def test_a_models_except_does_not_swallow_the_early_end(images):
             super().__init__()
             self.inner, self.after = nn.Flatten(), Counting()
 
-        def forward(self, x):
+        def guarded(self, x):
             try:
-                x = self.inner(x)
+                return self.inner(x)
             except Exception:
                 raise AssertionError("swallowed") from None
-            return self.after(x)
+
+        def forward(self, x):
+            return self.after(self.guarded(x))
 
     model = Guarded()
     rdr = RelaxedDecisionRegion(model, model.inner).fit(
@@ -387,7 +389,7 @@ def test_a_function_that_hides_its_model(net, images):
 
 def recorded(net, layer, device_ids):
     reader = LayerReader(net, [layer], device_ids, [None], None)
-    return Record(reader, net, lambda _, output: (output,), False, False)
+    return Record(reader, lambda _, output: (output,), False, False)
 
 
 def test_parts_of_a_data_parallel_batch_are_put_in_order(net, images):

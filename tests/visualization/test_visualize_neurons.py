@@ -57,17 +57,17 @@ def test_channels_and_places():
 
 
 @pytest.mark.parametrize(
-    ("n_tokens", "n_prefix", "grid", "expected"),
+    ("n_tokens", "n_prefix", "expected"),
     [
-        (10, None, None, (3, 3)),  # a class token before a square
-        (9, None, None, (3, 3)),
-        (11, 2, (3, 3), (3, 3)),  # a class token and a register
-        (12, 0, (3, 4), (3, 4)),
-        (17, 5, None, (3, 4)),  # an image that is not square
+        (10, None, (3, 3)),  # a class token before a square
+        (9, None, (3, 3)),
+        (11, 2, (3, 3)),  # a class token and a register
+        (12, 0, (3, 4)),
+        (17, 5, (3, 4)),  # an image that is not square
     ],
 )
-def test_tokens(n_tokens, n_prefix, grid, expected):
-    axes = None if n_prefix is None else LayerAxes("token channel", n_prefix, grid)
+def test_tokens(n_tokens, n_prefix, expected):
+    axes = None if n_prefix is None else LayerAxes("token channel", n_prefix)
     region, rdr = setting((n_tokens, 6), axes=axes)
     places, bars = neuron_layout(region, bank_axes(rdr.bank), 0.75)
     assert places.shape == (2, *expected)
