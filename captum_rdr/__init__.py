@@ -2,7 +2,7 @@
 
 from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.bank import ConfigurationBank
-from captum_rdr.method.region import Region
+from captum_rdr.method.region import Region, regions_to_frame
 from captum_rdr.version import __version__
 
 __all__ = [
@@ -10,4 +10,5 @@ __all__ = [
     "Region",
     "RelaxedDecisionRegion",
     "__version__",
+    "regions_to_frame",
 ]

@@ -1,6 +1,21 @@
-"""Objects in a few named values."""
+"""Objects in a few named values, and how notebooks show these."""
 
+from collections.abc import Mapping
+from html import escape
 from typing import Any
+
+
+def as_html(title: str, fields: Mapping[str, Any]) -> str:
+    """Named values as a table.
+
+    >>> as_html("A <bank>", {"rows": 2})
+    '<table><caption>A &lt;bank&gt;</caption><tr><th>rows</th><td>2</td></tr></table>'
+    """
+    rows = "".join(
+        f"<tr><th>{escape(name)}</th><td>{escape(str(value))}</td></tr>"
+        for name, value in fields.items()
+    )
+    return f"<table><caption>{escape(title)}</caption>{rows}</table>"
 
 
 def of_bank(bank: Any) -> dict[str, Any]:

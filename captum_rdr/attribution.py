@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from captum_rdr._arguments import check_whole, checked_rows, for_each
-from captum_rdr._summary import of_explainer
+from captum_rdr._summary import as_html, of_explainer
 from captum_rdr.axes import LayerAxes
 from captum_rdr.bank import ConfigurationBank, bits
 from captum_rdr.bank.checks import checked_banks, warn_if_alike
@@ -126,6 +126,10 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         told = of_explainer(self.reader, self._thresholds, self._banks).items()
         said = "; ".join(f"{name}: {value}" for name, value in told)
         return f"RelaxedDecisionRegion({said})"
+
+    def _repr_html_(self) -> str:
+        told = of_explainer(self.reader, self._thresholds, self._banks)
+        return as_html("RelaxedDecisionRegion", told)
 
     @property
     def bank(self) -> Any:

@@ -94,5 +94,6 @@ regions = rdr.attribute_members(
 members = sum(len(one.members) for one in regions) / len(regions)
 print(
     f"Finding: of all {len(crops)} crops a region has {members:.0f} members, and "
-    f"{float(purity(regions, labels).nanmean()):.0%} of them are crops of the same photo, by chance 17%."
+    f"{float(purity(regions, labels).nanmean()):.0%} of them are crops of the same "
+    "photo, by chance 17%."
 )

@@ -1,13 +1,14 @@
 """Results that people use elsewhere: in JSON, tables and notebooks; and what names mean."""
 
 import json
+import re
 import warnings
 from urllib.error import URLError
 
 import pytest
 import torch
 
-from captum_rdr import RelaxedDecisionRegion
+from captum_rdr import RelaxedDecisionRegion, regions_to_frame
 from captum_rdr.metrics import significance
 from captum_rdr.report import write_report
 
@@ -31,7 +32,7 @@ def some_regions(rdr, data):
 
 
 @pytest.mark.filterwarnings("ignore:.*unanimous")
-def test_a_region_as_json_and_in_a_table(world):
+def test_a_region_as_json(world):
     rdr, data = world
     regions = list(some_regions(rdr, data))
     for region in [*regions, *significance(regions[:3], rdr.bank, show_progress=False)]:
@@ -47,10 +48,27 @@ def test_a_region_as_json_and_in_a_table(world):
         assert (found["significance"] is None) == (tested is None)
         if tested:
             assert found["significance"]["p_value"] == tested.p_value
-    pandas = pytest.importorskip("pandas")
-    frame = pandas.DataFrame([one.to_dict() for one in regions])
+
+
+@pytest.mark.filterwarnings("ignore:.*unanimous")
+def test_regions_in_a_table(world, monkeypatch):
+    pytest.importorskip("pandas")
+    rdr, data = world
+    regions = list(some_regions(rdr, data))
+    frame = regions_to_frame(regions)
+    assert len(frame) == len(regions)
+    assert frame["query"].isna().tolist() == [one.query is None for one in regions]
     assert frame["query"].dropna().tolist() == [3, 5, 1, 1]
-    assert frame["members"].tolist() == [one.members.tolist() for one in regions]
+    assert frame["members"].tolist() == [len(one.members) for one in regions]
+    assert frame["member rows"].tolist() == [one.members.tolist() for one in regions]
+    assert frame["verdict"].isna().all()
+    tested = significance(regions, rdr.bank, show_progress=False)
+    verdicts = [one.significance.verdict for one in tested]
+    assert regions_to_frame(tested)["verdict"].tolist() == verdicts
+    assert len(regions_to_frame([])) == 0
+    monkeypatch.setitem(__import__("sys").modules, "pandas", None)
+    with pytest.raises(ImportError, match="pandas"):
+        regions_to_frame(regions)
 
 
 def test_what_an_explainer_is(world):
@@ -76,6 +94,25 @@ def test_what_an_explainer_is(world):
     assert "layer 0: threshold a number a neuron, pool spatial_mean" in repr(several)
     function = RelaxedDecisionRegion(lambda x: model(x), model[1])
     assert "model: Sequential" in repr(function)
+
+
+def test_notebooks_show_tables(world):
+    rdr, _ = world
+    (region,) = rdr.attribute_members([3], 6, 4)
+    for one, told in [
+        (rdr, "<th>layer 1</th>"),
+        (rdr.bank, "<tr><th>instances</th><td>80</td></tr>"),
+        (region, f"<tr><th>members</th><td>{len(region.members)}</td></tr>"),
+    ]:
+        html = one._repr_html_()
+        assert told in html
+        assert re.fullmatch(r"<table>.*</table>", html)
+    assert (
+        "&lt;lambda&gt;"
+        in RelaxedDecisionRegion(
+            rdr.forward_func, rdr.layer, pool=lambda x: x
+        )._repr_html_()
+    )
 
 
 def test_a_flat_concept_score_is_told():

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from captum_rdr._arguments import check_range, check_whole, checked_rows
+from captum_rdr._summary import as_html, of_bank
 from captum_rdr.axes import LayerAxes
 from captum_rdr.bank import bits, files, queries
 from captum_rdr.bank.queries import Nearest, Wanted
@@ -178,6 +179,9 @@ class ConfigurationBank:
             f"shape {tuple(self.layer_shape)}, {self.nbytes} bytes{place}{features})"
         )
 
+    def _repr_html_(self) -> str:
+        return as_html("ConfigurationBank", of_bank(self))
+
     def to(self, device: torch.device | str) -> "ConfigurationBank":
         """The same bank with rows and features on a device, where queries then run.
 
@@ -324,7 +328,8 @@ class ConfigurationBank:
         """
         packed, size = self._padded(query), len(self)
         check_whole("k", k, most=size, of=f"the bank's {size} instances")
-        return queries.nearest(packed, self.packed, k)
+        ready = self._held["rows"].ready if len(packed) == 1 else None
+        return queries.nearest(packed, self.packed, k, ready)
 
     def disagreements(self, neurons: Tensor, states: Tensor) -> Tensor:
         """In how many of the given neurons each row differs from ``states``.

@@ -6,7 +6,7 @@ depends on the blocks.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -55,18 +55,21 @@ def _blocks(n_rows: int, row_bytes: int) -> Iterator[slice]:
         yield slice(start, min(start + step, n_rows))
 
 
-def nearest(queries: Tensor, rows: Tensor, k: int) -> Nearest:
+def nearest(queries: Tensor, rows: Tensor, k: int, ready: Any = None) -> Nearest:
     """The k nearest rows of each packed query, ties by the lower row.
 
     Args:
         queries: packed rows, uint8 ``(Q, B)``.
         rows: packed rows, uint8 ``(N, B)``.
         k: how many, at most N.
+        ready: what `captum_rdr.bank.bits.prepared` made of the rows, if anything.
 
     >>> rows = torch.tensor([[9], [14], [9]], dtype=torch.uint8)
     >>> nearest(rows[:1], rows, 2)
     Nearest(rows=tensor([[0, 2]]), distances=tensor([[0, 0]]))
     """
+    if ready is not None and len(queries) == 1:
+        return smallest(bits.hamming(queries, rows, ready), k)
     found = np.empty((len(queries), 0), np.int64)
     away = np.empty((len(queries), 0), np.int64)
     for block in _blocks(len(rows), 4 * len(queries)):

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from captum_rdr.bank import bits
+
 _FIRST_ROWS = 256
 
 
@@ -31,6 +33,7 @@ class GrowingRows:
 
     def __init__(self, filled: Tensor, *, is_mapped: bool = False) -> None:
         self._room, self._length, self.is_mapped = filled, len(filled), is_mapped
+        self._ready: Any = None
 
     @classmethod
     def like(cls, block: Tensor, reserve: int = 0) -> "GrowingRows":
@@ -48,6 +51,13 @@ class GrowingRows:
     def capacity(self) -> int:
         """Number of rows for which there is room."""
         return len(self._room)
+
+    @property
+    def ready(self) -> Any:
+        """The rows as `captum_rdr.bank.bits.prepared` makes them, kept."""
+        if self._ready is None:
+            self._ready = bits.prepared(self.filled)
+        return self._ready
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "GrowingRows":
         """Copy the rows; a file's cannot change, so copies share them."""
@@ -74,4 +84,4 @@ class GrowingRows:
             larger[:start] = self.filled
             self._room, self.is_mapped = larger, False
         self._room[start:stop] = block
-        self._length = stop
+        self._length, self._ready = stop, None

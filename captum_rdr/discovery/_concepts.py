@@ -2,7 +2,7 @@
 
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -120,19 +120,18 @@ def atlas(
     [Counter({'a': ...}), Counter({'b': ...}), Counter({'c': ...})]
     """
     (bank,) = fitted_banks(rdr)
-    picked = distinct_rows(
-        range(len(bank)) if rows is None else rows, len(bank), "rows"
-    )
-    check_whole("walk_length", walk_length)
-    check_whole("n_exemplars", n_exemplars)
+    every = range(len(bank)) if rows is None else rows
+    picked = distinct_rows(every, len(bank), "rows")
+    counts = {"walk_length": walk_length, "n_exemplars": n_exemplars}
     if n_concepts is not None:
-        check_whole("n_concepts", n_concepts)
+        counts["n_concepts"] = n_concepts
+    for name, count in counts.items():
+        check_whole(name, count)
     check_level(level)
     known = _known(labels, "labels", bank)
     predicted = _known(predictions, "predictions", bank)
     generator = generator or torch.Generator().manual_seed(0)
     order = picked[torch.randperm(len(picked), generator=generator)[:SAMPLED]]
-    sample = order.sort().values
     search = partial(
         _search,
         bank,
@@ -141,34 +140,16 @@ def atlas(
         choices=choices,
         show_progress=show_progress,
     )
+    sample = order.sort().values
     found, covered = search(sample)
     if test and len(found) and len(order) > 1:
-        halves = [half.sort().values for half in order.chunk(2)]
-        by_half = [search(half)[0] for half in halves]
-        tests = judged_by(
-            [one.region for one in by_half[0]],
-            bank,
-            partial(_on_some_neurons, bank, by_half[0], halves[0]),
-            halves[1],
-            level=level,
-            generator=generator,
-            show_progress=show_progress,
-        )
-        found = [_tested(one, halves, by_half, tests) for one in found]
+        found = _tested(found, bank, order, search, level, generator, show_progress)
     where = assigned([one.region for one in found], bank)
     of_rows = where.concept.clone()
     of_rows[sample] = torch.from_numpy(covered.labels)
-    if known is not None:
-        found = [
-            replace(one, labels=Counter(known[one.rows.numpy()].tolist()))
-            for one in found
-        ]
-        if predicted is not None:
-            found = _with_errors(found, picked, known != predicted)
-    shown = []
-    for one, depth in zip(found, where.depth.T, strict=True):
-        ranked = depth[one.rows].argsort(descending=True, stable=True)
-        shown.append(replace(one, exemplars=one.rows[ranked[:n_exemplars]]))
+    shown = _described(found, where.depth, known, n_exemplars)
+    if known is not None and predicted is not None:
+        shown = _with_errors(shown, picked, known != predicted)
     return Atlas(tuple(shown), picked, of_rows[picked], covered.coverage, rdr)
 
 
@@ -298,24 +279,53 @@ def _on_some_neurons(
 
 
 def _tested(
-    one: Concept,
-    halves: Sequence[Tensor],
-    by_half: Sequence[Sequence[Concept]],
-    tests: Sequence[Region],
-) -> Concept:
-    """A concept, with the test of what one half makes of it, and whether both do."""
-    likeness = []
-    for half, others in zip(halves, by_half, strict=True):
-        own = one.rows[torch.isin(one.rows, half)]
-        likeness.append([jaccard(own, other.rows) for other in others])
-    verdict = tests[int(np.argmax(likeness[0]))].significance
-    if max(likeness[0]) < AGAIN:
-        verdict = Significance(
-            1.0, 0.0, 0, untestable="not found again in half of the rows"
-        )
-    region = replace(one.region, significance=verdict)
-    again = float(np.mean([max(some) for some in likeness]))
-    return replace(one, region=region, found_again=again)
+    found: Sequence[Concept],
+    bank: ConfigurationBank,
+    order: Tensor,
+    search: Callable[[Tensor], tuple[list[Concept], Cover]],
+    level: float,
+    generator: torch.Generator,
+    show_progress: bool,
+) -> list[Concept]:
+    """Concepts with the test of what one half makes of them, and whether both do."""
+    halves = [half.sort().values for half in order.chunk(2)]
+    by_half = [search(half)[0] for half in halves]
+    tests = judged_by(
+        [one.region for one in by_half[0]],
+        bank,
+        partial(_on_some_neurons, bank, by_half[0], halves[0]),
+        halves[1],
+        level=level,
+        generator=generator,
+        show_progress=show_progress,
+    )
+    tested = []
+    for one in found:
+        likeness = []
+        for half, others in zip(halves, by_half, strict=True):
+            own = one.rows[torch.isin(one.rows, half)]
+            likeness.append([jaccard(own, other.rows) for other in others])
+        verdict = tests[int(np.argmax(likeness[0]))].significance
+        if max(likeness[0]) < AGAIN:
+            reason = "not found again in half of the rows"
+            verdict = Significance(1.0, 0.0, 0, untestable=reason)
+        again = float(np.mean([max(some) for some in likeness]))
+        region = replace(one.region, significance=verdict)
+        tested.append(replace(one, region=region, found_again=again))
+    return tested
+
+
+def _described(
+    found: Sequence[Concept], depth: Tensor, known: Ints | None, n_exemplars: int
+) -> list[Concept]:
+    """Concepts with their most evident rows, and their labels where these are known."""
+    described = []
+    for one, own in zip(found, depth.T, strict=True):
+        ranked = own[one.rows].argsort(descending=True, stable=True)
+        held = None if known is None else Counter(known[one.rows.numpy()].tolist())
+        exemplars = one.rows[ranked[:n_exemplars]]
+        described.append(replace(one, exemplars=exemplars, labels=held))
+    return described
 
 
 def _with_errors(

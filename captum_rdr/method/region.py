@@ -5,6 +5,7 @@ from collections import namedtuple
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from dataclasses import fields as fields_of
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 
 from captum_rdr._arguments import check_range
+from captum_rdr._summary import as_html
 from captum_rdr.axes import LayerAxes
 from captum_rdr.bank import ConfigurationBank, bits, files
 from captum_rdr.method.rule import Rule
@@ -237,6 +239,25 @@ class Region:
             f"{tested})"
         )
 
+    def _repr_html_(self) -> str:
+        return as_html(f"Region of a layer of {self.n_layer} neurons", self._summary())
+
+    def _summary(self) -> dict[str, Any]:
+        """A few plain values."""
+        test = self.significance
+        return {
+            "query": self.query,
+            "members": len(self.members),
+            "neighbors": len(self.neighbors),
+            "principal neurons": len(self.neurons),
+            "of them active": int(self.states.sum()),
+            "tolerance": self.tolerance,
+            "evidence cut": self.evidence_cut,
+            "verdict": None if test is None else test.verdict,
+            "p-value": None if test is None else test._decisive,
+            "effect": None if test is None else test.effect,
+        }
+
     def to_dict(self) -> dict[str, Any]:
         """The region as values of JSON's types, but for a query that is no bank row.
 
@@ -446,6 +467,39 @@ class Region:
             fields["axes"] = axes and LayerAxes(**axes)
             values: dict[str, Any] = {**tensors, **fields}
             return Region(**values)
+
+
+def regions_to_frame(regions: Sequence[Region]) -> Any:
+    """A pandas table with one row a region.
+
+    Args:
+        regions: the regions.
+
+    Returns:
+        a ``pandas.DataFrame``: the query's bank row, if it has one; how many members,
+        neighbors and principal neurons; tolerance; what a test found; and the flat
+        indices of the principal neurons and the members' rows, as lists.
+
+    Raises:
+        ImportError: pandas is not installed; see `Region.to_dict`.
+
+    >>> from captum_rdr import RelaxedDecisionRegion
+    >>> model, data = torch.nn.Identity(), torch.eye(4)
+    >>> rdr = RelaxedDecisionRegion(model, model).fit(data, show_progress=False)
+    >>> regions_to_frame(rdr.attribute_members([2, 0], 1, 3))["members"].tolist()
+    [1, 1]
+    """
+    pandas = import_module("pandas")  # only this needs it
+    return pandas.DataFrame(
+        [
+            {
+                **region._summary(),
+                "neuron indices": region.neurons.tolist(),
+                "member rows": region.members.tolist(),
+            }
+            for region in regions
+        ]
+    ).astype({"query": "Int64"} if regions else {})
 
 
 def _inputs_only(items: list[Any]) -> Any:
