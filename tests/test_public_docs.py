@@ -30,7 +30,6 @@ PUBLISHED = {
     "coverage",
     "enrichment",
     "generalization",
-    "paper_setup",
     "purity",
     "significance",
     "stability",
