@@ -104,11 +104,7 @@ def parser() -> argparse.ArgumentParser:
         return one
 
     _add_fit(command("fit", "index a folder of images"))
-    explain = command("explain", "find the regions of images")
-    _add_query(explain)
-    explain.add_argument(
-        "--save", type=Path, metavar="FOLDER", help="write each region, for Region.load"
-    )
+    _add_query(command("explain", "find the regions of images"))
     report = command("report", "write a page on the regions of images")
     _add_query(report)
     report.add_argument("--output", required=True, type=Path, help="HTML file")
