@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from captum.attr import visualization
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from torch import Tensor
 
 from captum_rdr._arguments import check_choice
@@ -47,6 +49,7 @@ def visualize_concept(
     sign: str = "all",
     outlier_perc: float = 2,
     alpha_overlay: float = 0.5,
+    show_colorbar: bool = False,
     **figure: Unpack[sheet.FigureOptions],
 ) -> sheet.FigureAxes:
     """Draw where in the query and in members the region's concept is.
@@ -72,6 +75,8 @@ def visualize_concept(
         outlier_perc: as for ``visualize_image_attr``: the color scale of each image ends
             where this share of its attribution, in percent, lies beyond.
         alpha_overlay: as for ``visualize_image_attr``.
+        show_colorbar: as for ``visualize_image_attr``: one bar for all, since the values
+            of each image are scaled to it.
         **figure: see `FigureOptions`.
 
     Returns:
@@ -119,13 +124,18 @@ def visualize_concept(
             picture = shown[number].picture
             _draw_attribution(ax, attributions[number], picture, way, options)
 
+    def bar(canvas: sheet.Canvas, x: float, y: float) -> None:
+        colors = ScalarMappable(Normalize(-1 if sign == "all" else 0, 1), cmap)
+        ax = canvas.plot(x + 0.1, y, 2.0, 0.1)
+        ax.figure.colorbar(colors, ax, orientation="horizontal")
+
     side = min(1.4, (sheet.WIDTH + _GAP) / max(len(shown), 5) - _GAP)
     ways = [partial(lower, way) for way in dict.fromkeys(("heat_map", method))]
     parts: list[tiles.Part] = [*subject.headed(f"Query and {subject.counted(rows)}")]
     parts.append(tiles.block(shown, side, _GAP, ways))
     if not all(bare):
         parts.append(tiles.Row("Colors, by each image's own scale:"))
-        parts.append(sheet.key(key))
+        parts += [sheet.key(key), *[sheet.Block(0.35, bar)] * show_colorbar]
     return tiles.draw(parts, **figure)
 
 

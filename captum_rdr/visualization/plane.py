@@ -89,10 +89,6 @@ def visualize_plane(
         f"{subject.described} 1 is the query, 2 and 3 the other anchors of the plane. "
         f"{crossing} of {len(picture.margins)} zero lines cross this view."
     )
-    if others is not None:
-        low, high = (np.array([picture.xs[end], picture.ys[end]]) for end in (0, -1))
-        near = ((picture.others >= low) & (picture.others <= high)).all(1).sum()
-        text += f" {near} of {len(others)} other instances project into it."
     blocks = [_plane_block(picture, region), sheet.key(_KEY)]
     return tiles.draw([*subject.headed(text), *blocks], **figure)
 
@@ -151,18 +147,13 @@ def plane_picture(
         at_points = features.new_tensor(flat[0] + block @ axes)
         values = _margins(module, at_points.reshape(-1, *features.shape[1:]), bank)
         away = ((values > 0) != states[0]).sum(1)
-        sampled.append((region.contains(values > 0), away, values[:, region.neurons]))
-    inside, away, margins = (torch.cat(part) for part in zip(*sampled, strict=True))
-    return PlanePicture(
-        at[:3],
-        xs,
-        ys,
-        inside.reshape(_STEPS, _STEPS).numpy(),
-        away.reshape(_STEPS, _STEPS).numpy(),
-        margins.T.reshape(-1, _STEPS, _STEPS).numpy(),
-        at[3:],
-        region.contains(states[3:]).numpy(),
+        sampled.append((region.contains(values > 0), away, values[:, region.neurons].T))
+    inside, distances, margins = (
+        torch.cat(part, -1).reshape(*part[0].shape[:-1], _STEPS, _STEPS).numpy()
+        for part in zip(*sampled, strict=True)
     )
+    members = region.contains(states[3:]).numpy()
+    return PlanePicture(at[:3], xs, ys, inside, distances, margins, at[3:], members)
 
 
 def plane_through(points: Floats) -> Floats:
@@ -178,16 +169,17 @@ def plane_through(points: Floats) -> Floats:
     array([[1., 0., 0.],
            [0., 1., 0.]])
     """
-    sides = points[1:] - points[0]
-    directions, lengths = np.linalg.qr(sides.T)
-    along, away = np.diag(lengths) if lengths.shape == (2, 2) else (0.0, 0.0)
-    if along == 0 or abs(away) <= 1e-6 * np.linalg.norm(sides):
+    along, away = points[1:] - points[0]
+    along = along / (np.linalg.norm(along) or 1.0)
+    side = away - (away @ along) * along
+    longest = np.linalg.norm(points[1:] - points[0])
+    if not along.any() or np.linalg.norm(side) <= 1e-6 * longest:
         raise ValueError(
             "the features of the three anchors lie on a line, so they span no plane; "
             "give three instances that the layer tells apart"
         )
-    axes: Floats = directions.T * np.sign([[along], [away]])
-    return axes
+    side -= (side @ along) * along  # once more, against rounding
+    return np.stack([along, side / np.linalg.norm(side)])
 
 
 def _read(
@@ -231,31 +223,26 @@ def _margins(module: Module, features: Tensor, bank: ConfigurationBank) -> Tenso
 
 def _plane_block(picture: PlanePicture, region: Region) -> sheet.Block:
     side, xs, ys = 4.1, picture.xs, picture.ys
-    extent = (xs[0], xs[-1], ys[0], ys[-1])
 
     def draw(canvas: sheet.Canvas, x: float, y: float) -> None:
-        ax = canvas.plot(x + 0.5, y + 0.05, side, side)
-        show = partial(ax.imshow, extent=extent, origin="lower", aspect="equal")
-        field = show(picture.distances, cmap=_LIGHT, interpolation="bilinear")
-        shade = np.where(picture.inside[..., None], (0.95, 0.9, 0.25, 0.55), 0)
-        show(shade, interpolation="nearest")
+        ax, scale = canvas.plot(x + 0.5, y + 0.05, side, side), canvas.scale
+        extent = (xs[0], xs[-1], ys[0], ys[-1])
+        show = partial(
+            ax.imshow, extent=extent, origin="lower", interpolation="nearest"
+        )
+        field = show(picture.distances, cmap=_LIGHT)
+        show(np.where(picture.inside[..., None], (0.95, 0.9, 0.25, 0.55), 0))
         for values, active in zip(picture.margins, region.states, strict=True):
             if values.min() < 0 < values.max():
                 color = sheet.BLUE if active else sheet.ORANGE
-                ax.contour(
-                    xs, ys, values, [0], colors=color, linewidths=0.9 * canvas.scale
-                )
-        area = 12 * canvas.scale**2
-        scatter: Any = partial(ax.scatter, edgecolors=sheet.INK, zorder=3)
+                ax.contour(xs, ys, values, [0], colors=color, linewidths=0.9 * scale)
         for members, face in ((False, "white"), (True, sheet.GREEN)):
-            some = picture.others[picture.members == members]
-            scatter(*some.T, area, face, linewidths=0.5)
-        scatter(*picture.anchors.T, 8 * area, "white", linewidths=1)
+            left, low = picture.others[picture.members == members].T
+            ax.scatter(left, low, 12 * scale**2, face, ec=sheet.INK, lw=0.5, zorder=3)
+        options: Any = {"size": 8 * scale, "ha": "center", "va": "center", "zorder": 5}
+        options["bbox"] = {"boxstyle": "circle", "fc": "white", "ec": sheet.INK}
         for number, (a, b) in enumerate(picture.anchors, 1):
-            text = ax.text(
-                a, b, str(number), size=8 * canvas.scale, ha="center", zorder=5
-            )
-            text.set_verticalalignment("center_baseline")
+            ax.text(a, b, str(number), **options)
         ax.set(xlim=extent[:2], ylim=extent[2:], ylabel="at right angles to it")
         ax.set_xlabel("feature space, towards the second anchor")
         bar = canvas.plot(x + side + 0.7, y + 0.05, 0.12, side)

@@ -23,7 +23,6 @@ from captum_rdr.visualization import (
     Reference,
     visualize_bank,
     visualize_concept,
-    visualize_layers,
     visualize_neighbors,
     visualize_plane,
     visualize_principal_neurons,
@@ -105,16 +104,6 @@ def test_neighbors():
     rdr = hidden(data, keep_features=True)
     (region,) = rdr.attribute_members([3])
     return without_text(visualize_neighbors(region, rdr, reference, use_pyplot=False))
-
-
-@drawn
-def test_layers():
-    data, reference = gray()
-    both = fitted(data)
-    regions = [found[0] for found in both.attribute_members([4], 5, 4)]
-    return without_text(
-        visualize_layers(regions, both, reference, n_members=4, use_pyplot=False)
-    )
 
 
 @drawn

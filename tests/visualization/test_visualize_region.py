@@ -24,7 +24,6 @@ from torch import nn
 from captum_rdr import RelaxedDecisionRegion
 from captum_rdr.visualization import (
     Reference,
-    visualize_layers,
     visualize_principal_neurons,
     visualize_region,
 )
@@ -285,8 +284,6 @@ def test_regions_of_others_are_refused(rdr, data):
         visualize_region(first, both, data, n_members=-1)
     with pytest.raises(ValueError, match="dataset has 3 items"):
         visualize_region(first, both, data[:3])
-    with pytest.raises(ValueError, match="regions has 1 items for 2 layers"):
-        visualize_layers([first], both, data)
 
 
 def test_text_is_cut_and_wrapped_to_its_room():
