@@ -159,6 +159,7 @@ def main() -> tuple[float, float, float]:
         print(f"\n{title}")
         asked = (held_out.images[row], held_out.labels[row], predicted[row])
         fig, axes = plt.subplots(2, 1, figsize=(6, 6))
+        fig.subplots_adjust(0, 0, 1, 1, hspace=0)
         for layer, regions, ax in zip(layers, regions_by_layer, axes, strict=True):
             describe(regions[query], layer, train_set.labels)
             visualize_region(
@@ -170,7 +171,6 @@ def main() -> tuple[float, float, float]:
                 plt_fig_axis=(fig, ax),
                 title=f"{title}, {layer}".capitalize(),
             )
-        fig.tight_layout()
         fig.savefig(OUT / f"digit_{row}.png", dpi=100)
     print(f"\nThe figures are in {OUT}/\n")
 

@@ -1,5 +1,6 @@
 """Where in a layer's grid and channels the principal neurons sit."""
 
+from dataclasses import replace
 from typing import Any, Unpack
 
 import numpy as np
@@ -85,11 +86,11 @@ def visualize_principal_neurons(
     if not len(region.neurons):
         parts.append(tiles.Row("The region has no principal neuron."))
         return tiles.draw(parts, **figure)
-    (unit, channels), *others = bars.items()
+    channels, *others = bars.items()
     if places is None:
-        parts.append(bars_block(unit, channels))
+        parts.append(bars_block(*channels))
     else:
-        parts.append(_maps_block(places, picture, unit, channels))
+        parts.append(_maps_block(places, picture, *channels))
     parts += [bars_block(*one) for one in others]
     features = subject.bank.features
     if dataset is not None and features is not None:
@@ -139,7 +140,7 @@ def _top_rows(
     subject: subjects.Subject, features: Tensor, n_neurons: int, aspect: float
 ) -> list[tiles.Row]:
     """The instances in which each of the first neurons is most active."""
-    region, bank, reference = subject.region, subject.bank, subject.reference
+    region, bank = subject.region, subject.bank
     axes, rows = bank_axes(bank), []
     flat = torch.arange(bank.n_neurons).reshape(1, *bank.layer_shape)
     numbers, _ = axes.arranged(flat, aspect)
@@ -149,14 +150,10 @@ def _top_rows(
         order = values.argsort(descending=True, stable=True)[:_SHOWN]
         order = order[values[order] > bank.threshold.expand(bank.n_neurons)[neuron]]
         grid = (numbers == neuron).sum((0, 1, 2))
-        found = [
-            tiles.Tile(
-                _crop(reference.picture(row), grid),
-                reference.classes(row),
-                (f"{values[row]:.3g}",),
-            )
-            for row in order.tolist()
-        ]
+        found = subjects.tiles_of(
+            subject.reference, {row: [f"{values[row]:.3g}"] for row in order.tolist()}
+        )
+        found = [replace(one, picture=_crop(one.picture, grid)) for one in found]
         wanted = "active" if region.states[which] else "inactive"
         named = axes.named(region.unravel()[which])
         place = ", ".join(f"{kind} {named[kind]}" for kind in KINDS if kind in named)

@@ -84,10 +84,8 @@ def visualize_plane(
     """
     subject = subjects.of(region, rdr)
     picture = plane_picture(region, rdr, anchors, others, module)
-    crossing = sum(one.min() < 0 < one.max() for one in picture.margins)
     text = (
-        f"{subject.described} 1 is the query, 2 and 3 the other anchors of the plane. "
-        f"{crossing} of {len(picture.margins)} zero lines cross this view."
+        f"{subject.described} 1 is the query, 2 and 3 the other anchors of the plane."
     )
     blocks = [_plane_block(picture, region), sheet.key(_KEY)]
     return tiles.draw([*subject.headed(text), *blocks], **figure)

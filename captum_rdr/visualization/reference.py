@@ -1,6 +1,7 @@
 """What the rows of a bank look like and what they are called."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -150,10 +151,13 @@ class Reference:
             their names.
         """
         behind = [*item[1:3]] if isinstance(item, (tuple, list)) else []
-        labels = [_label(one) for one in behind]
-        known = [None if one is None else self._name(one) for one in labels]
-        label, prediction = [*known, None, None][:2]
-        return Classes(label, prediction)
+        known = []
+        for one in [*behind, None, None][:2]:
+            label = None
+            with suppress(TypeError, ValueError):  # what is no label
+                label = positional([one], "label")[0]
+            known.append(None if label is None else self._name(label))
+        return Classes(*known)
 
     def _name(self, label: int | str | None) -> str:
         """The name of a class."""
@@ -203,15 +207,6 @@ def _at(values: Any, row: int, name: str) -> Any:
             "give those of the reference set that fit read, in its order"
         )
     return values[row]
-
-
-def _label(value: Any) -> int | str | None:
-    """A label as a plain number or name, None where it is none."""
-    try:
-        label: int | str | None = positional([value], "label")[0]
-    except (TypeError, ValueError):
-        return None
-    return label
 
 
 def as_picture(image: Any, name: str = "image") -> Picture:

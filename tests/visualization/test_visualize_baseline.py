@@ -146,11 +146,9 @@ def test_the_tolerance_tells_figures_apart(tmp_path):
     data, reference = gray()
     rdr = hidden(data)
     region = rdr.attribute_members([9], 6, 4)[0]
-    fig = without_text(
-        visualize_region(
-            region, rdr, reference, use_pyplot=False, fig_size=size_of("test_region")
-        )
-    )
+    fig = Figure(figsize=size_of("test_region"))
+    given = (fig, fig.add_axes((0, 0, 1, 1)))
+    without_text(visualize_region(region, rdr, reference, plt_fig_axis=given))
     fig.savefig(tmp_path / "other.png", dpi=60)
     found = compare_images(
         str(BASELINE / "test_region.png"), str(tmp_path / "other.png"), TOLERANCE, True

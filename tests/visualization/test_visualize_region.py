@@ -226,7 +226,9 @@ def test_given_axes_are_drawn_in(rdr, region, data):
 
 def test_a_given_size_is_kept_and_filled(rdr, region, data):
     for size in [(3.0, 3.0), (6.0, 2.0), (12.0, 9.0)]:
-        fig, ax = visualize_region(region, rdr, data, fig_size=size, use_pyplot=False)
+        fig = Figure(figsize=size)
+        given = (fig, fig.add_axes((0, 0, 1, 1)))
+        fig, ax = visualize_region(region, rdr, data, plt_fig_axis=given)
         assert tuple(fig.get_size_inches()) == size
         draw(fig)
         texts = [text.get_window_extent() for text in ax.texts]
