@@ -96,10 +96,10 @@ def plane(
     _, (region,) = rdr.attribute(query[None])
     own = images[int((labels == 1).nonzero()[0])]
     anchors = torch.stack([query, images[region.neighbors[0]], own])
-    drawn = visualize_plane(
-        region, rdr, anchors, images[:60], module=model.hidden[0], use_pyplot=False
+    module = model.hidden[0]
+    save(
+        visualize_plane(region, rdr, anchors, module=module, use_pyplot=False), "plane"
     )
-    save(drawn, "plane")
 
 
 def wine() -> None:

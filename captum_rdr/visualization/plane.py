@@ -25,8 +25,6 @@ _KEY = [
     ("■", "region", "#D9CF3A"),
     ("━", "zero line, must be active", sheet.BLUE),
     ("━", "must be inactive", sheet.ORANGE),
-    ("●", "member, projected", sheet.GREEN),
-    ("○", "other, projected", sheet.INK),
 ]
 _STEPS = 200  # sampled points along each side of the view
 _BLOCK = 1 << 24  # values of sampled points held at a time
@@ -38,7 +36,6 @@ def visualize_plane(
     region: Region,
     rdr: RelaxedDecisionRegion,
     anchors: Tensor,
-    others: Tensor | None = None,
     *,
     module: Module,
     **figure: Unpack[sheet.FigureOptions],
@@ -48,9 +45,7 @@ def visualize_plane(
     The features are what ``module`` takes in, which is run at 200 times 200 points of the
     plane. Each principal neuron's zero line is drawn, straight where the module is affine
     as linear layers and convolutions are; the region is shaded; the field is the
-    configuration distance from the first anchor. Other instances are projected, filled
-    where they are members: a projection may fall inside the region though the instance,
-    off the plane, is outside.
+    configuration distance from the first anchor.
 
     Source: the figure of Chang, Kwon and Choi (AAAI 2024) that shows a region and its
     boundaries.
@@ -59,7 +54,6 @@ def visualize_plane(
         region: the region to show.
         rdr: fitted; the region is one of its own.
         anchors: three inputs, shape ``(3, ...)``; the first is the query.
-        others: inputs to project, shape ``(M, ...)``, or None.
         module: the part of the model, e.g. ``model[3]`` or ``model[3:5]``, that makes the
             layer's output of the features, up to the layer or the ReLU before its end.
         **figure: see `FigureOptions`.
@@ -83,7 +77,7 @@ def visualize_plane(
     'feature space, towards the second anchor'
     """
     subject = subjects.of(region, rdr)
-    picture = plane_picture(region, rdr, anchors, others, module)
+    picture = plane_picture(region, rdr, anchors, module)
     text = (
         f"{subject.described} 1 is the query, 2 and 3 the other anchors of the plane."
     )
@@ -102,8 +96,6 @@ class PlanePicture(NamedTuple):
         distances: configuration distance of each point from the first anchor,
             ``(G, G)``.
         margins: each principal neuron's value minus threshold, ``(t, G, G)``.
-        others: projections of the other instances, ``(M, 2)``.
-        members: which of the other instances are members, bool ``(M,)``.
     """
 
     anchors: Floats
@@ -112,15 +104,12 @@ class PlanePicture(NamedTuple):
     inside: npt.NDArray[np.bool_]
     distances: npt.NDArray[np.int64]
     margins: Floats
-    others: Floats
-    members: npt.NDArray[np.bool_]
 
 
 def plane_picture(
     region: Region,
     rdr: RelaxedDecisionRegion,
     anchors: Tensor,
-    others: Tensor | None,
     module: Module,
 ) -> PlanePicture:
     """Sample what `visualize_plane` draws."""
@@ -130,12 +119,11 @@ def plane_picture(
             "inputs, e.g. torch.stack([query, dataset[3], dataset[8]])"
         )
     bank = subjects.of(region, rdr).bank
-    inputs = anchors if others is None else torch.cat([anchors, others])
-    features, states = _read(rdr, bank, module, inputs)
+    features, states = _read(rdr, bank, module, anchors)
     flat = features.flatten(1).double().cpu().numpy()
-    axes = plane_through(flat[:3])
+    axes = plane_through(flat)
     at = (flat - flat[0]) @ axes.T
-    low, high = at[:3].min(0), at[:3].max(0)
+    low, high = at.min(0), at.max(0)
     half = (0.5 + _ROOM) * float((high - low).max())
     xs, ys = np.linspace((low + high) / 2 - half, (low + high) / 2 + half, _STEPS).T
     points = np.stack(np.meshgrid(xs, ys), -1).reshape(-1, 2)
@@ -150,8 +138,7 @@ def plane_picture(
         torch.cat(part, -1).reshape(*part[0].shape[:-1], _STEPS, _STEPS).numpy()
         for part in zip(*sampled, strict=True)
     )
-    members = region.contains(states[3:]).numpy()
-    return PlanePicture(at[:3], xs, ys, inside, distances, margins, at[3:], members)
+    return PlanePicture(at, xs, ys, inside, distances, margins)
 
 
 def plane_through(points: Floats) -> Floats:
@@ -234,9 +221,6 @@ def _plane_block(picture: PlanePicture, region: Region) -> sheet.Block:
             if values.min() < 0 < values.max():
                 color = sheet.BLUE if active else sheet.ORANGE
                 ax.contour(xs, ys, values, [0], colors=color, linewidths=0.9 * scale)
-        for members, face in ((False, "white"), (True, sheet.GREEN)):
-            left, low = picture.others[picture.members == members].T
-            ax.scatter(left, low, 12 * scale**2, face, ec=sheet.INK, lw=0.5, zorder=3)
         options: Any = {"size": 8 * scale, "ha": "center", "va": "center", "zorder": 5}
         options["bbox"] = {"boxstyle": "circle", "fc": "white", "ec": sheet.INK}
         for number, (a, b) in enumerate(picture.anchors, 1):

@@ -113,7 +113,7 @@ def test_plane():
     region = rdr.attribute_members([4], 6, 6)[0]
     anchors, module = data[[4, 5, 17]], rdr.forward_func[3]
     return without_text(
-        visualize_plane(region, rdr, anchors, data, module=module, use_pyplot=False)
+        visualize_plane(region, rdr, anchors, module=module, use_pyplot=False)
     )
 
 
