@@ -1,7 +1,6 @@
 """A sheet of blocks, one below the other, drawn within one Axes."""
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from typing import Any, NamedTuple, TypedDict
 
 import matplotlib
@@ -221,11 +220,7 @@ def text_width(string: str, size: float, weight: str = "normal") -> float:
 
     With some room: hinting makes letters wider on a screen.
     """
-    return _text_width(string, size, weight, *matplotlib.rcParams["font.family"])
-
-
-@lru_cache(maxsize=4096)
-def _text_width(string: str, size: float, weight: str, *family: str) -> float:
-    font = FontProperties(family=list(family), size=size, weight=weight)
+    family = matplotlib.rcParams["font.family"]
+    font = FontProperties(family=family, size=size, weight=weight)
     width, _, _ = TextToPath().get_text_width_height_descent(string, font, False)
     return 1.05 * float(width) / 72

@@ -26,7 +26,6 @@ class _Line(NamedTuple):
     classes: Classes
     differ: str
     words: list[tuple[str, float]]
-    is_cut: bool
 
 
 class RegionText(str):
@@ -96,7 +95,7 @@ def visualize_text_region(
     classes = [subject.classes, *map(reference.classes, rows.tolist())]
     items = [subject.item, *map(reference.item, rows.tolist())]
     lines = [
-        _Line(who, known, differ, *_weighed(words_of(item), weigh, typical))
+        _Line(who, known, differ, _weighed(words_of(item), weigh, typical))
         for who, known, differ, item in zip(
             names, classes, subject.disagreements(states), items, strict=True
         )
@@ -113,8 +112,8 @@ def visualize_text_region(
 
 def _weighed(
     words: list[str], weigh: Weigh | None, typical: dict[str, float]
-) -> tuple[list[tuple[str, float]], bool]:
-    """The first words, each with its weight in shares of the largest; whether more follow."""
+) -> list[tuple[str, float]]:
+    """The first words, each with its weight in shares of the largest."""
     if weigh is None:
         weights = [max(0.0, typical.get(word.casefold(), 0.0)) for word in words]
         largest = max(typical.values(), default=0.0)
@@ -126,7 +125,8 @@ def _weighed(
             f"weigh gave {len(weights)} weights for {len(words)} words; give one each"
         )
     shares = [weight / largest if largest > 0 else 0.0 for weight in weights]
-    return list(zip(words, shares, strict=True))[:_WORDS], len(words) > _WORDS
+    cut = [("…", 0.0)] * (len(words) > _WORDS)
+    return [*zip(words[:_WORDS], shares, strict=False), *cut]
 
 
 def words_of(item: Any) -> list[str]:

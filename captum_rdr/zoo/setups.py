@@ -9,8 +9,6 @@ from torch import Tensor
 from torch.nn import Module
 
 from captum_rdr.attribution import RelaxedDecisionRegion
-from captum_rdr.model.inputs import ForwardArguments
-from captum_rdr.model.reader import LayerReader
 from captum_rdr.pooling import Pool, class_token, last_token, token_mean
 from captum_rdr.zoo.table import LayerInfo, chosen, layers
 from captum_rdr.zoo.torchvision_models import build, example_inputs, weights_of
@@ -139,24 +137,24 @@ def _pool(network: Module, info: LayerInfo, inputs: Any) -> Pool | None:
     arguments = example_arguments(network, inputs)
     if "input_ids" in arguments.kwargs:
         layer = network.get_submodule(info.name)
-        return last_token if _is_causal(network, layer, arguments) else class_token
+        return (
+            last_token if _is_causal(network, layer, arguments.kwargs) else class_token
+        )
     names = {name.rpartition(".")[2] for name, _ in network.named_parameters()}
     return class_token if names & _CLASS_TOKENS else token_mean
 
 
-def _is_causal(model: Module, layer: Module, arguments: ForwardArguments) -> bool:
+def _is_causal(model: Module, layer: Module, inputs: dict[str, Tensor]) -> bool:
     """Whether the layer's first token stays the same when the last input changes."""
-    ids: Tensor = arguments.kwargs["input_ids"]
+    ids = inputs["input_ids"]
     other = ids.clone()
     other[:, -1] = torch.where(ids[:, -1] == 0, 1, 0)
     firsts = []
-    reader = LayerReader(model, [layer], None, [None], None)
-    with reader.reading(lambda _, output: (output[:, 0].clone(),)) as read:
-        for given in (ids, other):
-            kwargs = {**arguments.kwargs, "input_ids": given}
-            asked = arguments._replace(kwargs=kwargs)
-            ((first,),) = read(asked, "an example", leave_early=True)
-            firsts.append(first)
+    for given in (ids, other):
+        rdr = RelaxedDecisionRegion(model, layer, pool=class_token)
+        batches = [{**inputs, "input_ids": given}]
+        bank = rdr.fit(batches, keep_features=True, show_progress=False).bank
+        firsts.append(bank.features)
     return bool(torch.allclose(firsts[0], firsts[1], rtol=1e-4, atol=1e-6))
 
 
