@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from scipy.spatial import ConvexHull, QhullError
 from torch import Tensor
 
-from captum_rdr._arguments import checked_rows
 from captum_rdr.bank import ConfigurationBank
 from captum_rdr.method.region import Region
 from captum_rdr.visualization import sheet, tiles
@@ -32,11 +31,9 @@ def visualize_bank(
     regions: Sequence[Region],
     bank: ConfigurationBank,
     dataset: Any = None,
-    *,
-    rows: Any = None,
     **figure: Unpack[sheet.FigureOptions],
 ) -> sheet.FigureAxes:
-    """Draw a map of a bank, or of some of its rows, with regions outlined.
+    """Draw a map of a bank with regions outlined.
 
     The map's axes are the first two principal components of the states.
 
@@ -47,15 +44,13 @@ def visualize_bank(
         bank: the reference bank.
         dataset: a `Reference` of the reference set that was fitted, whose labels color
             the map; None for one color.
-        rows: bank rows to draw, e.g. those of one class; None for all.
         **figure: see `FigureOptions`.
 
     Returns:
         the figure and the Axes that holds everything.
 
     Raises:
-        TypeError: the rows are no whole numbers.
-        ValueError: rows or labels do not fit the bank, or a region is that of another.
+        ValueError: labels do not fit the bank, or a region is that of another.
 
     >>> bank = ConfigurationBank((12,))
     >>> bank.append(torch.rand(50, 12, generator=torch.Generator().manual_seed(0)) > 0.5)
@@ -65,14 +60,11 @@ def visualize_bank(
     """
     for region in regions:
         region.check_layer(bank.layer_shape, bank.fingerprint)
-    shown = checked_rows(range(len(bank)) if rows is None else rows, len(bank), "rows")
-    if not len(shown):
-        raise ValueError("there is no row to draw; give one bank row or more")
-    points, shares = principal_components(bank, shown)
+    points, shares = principal_components(bank)
     outlined: list[_Group] = []
     wide = []
     for region in regions:
-        inside = points[torch.isin(shown, region.members).numpy()]
+        inside = points[region.members.numpy()]
         if convex_hull(inside)[1] > _MOST * np.prod(np.ptp(points, axis=0)) > 0:
             wide.append(_caption(region))
         else:
@@ -80,13 +72,12 @@ def visualize_bank(
             color = sheet.PALETTE[-1 - number % len(sheet.PALETTE)]
             line = _LINES[number % len(_LINES)]
             outlined.append(_Group(_caption(region), color, line, inside))
-    few = "All" if len(shown) == len(bank) else f"{len(shown)} of"
-    text = f"{few} {len(bank)} instances of the bank."
+    text = f"All {len(bank)} instances of the bank."
     if regions:
         text += f" Outlined: {len(outlined)} of {len(regions)} regions."
     if wide:
         text += f" Not outlined, since all over the map: {', '.join(wide)}."
-    clouds = _clouds(points, shown, as_reference(dataset))
+    clouds = _clouds(points, as_reference(dataset))
     block = _map_block(points, shares, clouds, outlined)
     return tiles.draw([tiles.Row(text), block], **figure)
 
@@ -104,11 +95,11 @@ class _Group(NamedTuple):
     points: Floats
 
 
-def _clouds(points: Floats, rows: Tensor, reference: Reference) -> list[_Group]:
+def _clouds(points: Floats, reference: Reference) -> list[_Group]:
     """The points of each class; of many, the smaller ones share what they have."""
     if reference.labels is None:
         return [_Group("", sheet.GRAY, "●", points)]
-    names = np.array([str(reference.classes(row).label) for row in rows.tolist()])
+    names = np.array([str(reference.classes(i).label) for i in range(len(points))])
     counts = Counter(sorted(names)).most_common(len(MARKS))
     clouds = [
         _Group(name, color, sign, points[names == name])
@@ -164,9 +155,7 @@ def convex_hull(points: Floats) -> tuple[Floats, float]:
         return np.concatenate([ordered[:1], ordered[1:][-1:]]), 0.0
 
 
-def principal_components(
-    bank: ConfigurationBank, rows: Tensor
-) -> tuple[Floats, Floats]:
+def principal_components(bank: ConfigurationBank) -> tuple[Floats, Floats]:
     """Coordinates of bank rows along two principal components of their states.
 
     By subspace iteration (Halko, Martinsson and Tropp, *Finding structure with
@@ -175,20 +164,19 @@ def principal_components(
 
     Args:
         bank: has the states.
-        rows: bank rows, int64 ``(R,)``.
 
     Returns:
-        coordinates, float64 ``(R, 2)``, zero along components that the states do not
+        coordinates, float64 ``(N, 2)``, zero along components that the states do not
         have; and each component's share of the variance, ``(2,)``.
 
     >>> bank = ConfigurationBank((3,))
     >>> bank.append(torch.tensor([[1, 1, 0], [1, 1, 0], [0, 0, 0], [0, 0, 0]]) > 0)
-    >>> points, shares = principal_components(bank, torch.arange(4))
+    >>> points, shares = principal_components(bank)
     >>> points.round(2)[:, 0], shares.round(2)
     (array([ 0.71,  0.71, -0.71, -0.71]), array([1., 0.]))
     """
-    parts = torch.split(rows, max(1, _BLOCK // bank.n_neurons))
-    mean = torch.stack([bank.states(part).sum(0) for part in parts]).sum(0) / len(rows)
+    parts = torch.split(torch.arange(len(bank)), max(1, _BLOCK // bank.n_neurons))
+    mean = bank.active_counts.cpu() / len(bank)
 
     def centered() -> Iterator[Tensor]:
         return (bank.states(part).float() - mean for part in parts)
@@ -202,6 +190,6 @@ def principal_components(
     _, sizes, turned = torch.linalg.svd(along, full_matrices=False)
     points = F.pad(along @ turned.T, (0, 2))[:, :2].numpy()
     largest = points[np.abs(points).argmax(0), [0, 1]]
-    variance = float((mean * (1 - mean)).sum()) * len(rows)
+    variance = float((mean * (1 - mean)).sum()) * len(bank)
     shares = F.pad(sizes, (0, 2))[:2].numpy() ** 2 / (variance or 1.0)
     return points * np.where(largest < 0, -1, 1), shares
