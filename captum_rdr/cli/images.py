@@ -136,8 +136,7 @@ class Images(Dataset[Any]):
         names, found = _under(folder)
         if not found:
             raise ValueError(
-                f"{folder!r} holds no image; give a folder with files that end in "
-                f"{', '.join(_ENDINGS)}"
+                f"{folder!r} holds no image; give one with {', '.join(_ENDINGS)} files"
             )
         if not all(map(os.path.dirname, found)):  # it holds images itself
             names = []
@@ -189,8 +188,7 @@ class Images(Dataset[Any]):
                 raise ValueError(
                     f"{os.fspath(path)!r} becomes an input of shape {tuple(one.shape)}, "
                     f"{os.fspath(paths[first])!r} one of {tuple(kept[first].shape)}; "
-                    "resize images to one size, or return a transform that does with the "
-                    "model"
+                    "resize images to one size, e.g. by a transform beside the model"
                 )
         return list(kept), torch.stack([*kept.values()]) if kept else torch.empty(0)
 

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple, Unpack
 import numpy as np
 import numpy.typing as npt
 import torch
-from matplotlib.colors import LinearSegmentedColormap
 from torch import Tensor, nn
 from torch.nn import Module
 
@@ -20,7 +19,6 @@ from captum_rdr.visualization import sheet, subjects, tiles
 
 Floats = npt.NDArray[np.float64]
 
-_LIGHT = LinearSegmentedColormap.from_list("light", ["white", "#888888"])
 _KEY = [
     ("■", "region", "#D9CF3A"),
     ("━", "zero line, must be active", sheet.BLUE),
@@ -215,7 +213,7 @@ def _plane_block(picture: PlanePicture, region: Region) -> sheet.Block:
         show = partial(
             ax.imshow, extent=extent, origin="lower", interpolation="nearest"
         )
-        field = show(picture.distances, cmap=_LIGHT)
+        field = show(picture.distances, cmap="Greys", alpha=0.5)
         show(np.where(picture.inside[..., None], (0.95, 0.9, 0.25, 0.55), 0))
         for values, active in zip(picture.margins, region.states, strict=True):
             if values.min() < 0 < values.max():
