@@ -59,12 +59,13 @@ _UNKNOWN = _Value()
 
 
 def is_gate_module(class_name: str) -> bool:
-    """Whether a module's class name is that of a nonlinearity that keeps signs.
+    """Whether a module's class name is that of a nonlinearity.
 
     >>> [is_gate_module(n) for n in ("ReLU6", "NewGELUActivation", "Sigmoid", "Linear")]
-    [True, True, False, False]
+    [True, True, True, False]
     """
-    return bool(_GATE_MODULE.fullmatch(class_name.lower()))
+    name = class_name.lower()
+    return bool(_GATE_MODULE.fullmatch(name) or _POSITIVE.fullmatch(name))
 
 
 class Flow(TorchFunctionMode):

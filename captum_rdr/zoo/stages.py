@@ -17,21 +17,15 @@ def blocks_of(traced: Mapping[str, Traced]) -> set[Traced]:
     >>> sorted(block.name for block in blocks_of(traced))
     ['layers.0', 'layers.1']
     """
-    places: dict[str, list[Traced]] = {}
-    for name, entry in traced.items():
-        if name and entry.holds_layers:
-            places.setdefault(name.rpartition(".")[0], []).append(entry)
-    counts = {
-        place: Counter(type(one.module) for one in entries)
-        for place, entries in places.items()
-    }
-    repeated = {kind for one in counts.values() for kind, n in one.items() if n > 1}
+    held = [one for one in traced.values() if one.name and one.holds_layers]
+    where = {one: one.name.rpartition(".")[0] for one in held}
+    counts = Counter((where[one], type(one.module)) for one in held)
+    repeated = {kind for (_, kind), count in counts.items() if count > 1}
+    beside = {place for (place, _), count in counts.items() if count > 1}
     return {
-        entry
-        for place, entries in places.items()
-        for entry in entries
-        if type(entry.module) in repeated
-        or (len(counts[place]) < len(entries) and entry.shape is not None)
+        one
+        for one in held
+        if type(one.module) in repeated or (where[one] in beside and one.shape)
     }
 
 
@@ -64,15 +58,8 @@ class Architecture:
         self.recommended = [self._recommended(stage) for stage in self.stages]
 
     def stage_of(self, entry: Traced) -> int | None:
-        """Index of the stage at the layer's resolution that is nearest to it."""
-        if not entry.n_positions or self._is_aside(entry):
-            return None
-        near = [
-            (min(abs(entry.order - other.order) for other in stage), index)
-            for index, stage in enumerate(self.stages)
-            if self._place(stage[0]) == self._place(entry)
-        ]
-        return min(near)[1] if near else None
+        """Index of a layer's stage, None for one that has none."""
+        return next((i for i, one in enumerate(self.stages) if entry in one), None)
 
     def _deciding(self) -> list[Traced]:
         """Layers whose sign is a state, off side paths, vectors and class scores."""

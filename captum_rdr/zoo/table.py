@@ -22,8 +22,8 @@ class LayerInfo:
 
     Attributes:
         name: its qualified name.
-        stage: index of its stage; None for heads, side paths and stages without a layer
-            whose sign is a state.
+        stage: index of its stage; None for heads and side paths, and where the sign of
+            its output is no state.
         kind: the name of its class.
         shape: its output's shape without the batch; None where that is no tensor.
         n_neurons: the number of values of that.

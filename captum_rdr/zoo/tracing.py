@@ -56,8 +56,8 @@ class Traced:
         self.is_layer = learned == [self.module]
         """Whether it has channels of its own: a convolution, a linear layer, a norm."""
         self.is_norm = self.is_layer and "norm" in name.lower()
-        is_gate = is_gate_module(name) or Gate(name.lower()).is_positive
-        self.is_activation = is_gate and next(self.module.children(), None) is None
+        has_parts = next(self.module.children(), None) is not None
+        self.is_activation = is_gate_module(name) and not has_parts
         is_container = type(self.module) in _CONTAINERS
         self.holds_layers = bool(learned) and not self.is_layer and not is_container
 

@@ -133,8 +133,8 @@ def test_stages_begin_at_every_resolution():
     stages = {info.name: info.stage for info in table}
     assert stages == {
         **dict.fromkeys(("0", "1"), 0),
-        **dict.fromkeys(("3", "4", "5", "6", "7"), 1),
-        **dict.fromkeys(("9", "10", "11")),
+        **dict.fromkeys(("4", "5", "6", "7"), 1),
+        **dict.fromkeys(("3", "9", "10", "11")),
     }
     assert zoo.layer(net, 0, (3, 16, 16)) is net[0]
     assert zoo.layer(net, -1, (3, 16, 16)) is net[6]
