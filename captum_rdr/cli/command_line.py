@@ -104,11 +104,7 @@ def parser() -> argparse.ArgumentParser:
         return one
 
     _add_fit(command("fit", "index a folder of images"))
-    explain = command("explain", "find the regions of images")
-    _add_query(explain)
-    explain.add_argument(
-        "--save", type=Path, metavar="FOLDER", help="write each region, for Region.load"
-    )
+    _add_query(command("explain", "find the regions of images"))
     report = command("report", "write a page on the regions of images")
     _add_query(report)
     report.add_argument("--output", required=True, type=Path, help="HTML file")
@@ -123,14 +119,11 @@ def _add_model(to: argparse.ArgumentParser) -> None:
     add("--weights", default="DEFAULT", help="of torchvision's model, or 'none'")
     which = to.add_mutually_exclusive_group().add_argument
     which("--layer", metavar="NAME", help="the layer")
-    of_stage = "the layer that stands for a stage (default: the last)"
-    which("--stage", type=int, dest="layer", metavar="NUMBER", help=of_stage)
+    which("--stage", type=int, dest="layer", help="its layer (default: the last's)")
     add("--pool", choices=_POOLS, help="applied to the layer's output")
-    data = "reference images, or one folder of them a class"
-    add("--data", required=True, metavar="FOLDER", help=data)
-    add("--bank", required=True, metavar="FOLDER", help="the index")
-    skip = "leave out images that cannot be read, and name them"
-    add("--skip-damaged", action="store_true", help=skip)
+    add("--data", required=True, help="folder of images, or of one folder a class")
+    add("--bank", required=True, help="folder of the index")
+    add("--skip-damaged", action="store_true", help="name unreadable images and go on")
 
 
 def _add_fit(to: argparse.ArgumentParser) -> None:
@@ -141,8 +134,7 @@ def _add_fit(to: argparse.ArgumentParser) -> None:
     features = "also keep float activations, for cosine and Euclidean neighbors"
     add("--keep-features", action="store_true", help=features)
     add("--batch-size", type=int, default=64, help="images (default: 64)")
-    resume = "go on with a bank that was not finished"
-    add("--resume", action="store_true", help=resume)
+    add("--resume", action="store_true", help="go on with an unfinished bank")
     add("--workers", type=int, default=0, help="processes that read (default: 0)")
 
 
@@ -150,15 +142,13 @@ def _add_query(to: argparse.ArgumentParser) -> None:
     _add_model(to)
     add = to.add_argument
     add("--n-neighbors", type=int, help="size of S (default: 8, or 16 by evidence)")
-    neurons = "principal neurons (default: 10, or all by evidence)"
-    add("--n-neurons", type=int, help=neurons)
+    add("--n-neurons", type=int, help="principal ones (default: 10, all by evidence)")
     tolerance = "neurons that may disagree, or nats of evidence (default: 0)"
     add("--tolerance", type=_number, default=0, help=tolerance)
     rule = "the paper's rule, or the purest regions by log-odds (the default)"
     rules = ("uniform", "evidence")
     add("--weighting", choices=rules, default="evidence", help=rule)
-    nearest = "distance that chooses S (default: by features where there are any)"
-    add("--neighbors", choices=_METRICS, help=nearest)
+    add("--neighbors", choices=_METRICS, help="distance that chooses S")
     add("images", nargs="+", type=Path, help="files to explain")
 
 

@@ -67,17 +67,10 @@ def fit(options: argparse.Namespace) -> Answer:
 
 def explain(options: argparse.Namespace) -> Answer:
     """Find the region of each image."""
-    if options.save is not None:
-        check_output(options.save)
     images, _, _, kept, _, regions = _explained(options)
     paths = [options.images[number] for number in kept]
     named = list(zip(paths, regions, strict=True))
     data = [_as_data(path, region, images) for path, region in named]
-    if options.save is not None:
-        files = [options.save / name for name in region_files(paths)]
-        for file, region, one in zip(files, regions, data, strict=True):
-            region.save(file)
-            one["region"] = str(file)
     text = "\n".join(_as_text(path, region, images) for path, region in named)
     return Answer(text, data, _skipped(options, kept))
 
@@ -108,20 +101,6 @@ def report(options: argparse.Namespace) -> Answer:
     )
     data = {"report": str(options.output)}
     return Answer(f"written to {options.output}", data, _skipped(options, kept))
-
-
-def region_files(paths: Sequence[Path]) -> list[str]:
-    """A file name for the region of each image, no two the same on any system.
-
-    >>> region_files([Path("a/1.png"), Path("b/2.png")])
-    ['1.png.region', '2.png.region']
-    >>> region_files([Path("a/1.png"), Path("b/1.PNG")])
-    ['1-1.png.region', '2-1.PNG.region']
-    """
-    names = [os.fsencode(one.name)[:200].decode(errors="ignore") for one in paths]
-    if len({name.casefold() for name in names}) < len(names):
-        names = [f"{number}-{name}" for number, name in enumerate(names, 1)]
-    return [f"{name}.region" for name in names]
 
 
 def check_output(folder: Path) -> None:

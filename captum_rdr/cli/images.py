@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
@@ -52,7 +51,8 @@ def as_rgb(image: Image.Image) -> Image.Image:
     It is turned as its EXIF orientation says, and laid over white where it is
     transparent. Deep gray keeps its range: 16 bits become 8 by a division, floats count
     from 0 to 1 or from 0 to 255; what lies outside of that is stretched from its smallest
-    to its largest value. Else it is what ``image.convert("RGB")`` makes of it.
+    to its largest value, and what is not finite counts as 0. Else it is what
+    ``image.convert("RGB")`` makes of it.
 
     >>> ramp = np.arange(65536, dtype=np.uint16).reshape(256, 256)
     >>> len(np.unique(as_rgb(Image.fromarray(ramp))))
@@ -64,22 +64,18 @@ def as_rgb(image: Image.Image) -> Image.Image:
     with suppress(Exception):  # damaged EXIF data says nothing of the pixels
         image = ImageOps.exif_transpose(image) or image
     if image.mode.startswith(("I", "F")):
-        return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
+        values = np.nan_to_num(np.asarray(image, np.float64), posinf=0.0, neginf=0.0)
+        tops = (1, 255) if image.mode == "F" else (65535,)
+        low, high = values.min(), values.max()
+        fitting = [top for top in tops if low >= 0 and high <= top]
+        low, span = (0.0, fitting[0]) if fitting else (low, high - low or 1)
+        gray = 255 * ((values - low) / span)
+        return Image.fromarray(np.round(gray).astype(np.uint8)).convert("RGB")
     if image.mode in _WITH_ALPHA or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
     return image.convert("RGB")
-
-
-def _eight_bits(values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    """Deep gray values as 0 to 255; what is not finite counts as 0."""
-    tops = (1, 255) if values.dtype.kind == "f" else (65535,)
-    values = np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)
-    low, high = values.min(), values.max()
-    fitting = [top for top in tops if low >= 0 and high <= top]
-    low, top = (0.0, fitting[0]) if fitting else (low, high - low or 1)
-    return np.round(255 * ((values - low) / top)).astype(np.uint8)
 
 
 def as_tensor(image: Any) -> Tensor:
@@ -140,17 +136,14 @@ class Images(Dataset[Any]):
         names, found = _under(folder)
         if not found:
             raise ValueError(
-                f"{folder!r} holds no image; give a folder with files that end in "
-                f"{', '.join(_ENDINGS)}"
+                f"{folder!r} holds no image; give one with {', '.join(_ENDINGS)} files"
             )
         if not all(map(os.path.dirname, found)):  # it holds images itself
             names = []
-        target = {name: number for number, name in enumerate(names)}
-        by_class = [
-            (target.get(p.split(os.sep)[0], -1), os.path.split(p)) for p in found
-        ]
-        self.targets = [number for number, _ in sorted(by_class)]
-        self.paths = [os.path.join(*split) for _, split in sorted(by_class)]
+        numbers = {name: number for number, name in enumerate(names)}
+        targets = {one: numbers.get(one.split(os.sep)[0], -1) for one in found}
+        self.paths = sorted(found, key=lambda one: (targets[one], os.path.split(one)))
+        self.targets = [targets[one] for one in self.paths]
         # Names that are no valid text can be opened, but not shown.
         self.classes = [os.fsencode(one).decode("utf-8", "replace") for one in names]
 
@@ -195,8 +188,7 @@ class Images(Dataset[Any]):
                 raise ValueError(
                     f"{os.fspath(path)!r} becomes an input of shape {tuple(one.shape)}, "
                     f"{os.fspath(paths[first])!r} one of {tuple(kept[first].shape)}; "
-                    "resize images to one size, or return a transform that does with the "
-                    "model"
+                    "resize images to one size, e.g. by a transform beside the model"
                 )
         return list(kept), torch.stack([*kept.values()]) if kept else torch.empty(0)
 
@@ -210,16 +202,10 @@ def _under(folder: str) -> tuple[list[str], list[str]]:
     """Names of the folders in a folder, sorted, and paths of the images under it."""
 
     def fail(error: OSError) -> None:
-        raise error
+        raise error  # also of a link to a folder around it, which never ends
 
     found, names = [], []
     for here, folders, others in os.walk(folder, onerror=fail, followlinks=True):
-        inner = os.path.relpath(here, folder)
-        above = [os.path.join(folder, one) for one in Path(inner).parents]
-        if any(os.path.samefile(here, one) for one in above):
-            raise ValueError(
-                f"{here!r} is a link to a folder that it lies in; remove the link"
-            )
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         if here == folder:
             names = [*folders]

@@ -51,8 +51,7 @@ def begin(bank: Path, images: Images, *, resume: bool) -> Listed:
         if list(before.items())[:n_finished] != list(here.items())[:n_finished]:
             raise ValueError(
                 f"the bank to resume, {os.fspath(bank)!r}, has indexed other files"
-                f"{_difference(before, here)}; restore them, or fit without "
-                "--resume"
+                f"{_difference(before, here)}; restore them, or fit without --resume"
             )
     _write(bank / _DRAFT, {"files": list(here.items())})
     return here
@@ -83,12 +82,10 @@ def check(bank: Path, images: Images, n_rows: int) -> None:
             before.pop(path, None)
     # Of a bank that the command did not make only the size is known.
     if len(here) != n_rows or before != here:
-        found = "is not as fit read it"
-        if len(here) != n_rows:
-            found = f"has {len(here)} images, but the bank has {n_rows} instances"
         raise ValueError(
-            f"{images.folder!r} {found}{_difference(before, here)}; give the folder that "
-            "fit read, or fit again"
+            f"{images.folder!r} has {len(here)} images and is not as fit read it, the bank "
+            f"has {n_rows} instances{_difference(before, here)}; give the folder that fit "
+            "read, or fit again"
         )
     place = {path: row for row, path in enumerate(images.paths)}
     images.only([place[path] for path in before])
@@ -97,15 +94,15 @@ def check(bank: Path, images: Images, n_rows: int) -> None:
 def _difference(before: Listed, now: Listed) -> str:
     """How lists of files differ, in a few words."""
     groups = {
-        "missing or renamed": [one for one in before if one not in now],
-        "added or renamed": [one for one in now if one not in before],
-        "changed": [one for one in before if now.get(one, before[one]) != before[one]],
+        "missing or renamed": before.keys() - now.keys(),
+        "added or renamed": now.keys() - before.keys(),
+        "changed": {one for one in before if now.get(one, before[one]) != before[one]},
     }
-    told = []
-    for what, names in groups.items():
-        more = ", ..." if len(names) > _NAMED else ""
-        if names:
-            told.append(f"{len(names)} {what} ({', '.join(names[:_NAMED])}{more})")
+    told = [
+        f"{len(names)} {what} ({', '.join(sorted(names)[:_NAMED])})"
+        for what, names in groups.items()
+        if names
+    ]
     return f": {', '.join(told)}" if told else ""
 
 

@@ -122,11 +122,9 @@ def atlas(
     (bank,) = fitted_banks(rdr)
     every = range(len(bank)) if rows is None else rows
     picked = distinct_rows(every, len(bank), "rows")
-    counts = {"walk_length": walk_length, "n_exemplars": n_exemplars}
-    if n_concepts is not None:
-        counts["n_concepts"] = n_concepts
-    for name, count in counts.items():
+    for name, count in (("walk_length", walk_length), ("n_exemplars", n_exemplars)):
         check_whole(name, count)
+    check_whole("n_concepts", 1 if n_concepts is None else n_concepts)
     check_level(level)
     known = _known(labels, "labels", bank)
     predicted = _known(predictions, "predictions", bank)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.method.region import Region
+from captum_rdr.metrics._regions import jaccard
 from captum_rdr.report.images import figure_uri
 from captum_rdr.visualization import (
     Reference,
@@ -15,7 +16,7 @@ from captum_rdr.visualization import (
     visualize_concept,
     visualize_principal_neurons,
 )
-from captum_rdr.visualization.region import neighbor_rows, overlaps, region_rows
+from captum_rdr.visualization.region import neighbor_rows, region_rows
 from captum_rdr.visualization.subjects import Subject, banks_of
 
 Method = Callable[[Callable[..., Tensor]], Callable[[Tensor], Tensor]]
@@ -126,6 +127,7 @@ def query_part(
         if attribute is not None:
             drawings.append(_concept(region, rdr, attribute, reference, query))
         layers.append(LayerPart(name, region, _outcome([region]), rows, drawings))
+    overlaps = [[jaccard(a.members, b.members) for b in regions] for a in regions]
     neighbors = []
     if not several and banks[0].features is not None:
         neighbors = neighbor_rows(subject, rdr)
@@ -134,7 +136,7 @@ def query_part(
         f"Row {asked}" if query is None else f"New input {number}",
         subject.tile,
         layers,
-        overlaps(regions) if several else [],
+        overlaps if several else [],
         neighbors,
         _outcome(regions),
     )

@@ -8,11 +8,7 @@ from captum_rdr.visualization.concept import visualize_concept
 from captum_rdr.visualization.neurons import visualize_principal_neurons
 from captum_rdr.visualization.plane import visualize_plane
 from captum_rdr.visualization.reference import Reference
-from captum_rdr.visualization.region import (
-    visualize_layers,
-    visualize_neighbors,
-    visualize_region,
-)
+from captum_rdr.visualization.region import visualize_neighbors, visualize_region
 from captum_rdr.visualization.series import visualize_time_series_region
 from captum_rdr.visualization.sheet import FigureOptions
 from captum_rdr.visualization.tabular import visualize_tabular_region
@@ -24,7 +20,6 @@ __all__ = [
     "RegionText",
     "visualize_bank",
     "visualize_concept",
-    "visualize_layers",
     "visualize_neighbors",
     "visualize_plane",
     "visualize_principal_neurons",

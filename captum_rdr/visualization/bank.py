@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any, Unpack
+from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -11,11 +11,10 @@ import torch.nn.functional as F
 from scipy.spatial import ConvexHull, QhullError
 from torch import Tensor
 
-from captum_rdr._arguments import checked_rows
 from captum_rdr.bank import ConfigurationBank
 from captum_rdr.method.region import Region
 from captum_rdr.visualization import sheet, tiles
-from captum_rdr.visualization.reference import as_reference
+from captum_rdr.visualization.reference import Reference, as_reference
 
 Floats = npt.NDArray[np.float64]
 
@@ -32,12 +31,11 @@ def visualize_bank(
     regions: Sequence[Region],
     bank: ConfigurationBank,
     dataset: Any = None,
-    *,
-    rows: Any = None,
-    embedding: Tensor | npt.NDArray[Any] | None = None,
     **figure: Unpack[sheet.FigureOptions],
 ) -> sheet.FigureAxes:
-    """Draw a map of a bank, or of some of its rows, with regions outlined.
+    """Draw a map of a bank with regions outlined.
+
+    The map's axes are the first two principal components of the states.
 
     Args:
         regions: regions of the bank, or none; each is outlined by the convex hull of its
@@ -46,18 +44,13 @@ def visualize_bank(
         bank: the reference bank.
         dataset: a `Reference` of the reference set that was fitted, whose labels color
             the map; None for one color.
-        rows: bank rows to draw, e.g. those of one class; None for all.
-        embedding: two coordinates of each drawn row, ``(R, 2)``; None for the first two
-            principal components of their states.
         **figure: see `FigureOptions`.
 
     Returns:
         the figure and the Axes that holds everything.
 
     Raises:
-        TypeError: the rows are no whole numbers.
-        ValueError: rows, labels or embedding do not fit the bank or each other, or a
-            region is that of another bank.
+        ValueError: labels do not fit the bank, or a region is that of another.
 
     >>> bank = ConfigurationBank((12,))
     >>> bank.append(torch.rand(50, 12, generator=torch.Generator().manual_seed(0)) > 0.5)
@@ -67,28 +60,25 @@ def visualize_bank(
     """
     for region in regions:
         region.check_layer(bank.layer_shape, bank.fingerprint)
-    shown = checked_rows(range(len(bank)) if rows is None else rows, len(bank), "rows")
-    if not len(shown):
-        raise ValueError("there is no row to draw; give one bank row or more")
-    axis_names, points = _placed(bank, shown, embedding)
-    reference, names = as_reference(dataset), None
-    if reference.labels is not None:
-        names = np.array([str(reference.classes(row).label) for row in shown.tolist()])
-    outlines: list[tuple[str, Floats]] = []
-    wide: list[str] = []
+    points, shares = principal_components(bank)
+    outlined: list[_Group] = []
+    wide = []
     for region in regions:
-        inside = points[torch.isin(shown, region.members).numpy()]
+        inside = points[region.members.numpy()]
         if convex_hull(inside)[1] > _MOST * np.prod(np.ptp(points, axis=0)) > 0:
             wide.append(_caption(region))
         else:
-            outlines.append((_caption(region), inside))
-    few = "All" if len(shown) == len(bank) else f"{len(shown)} of"
-    text = f"{few} {len(bank)} instances of the bank."
+            number = len(outlined)
+            color = sheet.PALETTE[-1 - number % len(sheet.PALETTE)]
+            line = _LINES[number % len(_LINES)]
+            outlined.append(_Group(_caption(region), color, line, inside))
+    text = f"All {len(bank)} instances of the bank."
     if regions:
-        text += f" Outlined: {len(outlines)} of {len(regions)} regions."
+        text += f" Outlined: {len(outlined)} of {len(regions)} regions."
     if wide:
         text += f" Not outlined, since all over the map: {', '.join(wide)}."
-    block = _map_block(points, _clouds(points, names), outlines, axis_names)
+    clouds = _clouds(points, as_reference(dataset))
+    block = _map_block(points, shares, clouds, outlined)
     return tiles.draw([tiles.Row(text), block], **figure)
 
 
@@ -98,70 +88,53 @@ def _caption(region: Region) -> str:
     return name if tested is None or tested.passed else f"{name} (n.s.)"
 
 
-def _placed(
-    bank: ConfigurationBank, rows: Tensor, embedding: Any
-) -> tuple[list[str], Floats]:
-    """The names of the map's axes, and where rows lie on it."""
-    if embedding is None:
-        points, shares = principal_components(bank, rows)
-        parts = [f"{share:.0%} of the variance" for share in shares]
-        return [f"component {i} ({part})" for i, part in enumerate(parts, 1)], points
-    given = np.asarray(torch.as_tensor(embedding).detach().cpu(), np.float64)
-    if given.shape != (len(rows), 2) or not np.isfinite(given).all():
-        raise ValueError(
-            f"embedding has shape {given.shape}; give two finite coordinates for each of "
-            f"the {len(rows)} drawn rows"
-        )
-    return ["embedding 1", "embedding 2"], given
+class _Group(NamedTuple):
+    name: str
+    color: str
+    mark: str  # the sign of a class, the line around a region
+    points: Floats
 
 
-def _clouds(
-    points: Floats, names: npt.NDArray[np.str_] | None
-) -> list[tuple[str, str, str, Floats]]:
-    """Sign, name, color and points of each class; too many share what they have."""
-    if names is None:
-        return [("●", "", sheet.GRAY, points)]
+def _clouds(points: Floats, reference: Reference) -> list[_Group]:
+    """The points of each class; of many, the smaller ones share what they have."""
+    if reference.labels is None:
+        return [_Group("", sheet.GRAY, "●", points)]
+    names = np.array([str(reference.classes(i).label) for i in range(len(points))])
     counts = Counter(sorted(names)).most_common(len(MARKS))
     clouds = [
-        (sign, name, color, points[names == name])
+        _Group(name, color, sign, points[names == name])
         for (name, _), (color, sign) in zip(sorted(counts), MARKS, strict=False)
     ]
     rest = ~np.isin(names, [name for name, _ in counts])
-    if rest.any():
-        more = f"{len(set(names[rest]))} more"
-        clouds.append(("●", more, sheet.GRAY, points[rest]))
-    return clouds
+    more = f"{len(set(names[rest]))} more"
+    return clouds + [_Group(more, sheet.GRAY, "●", points[rest])] * bool(rest.any())
 
 
 def _map_block(
     points: Floats,
-    clouds: Sequence[tuple[str, str, str, Floats]],
-    outlines: Sequence[tuple[str, Floats]],
-    axis_names: Sequence[str],
+    shares: Floats,
+    clouds: Sequence[_Group],
+    outlined: Sequence[_Group],
 ) -> sheet.Block:
     """The map, and what its colors mean beside it."""
-    colors = [sheet.PALETTE[-1 - i % len(sheet.PALETTE)] for i in range(len(outlines))]
-    key = [(sign, name, color) for sign, name, color, _ in clouds if name]
-    key += [
-        ("╌○" if i % len(_LINES) else "─○", name, color)
-        for i, ((name, _), color) in enumerate(zip(outlines, colors, strict=True))
-    ]
+    key = [(cloud.mark, cloud.name, cloud.color) for cloud in clouds if cloud.name]
+    key += [("─○" if o.mark == "-" else "╌○", o.name, o.color) for o in outlined]
 
     def draw(canvas: sheet.Canvas, left: float, top: float) -> None:
         ax, scale = canvas.plot(left + 0.5, top + 0.05, _MAP, _MAP), canvas.scale
         area = float(np.clip(8000 / len(points), 3, 16)) * scale**2
-        for sign, _, color, some in clouds:
-            x, y = some.T
-            marker = "^" if sign == "▲" else "o"
-            alpha = 0.4 if color == sheet.GRAY else 0.7
-            ax.scatter(x, y, area, color, marker=marker, alpha=alpha, linewidths=0)
-        for i, (_, inside) in enumerate(outlines):
+        for cloud in clouds:
+            marker = "^" if cloud.mark == "▲" else "o"
+            x, y = cloud.points.T
+            ax.scatter(x, y, area, cloud.color, marker=marker, alpha=0.6, linewidths=0)
+        for _, color, line, inside in outlined:
             x, y = convex_hull(inside)[0].T
-            ax.fill(x, y, fill=False, ec=colors[i], ls=_LINES[i % 4], lw=1.4 * scale)
+            ax.fill(x, y, fill=False, ec=color, ls=line, lw=1.4 * scale)
             x, y = inside.T
-            ax.scatter(x, y, 9 * scale**2, "none", edgecolors=colors[i], linewidths=0.6)
+            ax.scatter(x, y, 9 * scale**2, "none", edgecolors=color, linewidths=0.6)
         ax.margins(0.05)
-        ax.set(xlabel=axis_names[0], ylabel=axis_names[1])
+        names = [f"component {i + 1} ({shares[i]:.0%} of the variance)" for i in (0, 1)]
+        ax.set(xlabel=names[0], ylabel=names[1])
 
     room = sheet.WIDTH - _MAP - 0.6
     return sheet.beside(sheet.Block(_MAP + 0.5, draw), _MAP + 0.6, sheet.key(key, room))
@@ -182,9 +155,7 @@ def convex_hull(points: Floats) -> tuple[Floats, float]:
         return np.concatenate([ordered[:1], ordered[1:][-1:]]), 0.0
 
 
-def principal_components(
-    bank: ConfigurationBank, rows: Tensor
-) -> tuple[Floats, Floats]:
+def principal_components(bank: ConfigurationBank) -> tuple[Floats, Floats]:
     """Coordinates of bank rows along two principal components of their states.
 
     By subspace iteration (Halko, Martinsson and Tropp, *Finding structure with
@@ -193,20 +164,19 @@ def principal_components(
 
     Args:
         bank: has the states.
-        rows: bank rows, int64 ``(R,)``.
 
     Returns:
-        coordinates, float64 ``(R, 2)``, zero along components that the states do not
+        coordinates, float64 ``(N, 2)``, zero along components that the states do not
         have; and each component's share of the variance, ``(2,)``.
 
     >>> bank = ConfigurationBank((3,))
     >>> bank.append(torch.tensor([[1, 1, 0], [1, 1, 0], [0, 0, 0], [0, 0, 0]]) > 0)
-    >>> points, shares = principal_components(bank, torch.arange(4))
+    >>> points, shares = principal_components(bank)
     >>> points.round(2)[:, 0], shares.round(2)
     (array([ 0.71,  0.71, -0.71, -0.71]), array([1., 0.]))
     """
-    parts = torch.split(rows, max(1, _BLOCK // bank.n_neurons))
-    mean = torch.stack([bank.states(part).sum(0) for part in parts]).sum(0) / len(rows)
+    parts = torch.split(torch.arange(len(bank)), max(1, _BLOCK // bank.n_neurons))
+    mean = bank.active_counts.cpu() / len(bank)
 
     def centered() -> Iterator[Tensor]:
         return (bank.states(part).float() - mean for part in parts)
@@ -220,6 +190,6 @@ def principal_components(
     _, sizes, turned = torch.linalg.svd(along, full_matrices=False)
     points = F.pad(along @ turned.T, (0, 2))[:, :2].numpy()
     largest = points[np.abs(points).argmax(0), [0, 1]]
-    variance = float((mean * (1 - mean)).sum()) * len(rows)
+    variance = float((mean * (1 - mean)).sum()) * len(bank)
     shares = F.pad(sizes, (0, 2))[:2].numpy() ** 2 / (variance or 1.0)
     return points * np.where(largest < 0, -1, 1), shares

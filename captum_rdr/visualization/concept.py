@@ -10,13 +10,15 @@ import numpy as np
 import numpy.typing as npt
 from captum.attr import visualization
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from torch import Tensor
 
 from captum_rdr._arguments import check_choice
 from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.method.region import Region
 from captum_rdr.visualization import sheet, subjects, tiles
-from captum_rdr.visualization.reference import Picture, as_batch
+from captum_rdr.visualization.reference import as_batch
 
 _GAP = 0.08
 _FOR = ("■", "for the concept", sheet.BLUE)
@@ -47,6 +49,7 @@ def visualize_concept(
     sign: str = "all",
     outlier_perc: float = 2,
     alpha_overlay: float = 0.5,
+    show_colorbar: bool = False,
     **figure: Unpack[sheet.FigureOptions],
 ) -> sheet.FigureAxes:
     """Draw where in the query and in members the region's concept is.
@@ -72,6 +75,8 @@ def visualize_concept(
         outlier_perc: as for ``visualize_image_attr``: the color scale of each image ends
             where this share of its attribution, in percent, lies beyond.
         alpha_overlay: as for ``visualize_image_attr``.
+        show_colorbar: as for ``visualize_image_attr``: one bar for all, since the values
+            of each image are scaled to it.
         **figure: see `FigureOptions`.
 
     Returns:
@@ -102,30 +107,31 @@ def visualize_concept(
     rows = subject.ranked(n_members)
     items = [subject.item, *map(subject.reference.item, rows.tolist())]
     attributions = _attributed(attribute, items)
-    shown = [subject.tile, *subject.tiles(rows)]
     bare = [_is_bare(values, sign) for values in attributions]
     shown = [
         replace(one, notes=(*one.notes, *["no attribution"] * is_bare))
-        for one, is_bare in zip(shown, bare, strict=True)
+        for one, is_bare in zip([subject.tile, *subject.tiles(rows)], bare, strict=True)
     ]
-    cmap, key = _KEYS[sign]
-    options = {"sign": sign, "outlier_perc": outlier_perc, "cmap": cmap}
+    options: Any = {"sign": sign, "outlier_perc": outlier_perc, "cmap": _KEYS[sign][0]}
     options["alpha_overlay"] = alpha_overlay
 
     def lower(way: str, ax: Axes, number: int) -> None:
         if bare[number]:
             ax.set_axis_off()
-        else:
-            picture = shown[number].picture
-            _draw_attribution(ax, attributions[number], picture, way, options)
+            return
+        image = np.round(255 * shown[number].picture).astype(np.uint8)
+        options.update(plt_fig_axis=(ax.figure, ax), use_pyplot=False)
+        with warnings.catch_warnings():  # of small attributions, which it scales anyway
+            warnings.filterwarnings("ignore", "Attempting to normalize by value")
+            draw = visualization.visualize_image_attr
+            draw(attributions[number], image, way, **options)
 
     side = min(1.4, (sheet.WIDTH + _GAP) / max(len(shown), 5) - _GAP)
     ways = [partial(lower, way) for way in dict.fromkeys(("heat_map", method))]
     parts: list[tiles.Part] = [*subject.headed(f"Query and {subject.counted(rows)}")]
     parts.append(tiles.block(shown, side, _GAP, ways))
     if not all(bare):
-        parts.append(tiles.Row("Colors, by each image's own scale:"))
-        parts.append(sheet.key(key))
+        parts += _key(sign, show_colorbar)
     return tiles.draw(parts, **figure)
 
 
@@ -136,20 +142,17 @@ def _is_bare(values: Array, sign: str) -> bool:
     return not wanted.any()
 
 
-def _draw_attribution(
-    ax: Axes, values: Array, picture: Picture, method: str, options: dict[str, Any]
-) -> None:
-    """Let Captum draw an attribution, alone or over a picture."""
-    with warnings.catch_warnings():  # of small attributions, which it scales anyway
-        warnings.filterwarnings("ignore", "Attempting to normalize by value")
-        visualization.visualize_image_attr(
-            values,
-            np.round(255 * picture).astype(np.uint8),
-            method,
-            plt_fig_axis=(ax.figure, ax),
-            use_pyplot=False,
-            **options,
-        )
+def _key(sign: str, show_colorbar: bool) -> list[tiles.Part]:
+    """What the colors mean."""
+    cmap, names = _KEYS[sign]
+
+    def bar(canvas: sheet.Canvas, x: float, y: float) -> None:
+        colors = ScalarMappable(Normalize(-1 if sign == "all" else 0, 1), cmap)
+        ax = canvas.plot(x + 0.1, y, 2.0, 0.1)
+        ax.figure.colorbar(colors, ax, orientation="horizontal")
+
+    heading = tiles.Row("Colors, by each image's own scale:")
+    return [heading, sheet.key(names), *[sheet.Block(0.35, bar)] * show_colorbar]
 
 
 def _attributed(attribute: Attribute, items: Sequence[Any]) -> list[Array]:

@@ -1,6 +1,6 @@
 """Where in a layer's grid and channels the principal neurons sit."""
 
-import math
+from dataclasses import replace
 from typing import Any, Unpack
 
 import numpy as np
@@ -18,7 +18,6 @@ from captum_rdr.visualization.reference import Picture
 
 _MAP, _GAP = 1.65, 0.15
 _NAMED = 10  # columns that are named one by one, at most
-_BARS = 256  # columns of which some are bars and not lines, at most
 _SHOWN = 8  # instances of a neuron, at most
 _CROP = 0.3  # of an image around a neuron's place, at least
 
@@ -87,15 +86,15 @@ def visualize_principal_neurons(
     if not len(region.neurons):
         parts.append(tiles.Row("The region has no principal neuron."))
         return tiles.draw(parts, **figure)
-    (unit, channels), *others = bars.items()
+    channels, *others = bars.items()
     if places is None:
-        parts.append(bars_block(unit, channels))
+        parts.append(bars_block(*channels))
     else:
-        parts.append(_maps_block(places, picture, unit, channels))
+        parts.append(_maps_block(places, picture, *channels))
     parts += [bars_block(*one) for one in others]
     features = subject.bank.features
     if dataset is not None and features is not None:
-        parts += top_rows(subject, features, n_neurons, aspect)
+        parts += _top_rows(subject, features, n_neurons, aspect)
     return tiles.draw(parts, **figure)
 
 
@@ -137,18 +136,11 @@ def neuron_layout(
     return places if has_grid else None, bars
 
 
-def top_rows(
+def _top_rows(
     subject: subjects.Subject, features: Tensor, n_neurons: int, aspect: float
 ) -> list[tiles.Row]:
-    """What `visualize_principal_neurons` shows of single neurons, row by row.
-
-    Args:
-        subject: the region.
-        features: float activations of the bank's rows, ``(N, D)``.
-        n_neurons: neurons to show at most.
-        aspect: height of the images in shares of their width.
-    """
-    region, bank, reference = subject.region, subject.bank, subject.reference
+    """The instances in which each of the first neurons is most active."""
+    region, bank = subject.region, subject.bank
     axes, rows = bank_axes(bank), []
     flat = torch.arange(bank.n_neurons).reshape(1, *bank.layer_shape)
     numbers, _ = axes.arranged(flat, aspect)
@@ -157,15 +149,11 @@ def top_rows(
         values = features[:, neuron].cpu().double()
         order = values.argsort(descending=True, stable=True)[:_SHOWN]
         order = order[values[order] > bank.threshold.expand(bank.n_neurons)[neuron]]
-        places = (numbers == neuron).sum((0, 1, 2))
-        found = [
-            tiles.Tile(
-                _crop(reference.picture(row), places),
-                reference.classes(row),
-                (f"{values[row]:.3g}",),
-            )
-            for row in order.tolist()
-        ]
+        grid = (numbers == neuron).sum((0, 1, 2))
+        found = subjects.tiles_of(
+            subject.reference, {row: [f"{values[row]:.3g}"] for row in order.tolist()}
+        )
+        found = [replace(one, picture=_crop(one.picture, grid)) for one in found]
         wanted = "active" if region.states[which] else "inactive"
         named = axes.named(region.unravel()[which])
         place = ", ".join(f"{kind} {named[kind]}" for kind in KINDS if kind in named)
@@ -174,22 +162,18 @@ def top_rows(
     return rows
 
 
-def _crop(picture: Picture, places: Tensor) -> Picture:
+def _crop(picture: Picture, grid: Tensor) -> Picture:
     """The part of a picture around the one place ``(H, W)`` that is not zero.
 
     All of it where there is none, as for a class token, or no grid.
     """
-    if len(places) == 1 or not bool(places.any()):
+    if len(grid) == 1 or not bool(grid.any()):
         return picture
-    parts = []
-    for at, size, pixels in zip(
-        places.nonzero()[0].tolist(), places.shape, picture.shape, strict=False
-    ):
-        side = min(pixels, math.ceil(max(3 / size, _CROP) * pixels))
-        start = round((at + 0.5) / size * pixels - side / 2)
-        start = min(max(0, start), pixels - side)
-        parts.append(slice(start, start + side))
-    return picture[tuple(parts)]
+    sizes, pixels = np.array(grid.shape), np.array(picture.shape[:2])
+    sides = np.ceil(np.maximum(3 / sizes, _CROP) * pixels).clip(0, pixels).astype(int)
+    middle = (grid.nonzero()[0].numpy() + 0.5) / sizes * pixels
+    y, x = np.round(middle - sides / 2).clip(0, pixels - sides).astype(int)
+    return picture[y : y + sides[0], x : x + sides[1]]
 
 
 def _maps_block(
@@ -201,25 +185,21 @@ def _maps_block(
     pale = 0.35 + 0.65 * picture.mean(2, keepdims=True).repeat(3, 2)
     kinds = [("must be active", 1, places[0]), ("must be inactive", -1, places[1])]
     kinds = [kind for kind in kinds if kind[2].any()]
-    side, used = _MAP, len(kinds) * (_MAP + _GAP)
+    used = len(kinds) * (_MAP + _GAP)
 
     def draw(canvas: sheet.Canvas, x: float, y: float) -> None:
         for index, (name, sign, scores) in enumerate(kinds):
-            left = x + index * (side + _GAP)
+            left = x + index * (_MAP + _GAP)
             canvas.text(left, y, name, color=sheet.SIGNED(0.5 + sign * 0.5))
-            ax = canvas.inset(left, y + 0.2, side, side)
-            tiles.show_picture(ax, pale)
+            ax = canvas.inset(left, y + 0.2, _MAP, _MAP)
+            tiles.show_picture(ax, pale, sheet.GRAY)
             overlay = sheet.SIGNED(0.5 + 0.5 * sign * scores / places.max())
             overlay[..., 3] = 0.8 * (scores != 0)
-            height, breadth = pale.shape[:2]
-            extent = (-0.5, breadth - 0.5, height - 0.5, -0.5)
+            extent = ax.images[0].get_extent()
             ax.imshow(overlay, interpolation="nearest", extent=extent)
-            for spine in ax.spines.values():
-                spine.set(visible=True, color=sheet.GRAY, linewidth=0.8)
 
-    maps = sheet.Block(side + 0.35, draw)
-    bars = bars_block(unit, channels, sheet.WIDTH - used, side + 0.2)
-    return sheet.beside(maps, used, bars)
+    bars = bars_block(unit, channels, sheet.WIDTH - used, _MAP + 0.2)
+    return sheet.beside(sheet.Block(_MAP + 0.35, draw), used, bars)
 
 
 def bars_block(
@@ -230,10 +210,9 @@ def bars_block(
     What has a score stands side by side where that is little, else at its place.
     """
     used, count = np.flatnonzero(values.sum(0)), values.shape[1]
-    are_named = len(used) <= _NAMED and unit not in ("time", "token")
-    at, count = (
-        (np.arange(len(used)), max(len(used), 4)) if are_named else (used, count)
-    )
+    at, are_named = used, len(used) <= _NAMED and unit not in ("time", "token")
+    if are_named:
+        at, count = np.arange(len(used)), max(len(used), 4)
 
     def draw(canvas: sheet.Canvas, x: float, y: float) -> None:
         canvas.text(x + 0.4, y, f"score by {unit}")
@@ -241,11 +220,10 @@ def bars_block(
         ax.set(xlabel=unit, xlim=(-0.7, count - 0.3))
         if are_named:
             ax.set_xticks(at, [str(one) for one in used], rotation=60)
+        # As lines, since thousands of bars take minutes.
+        thick = max(1.0, 55 * (width - 0.45) * canvas.scale / count)
         for heights, color in ((values[0], sheet.BLUE), (-values[1], sheet.ORANGE)):
-            if count <= _BARS:
-                ax.bar(at, heights[used], color=color)
-            else:  # bars would be too narrow to see, and thousands take minutes
-                ax.vlines(at, 0, heights[used], color=color, linewidth=1)
+            ax.vlines(at, 0, heights[used], color=color, linewidth=thick)
         ax.axhline(0, color=sheet.GRAY, linewidth=0.6)
 
     return sheet.Block(height + 0.1, draw)

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple, Unpack
 import numpy as np
 import numpy.typing as npt
 import torch
-from matplotlib.colors import LinearSegmentedColormap
 from torch import Tensor, nn
 from torch.nn import Module
 
@@ -20,13 +19,10 @@ from captum_rdr.visualization import sheet, subjects, tiles
 
 Floats = npt.NDArray[np.float64]
 
-_LIGHT = LinearSegmentedColormap.from_list("light", ["white", "#888888"])
 _KEY = [
     ("■", "region", "#D9CF3A"),
     ("━", "zero line, must be active", sheet.BLUE),
     ("━", "must be inactive", sheet.ORANGE),
-    ("●", "member, projected", sheet.GREEN),
-    ("○", "other, projected", sheet.INK),
 ]
 _STEPS = 200  # sampled points along each side of the view
 _BLOCK = 1 << 24  # values of sampled points held at a time
@@ -38,7 +34,6 @@ def visualize_plane(
     region: Region,
     rdr: RelaxedDecisionRegion,
     anchors: Tensor,
-    others: Tensor | None = None,
     *,
     module: Module,
     **figure: Unpack[sheet.FigureOptions],
@@ -48,9 +43,7 @@ def visualize_plane(
     The features are what ``module`` takes in, which is run at 200 times 200 points of the
     plane. Each principal neuron's zero line is drawn, straight where the module is affine
     as linear layers and convolutions are; the region is shaded; the field is the
-    configuration distance from the first anchor. Other instances are projected, filled
-    where they are members: a projection may fall inside the region though the instance,
-    off the plane, is outside.
+    configuration distance from the first anchor.
 
     Source: the figure of Chang, Kwon and Choi (AAAI 2024) that shows a region and its
     boundaries.
@@ -59,7 +52,6 @@ def visualize_plane(
         region: the region to show.
         rdr: fitted; the region is one of its own.
         anchors: three inputs, shape ``(3, ...)``; the first is the query.
-        others: inputs to project, shape ``(M, ...)``, or None.
         module: the part of the model, e.g. ``model[3]`` or ``model[3:5]``, that makes the
             layer's output of the features, up to the layer or the ReLU before its end.
         **figure: see `FigureOptions`.
@@ -83,16 +75,10 @@ def visualize_plane(
     'feature space, towards the second anchor'
     """
     subject = subjects.of(region, rdr)
-    picture = plane_picture(region, rdr, anchors, others, module)
-    crossing = sum(one.min() < 0 < one.max() for one in picture.margins)
+    picture = plane_picture(region, rdr, anchors, module)
     text = (
-        f"{subject.described} 1 is the query, 2 and 3 the other anchors of the plane. "
-        f"{crossing} of {len(picture.margins)} zero lines cross this view."
+        f"{subject.described} 1 is the query, 2 and 3 the other anchors of the plane."
     )
-    if others is not None:
-        low, high = (np.array([picture.xs[end], picture.ys[end]]) for end in (0, -1))
-        near = ((picture.others >= low) & (picture.others <= high)).all(1).sum()
-        text += f" {near} of {len(others)} other instances project into it."
     blocks = [_plane_block(picture, region), sheet.key(_KEY)]
     return tiles.draw([*subject.headed(text), *blocks], **figure)
 
@@ -108,8 +94,6 @@ class PlanePicture(NamedTuple):
         distances: configuration distance of each point from the first anchor,
             ``(G, G)``.
         margins: each principal neuron's value minus threshold, ``(t, G, G)``.
-        others: projections of the other instances, ``(M, 2)``.
-        members: which of the other instances are members, bool ``(M,)``.
     """
 
     anchors: Floats
@@ -118,15 +102,12 @@ class PlanePicture(NamedTuple):
     inside: npt.NDArray[np.bool_]
     distances: npt.NDArray[np.int64]
     margins: Floats
-    others: Floats
-    members: npt.NDArray[np.bool_]
 
 
 def plane_picture(
     region: Region,
     rdr: RelaxedDecisionRegion,
     anchors: Tensor,
-    others: Tensor | None,
     module: Module,
 ) -> PlanePicture:
     """Sample what `visualize_plane` draws."""
@@ -136,12 +117,11 @@ def plane_picture(
             "inputs, e.g. torch.stack([query, dataset[3], dataset[8]])"
         )
     bank = subjects.of(region, rdr).bank
-    inputs = anchors if others is None else torch.cat([anchors, others])
-    features, states = _read(rdr, bank, module, inputs)
+    features, states = _read(rdr, bank, module, anchors)
     flat = features.flatten(1).double().cpu().numpy()
-    axes = plane_through(flat[:3])
+    axes = plane_through(flat)
     at = (flat - flat[0]) @ axes.T
-    low, high = at[:3].min(0), at[:3].max(0)
+    low, high = at.min(0), at.max(0)
     half = (0.5 + _ROOM) * float((high - low).max())
     xs, ys = np.linspace((low + high) / 2 - half, (low + high) / 2 + half, _STEPS).T
     points = np.stack(np.meshgrid(xs, ys), -1).reshape(-1, 2)
@@ -151,18 +131,12 @@ def plane_picture(
         at_points = features.new_tensor(flat[0] + block @ axes)
         values = _margins(module, at_points.reshape(-1, *features.shape[1:]), bank)
         away = ((values > 0) != states[0]).sum(1)
-        sampled.append((region.contains(values > 0), away, values[:, region.neurons]))
-    inside, away, margins = (torch.cat(part) for part in zip(*sampled, strict=True))
-    return PlanePicture(
-        at[:3],
-        xs,
-        ys,
-        inside.reshape(_STEPS, _STEPS).numpy(),
-        away.reshape(_STEPS, _STEPS).numpy(),
-        margins.T.reshape(-1, _STEPS, _STEPS).numpy(),
-        at[3:],
-        region.contains(states[3:]).numpy(),
+        sampled.append((region.contains(values > 0), away, values[:, region.neurons].T))
+    inside, distances, margins = (
+        torch.cat(part, -1).reshape(*part[0].shape[:-1], _STEPS, _STEPS).numpy()
+        for part in zip(*sampled, strict=True)
     )
+    return PlanePicture(at, xs, ys, inside, distances, margins)
 
 
 def plane_through(points: Floats) -> Floats:
@@ -178,16 +152,17 @@ def plane_through(points: Floats) -> Floats:
     array([[1., 0., 0.],
            [0., 1., 0.]])
     """
-    sides = points[1:] - points[0]
-    directions, lengths = np.linalg.qr(sides.T)
-    along, away = np.diag(lengths) if lengths.shape == (2, 2) else (0.0, 0.0)
-    if along == 0 or abs(away) <= 1e-6 * np.linalg.norm(sides):
+    along, away = points[1:] - points[0]
+    along = along / (np.linalg.norm(along) or 1.0)
+    side = away - (away @ along) * along
+    longest = np.linalg.norm(points[1:] - points[0])
+    if not along.any() or np.linalg.norm(side) <= 1e-6 * longest:
         raise ValueError(
             "the features of the three anchors lie on a line, so they span no plane; "
             "give three instances that the layer tells apart"
         )
-    axes: Floats = directions.T * np.sign([[along], [away]])
-    return axes
+    side -= (side @ along) * along  # once more, against rounding
+    return np.stack([along, side / np.linalg.norm(side)])
 
 
 def _read(
@@ -231,31 +206,23 @@ def _margins(module: Module, features: Tensor, bank: ConfigurationBank) -> Tenso
 
 def _plane_block(picture: PlanePicture, region: Region) -> sheet.Block:
     side, xs, ys = 4.1, picture.xs, picture.ys
-    extent = (xs[0], xs[-1], ys[0], ys[-1])
 
     def draw(canvas: sheet.Canvas, x: float, y: float) -> None:
-        ax = canvas.plot(x + 0.5, y + 0.05, side, side)
-        show = partial(ax.imshow, extent=extent, origin="lower", aspect="equal")
-        field = show(picture.distances, cmap=_LIGHT, interpolation="bilinear")
-        shade = np.where(picture.inside[..., None], (0.95, 0.9, 0.25, 0.55), 0)
-        show(shade, interpolation="nearest")
+        ax, scale = canvas.plot(x + 0.5, y + 0.05, side, side), canvas.scale
+        extent = (xs[0], xs[-1], ys[0], ys[-1])
+        show = partial(
+            ax.imshow, extent=extent, origin="lower", interpolation="nearest"
+        )
+        field = show(picture.distances, cmap="Greys", alpha=0.5)
+        show(np.where(picture.inside[..., None], (0.95, 0.9, 0.25, 0.55), 0))
         for values, active in zip(picture.margins, region.states, strict=True):
             if values.min() < 0 < values.max():
                 color = sheet.BLUE if active else sheet.ORANGE
-                ax.contour(
-                    xs, ys, values, [0], colors=color, linewidths=0.9 * canvas.scale
-                )
-        area = 12 * canvas.scale**2
-        scatter: Any = partial(ax.scatter, edgecolors=sheet.INK, zorder=3)
-        for members, face in ((False, "white"), (True, sheet.GREEN)):
-            some = picture.others[picture.members == members]
-            scatter(*some.T, area, face, linewidths=0.5)
-        scatter(*picture.anchors.T, 8 * area, "white", linewidths=1)
+                ax.contour(xs, ys, values, [0], colors=color, linewidths=0.9 * scale)
+        options: Any = {"size": 8 * scale, "ha": "center", "va": "center", "zorder": 5}
+        options["bbox"] = {"boxstyle": "circle", "fc": "white", "ec": sheet.INK}
         for number, (a, b) in enumerate(picture.anchors, 1):
-            text = ax.text(
-                a, b, str(number), size=8 * canvas.scale, ha="center", zorder=5
-            )
-            text.set_verticalalignment("center_baseline")
+            ax.text(a, b, str(number), **options)
         ax.set(xlim=extent[:2], ylim=extent[2:], ylabel="at right angles to it")
         ax.set_xlabel("feature space, towards the second anchor")
         bar = canvas.plot(x + side + 0.7, y + 0.05, 0.12, side)

@@ -1,14 +1,13 @@
 """What the rows of a bank look like and what they are called."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import matplotlib
 import numpy as np
 import numpy.typing as npt
 import torch
-from matplotlib.colors import Colormap
 from torch import Tensor
 
 from captum_rdr._arguments import positional
@@ -64,9 +63,8 @@ class Reference:
         predictions: class that the model predicts for each row, in the same way.
         class_names: name of each class.
         to_image: makes an image of an input; None where inputs are images already:
-            arrays ``(H, W, C)`` or tensors ``(C, H, W)``, C being 1, 3 or 4, floats from
-            0 to 1 or whole numbers from 0 to 255.
-        cmap: colormap of images without color; None for gray.
+            arrays ``(H, W, C)`` or tensors ``(C, H, W)``, C being 1 or 3, floats from 0
+            to 1 or whole numbers from 0 to 255.
 
     Raises:
         TypeError: labels or predictions are neither whole numbers nor names.
@@ -92,7 +90,6 @@ class Reference:
     predictions: Any = None
     class_names: Sequence[str] | None = None
     to_image: Callable[[Any], Any] | None = None
-    cmap: str | Colormap | None = None
 
     def __post_init__(self) -> None:
         for name in ("labels", "predictions"):
@@ -127,7 +124,7 @@ class Reference:
         """
         value = input_of(item)
         image = value if self.to_image is None else self.to_image(value)
-        return as_picture(image, self.cmap, name)
+        return as_picture(image, name)
 
     def classes(self, row: int) -> Classes:
         """Label and prediction of a bank row.
@@ -148,17 +145,19 @@ class Reference:
 
         Args:
             item: the input, or a tuple of it and of its label and the prediction, as
-                far as they are known; names count where the input is a tensor.
+                far as they are known.
 
         Returns:
             their names.
         """
-        behind = item[1:3] if isinstance(item, (tuple, list)) else ()
-        kinds = (int, str) if behind and isinstance(item[0], Tensor) else int
-        labels = [_label(one) for one in behind]
-        known = [self._name(one) if isinstance(one, kinds) else None for one in labels]
-        label, prediction = [*known, None, None][:2]
-        return Classes(label, prediction)
+        behind = [*item[1:3]] if isinstance(item, (tuple, list)) else []
+        known = []
+        for one in [*behind, None, None][:2]:
+            label = None
+            with suppress(TypeError, ValueError):  # what is no label
+                label = positional([one], "label")[0]
+            known.append(None if label is None else self._name(label))
+        return Classes(*known)
 
     def _name(self, label: int | str | None) -> str:
         """The name of a class."""
@@ -210,26 +209,14 @@ def _at(values: Any, row: int, name: str) -> Any:
     return values[row]
 
 
-def _label(value: Any) -> int | str | None:
-    """A label as a plain number or name, None where it is none."""
-    try:
-        label: int | str | None = positional([value], "label")[0]
-    except (TypeError, ValueError):
-        return None
-    return label
-
-
-def as_picture(
-    image: Any, cmap: str | Colormap | None = None, name: str = "image"
-) -> Picture:
+def as_picture(image: Any, name: str = "image") -> Picture:
     """What to draw for an image.
 
     Args:
         image: a NumPy array, channels last ``(H, W)`` or ``(H, W, C)`` as Captum's
             visualizers take it; or a tensor, channels first ``(H, W)`` or ``(C, H, W)``
-            as models take it. C is 1, 3 or 4 (with alpha, laid over white). Floats lie
-            from 0 to 1, whole numbers from 0 to 255. NaN pixels become magenta.
-        cmap: colormap of images without color; gray by default.
+            as models take it. C is 1 or 3. Floats lie from 0 to 1, whole numbers from 0
+            to 255. NaN pixels become magenta.
         name: how errors call the image.
 
     Returns:
@@ -244,21 +231,6 @@ def as_picture(
     >>> as_picture(np.array([[np.nan]])).tolist()
     [[[1.0, 0.0, 1.0]]]
     """
-    values = _in_range(_channels_last(image, name), name)
-    missing = np.asarray(np.isnan(values).any(2))
-    picture = np.where(missing[..., None], 0.0, values)
-    if picture.shape[2] == 1:
-        colors = matplotlib.colormaps.get_cmap(cmap or "gray")(picture[..., 0])
-        picture = np.asarray(colors, np.float64)[..., :3]
-    elif picture.shape[2] == 4:
-        alpha = picture[..., 3:]
-        picture = picture[..., :3] * alpha + 1.0 - alpha
-    picture[missing] = MISSING
-    return picture
-
-
-def _channels_last(image: Any, name: str) -> npt.NDArray[Any]:
-    """The image as an array ``(H, W, C)``."""
     if not isinstance(image, (Tensor, np.ndarray)):
         raise TypeError(
             f"{name} is a {type(image).__name__}; give a NumPy array (channels last), a "
@@ -271,29 +243,20 @@ def _channels_last(image: Any, name: str) -> npt.NDArray[Any]:
         values, axis, wanted = image.detach().cpu().numpy(), 0, "a tensor (C, H, W)"
     if values.ndim == 2:
         values = np.expand_dims(values, axis)
-    if values.ndim != 3 or values.shape[axis] not in (1, 3, 4) or not values.size:
+    if values.ndim != 3 or values.shape[axis] not in (1, 3) or not values.size:
         raise ValueError(
-            f"{name} has shape {tuple(values.shape)}; give one image as {wanted} with 1, 3 "
-            "or 4 channels: channels come first in a tensor and last in an array"
-        )
-    return np.moveaxis(values, axis, -1)
-
-
-def _in_range(values: npt.NDArray[Any], name: str) -> Picture:
-    """The values as floats from 0 to 1, or NaN."""
-    if values.dtype.kind not in "buif":
-        raise TypeError(
-            f"{name} has dtype {values.dtype}; give floats from 0 to 1 or whole numbers "
-            "from 0 to 255"
+            f"{name} has shape {tuple(values.shape)}; give one image as {wanted} with 1 or "
+            "3 channels: channels come first in a tensor and last in an array"
         )
     high = 255 if values.dtype.kind in "ui" else 1
-    floats = values.astype(np.float64)
-    known = floats[~np.isnan(floats)]
-    slack = 1e-6 * high
-    if known.size and not (known.min() >= -slack and known.max() <= high + slack):
+    floats = np.moveaxis(values, axis, -1).astype(np.float64) / high
+    low, top = np.nanmin(floats, initial=0), np.nanmax(floats, initial=0)
+    if low < -1e-6 or top > 1 + 1e-6:
         raise ValueError(
-            f"{name} has values from {known.min():.4g} to {known.max():.4g}; give "
+            f"{name} has values from {low * high:.4g} to {top * high:.4g}; give "
             f"{values.dtype} from 0 to {high}, e.g. undo a normalization with "
             "to_image=lambda x: (x * std + mean).clamp(0, 1)"
         )
-    return np.clip(floats / high, 0.0, 1.0)
+    picture = np.broadcast_to(floats, (*floats.shape[:2], 3)).clip(0, 1)
+    picture[np.isnan(floats).any(2)] = MISSING
+    return picture

@@ -1,8 +1,6 @@
-"""A query with its neighbors and the members of its region, in one layer or several."""
+"""A query with its neighbors and the members of its region."""
 
 import warnings
-from collections.abc import Sequence
-from itertools import combinations
 from typing import Any, Unpack
 
 import torch
@@ -14,9 +12,8 @@ from captum_rdr.method.region import Region
 from captum_rdr.method.rule import Metric
 from captum_rdr.metrics._explainers import fitted_banks
 from captum_rdr.metrics._labels import without_query
-from captum_rdr.metrics._regions import jaccard
 from captum_rdr.visualization import sheet, subjects, tiles
-from captum_rdr.visualization.reference import as_batch, as_reference
+from captum_rdr.visualization.reference import as_batch
 
 METRICS: tuple[Metric, ...] = ("configuration", "cosine", "euclidean")
 
@@ -171,75 +168,3 @@ def neighbor_rows(
         near = subjects.tiles_of(subject.reference, notes)
         rows.append(tiles.Row(heading, [subject.tile, *near]))
     return rows
-
-
-def visualize_layers(
-    regions: Sequence[Region],
-    rdr: RelaxedDecisionRegion,
-    dataset: Any,
-    query: Any = None,
-    *,
-    n_members: int = 7,
-    **figure: Unpack[sheet.FigureOptions],
-) -> sheet.FigureAxes:
-    """Draw members of one query's region in each layer, and how much they overlap.
-
-    Below the rows stands the Jaccard index of each two layers' members.
-
-    Args:
-        regions: the query's region in each layer, in the layers' order.
-        rdr: fitted for a list of layers.
-        dataset: the reference set that was fitted, or a `Reference` of it.
-        query: the input, without the batch dimension, or a tuple of it, its class and
-            the class that the model predicts; not needed where the bank holds it.
-        n_members: members to show in each layer at most, the nearest first.
-        **figure: see `FigureOptions`.
-
-    Returns:
-        the figure and the Axes that holds everything.
-
-    Raises:
-        TypeError: an argument is of the wrong type.
-        ValueError: the regions are not one a layer, the query is missing, the data set
-            is too small, or an image cannot be drawn.
-
-    >>> from captum_rdr import RelaxedDecisionRegion
-    >>> conv, flat = torch.nn.Conv2d(1, 6, 3), torch.nn.Flatten()
-    >>> data = torch.rand(30, 1, 8, 8)
-    >>> rdr = RelaxedDecisionRegion(torch.nn.Sequential(conv, flat), [conv, flat])
-    >>> found = rdr.fit(data, show_progress=False).attribute_members([3], 2, 3)
-    >>> regions = [region for (region,) in found]
-    >>> fig, ax = visualize_layers(regions, rdr, data, use_pyplot=False)
-    >>> [text.get_text()[:18] for text in ax.texts][-1]
-    'Members in common '
-    """
-    banks, names = subjects.banks_of(rdr), rdr.reader.names
-    if len(regions) != len(banks):
-        raise ValueError(
-            f"regions has {len(regions)} items for {len(banks)} layers; give the query's "
-            "region in each, e.g. [found[0] for found in regions_by_layer]"
-        )
-    reference = as_reference(dataset)
-    shown = []
-    for region, bank in zip(regions, banks, strict=True):
-        region.check_layer(bank.layer_shape, bank.fingerprint)
-        shown.append(subjects.Subject(region, bank, reference, query))
-    known = (one for one in shown if one.region.query is not None)
-    tile = next(known, shown[0]).tile
-    rows: list[tiles.Row] = []
-    for name, subject in zip(names, shown, strict=True):
-        members = subject.tiles(subject.ranked(n_members))
-        rows += subject.headed(f"Layer {name}: {subject.counted(members)}")
-        rows.append(tiles.Row("", [tile, *members]))
-    shared = overlaps(regions)
-    pairs = [
-        f"{shared[i][j]:.2f} of {names[i]} and {names[j]}"
-        for i, j in combinations(range(len(names)), 2)
-    ]
-    text = f"Members in common (Jaccard index): {', '.join(pairs)}"
-    return tiles.draw([*rows, tiles.Row(text)], **figure)
-
-
-def overlaps(regions: Sequence[Region]) -> list[list[float]]:
-    """The Jaccard index of each two regions' members."""
-    return [[jaccard(a.members, b.members) for b in regions] for a in regions]

@@ -1,7 +1,6 @@
 """A sheet of blocks, one below the other, drawn within one Axes."""
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from typing import Any, NamedTuple, TypedDict
 
 import matplotlib
@@ -33,11 +32,10 @@ class FigureOptions(TypedDict, total=False):
     """How a visualizer makes its figure: the options that Captum's visualizers have too.
 
     Attributes:
-        plt_fig_axis: figure and Axes to draw in; None for a new figure.
+        plt_fig_axis: figure and Axes to draw in, scaled to fit; None for a new figure,
+            6 inches wide and as high as needed.
         use_pyplot: make a new figure known to pyplot, True by default; it is never
             shown.
-        fig_size: width and height of a new figure, in inches; None for 6 wide and as
-            high as needed. What is drawn is scaled to fit a size that is given.
         title: a heading.
 
     >>> options = FigureOptions(title="A map", use_pyplot=False)
@@ -45,7 +43,6 @@ class FigureOptions(TypedDict, total=False):
 
     plt_fig_axis: FigureAxes | None
     use_pyplot: bool
-    fig_size: tuple[float, float] | None
     title: str | None
 
 
@@ -102,7 +99,6 @@ def draw(
     blocks: Sequence[Block],
     plt_fig_axis: FigureAxes | None = None,
     use_pyplot: bool = True,
-    fig_size: tuple[float, float] | None = None,
     title: str | None = None,
 ) -> FigureAxes:
     """Draw blocks, one below the other, in the given Axes or in a figure of their own.
@@ -111,7 +107,6 @@ def draw(
         blocks: what to draw, `WIDTH` wide at most.
         plt_fig_axis: see `FigureOptions`, as for the others.
         use_pyplot: whether pyplot knows a new figure.
-        fig_size: that of a new figure.
         title: above everything.
 
     Returns:
@@ -120,13 +115,11 @@ def draw(
     heading = [paragraph(title, size=10, weight="bold")] if title else []
     whole = stacked([*heading, *blocks])
     needed = WIDTH + 2 * _MARGIN, whole.height + 2 * _MARGIN
-    if plt_fig_axis is not None:
-        fig, ax = plt_fig_axis
-        width, height = ax.bbox.width / ax.figure.dpi, ax.bbox.height / ax.figure.dpi
-    else:
-        width, height = fig_size or needed
-        fig = _new_figure((width, height), use_pyplot)
-        ax = fig.add_axes((0, 0, 1, 1))
+    if plt_fig_axis is None:
+        fig = _new_figure(needed, use_pyplot)
+        plt_fig_axis = fig, fig.add_axes((0, 0, 1, 1))
+    fig, ax = plt_fig_axis
+    width, height = ax.bbox.width / ax.figure.dpi, ax.bbox.height / ax.figure.dpi
     scale = min(width / needed[0], height / needed[1])
     ax.set_axis_off()
     canvas = Canvas(ax, width / scale, height / scale, scale)
@@ -227,11 +220,7 @@ def text_width(string: str, size: float, weight: str = "normal") -> float:
 
     With some room: hinting makes letters wider on a screen.
     """
-    return _text_width(string, size, weight, *matplotlib.rcParams["font.family"])
-
-
-@lru_cache(maxsize=4096)
-def _text_width(string: str, size: float, weight: str, *family: str) -> float:
-    font = FontProperties(family=list(family), size=size, weight=weight)
+    family = matplotlib.rcParams["font.family"]
+    font = FontProperties(family=family, size=size, weight=weight)
     width, _, _ = TextToPath().get_text_width_height_descent(string, font, False)
     return 1.05 * float(width) / 72

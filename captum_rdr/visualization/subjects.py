@@ -174,17 +174,16 @@ class Subject:
 
     def headed(self, text: str) -> list[Row]:
         """A text, and what the region's test found, if it was tested."""
-        rows, tested = [Row(text)], self.region.significance
-        if tested is not None and tested.passed:
-            rows.append(Row(f"Significant: {tested}, effect {tested.effect:.2g}"))
-        elif tested is not None:
-            doubt = {
-                "not significant": f" (level {tested.level:g}), so this may be a chance find",
-                "a mixture": ", so members need not show one thing",
-            }.get(tested.verdict, "")
-            found = f"{tested.verdict.capitalize()}: {tested.found}{doubt}"
-            rows.append(Row(found, is_warning=True))
-        return rows
+        tested = self.region.significance
+        if tested is None:
+            return [Row(text)]
+        doubt = {
+            "significant": f", effect {tested.effect:.2g}",
+            "not significant": f" (level {tested.level:g}), so this may be a chance find",
+            "a mixture": ", so members need not show one thing",
+        }.get(tested.verdict, "")
+        found = f"{tested.verdict.capitalize()}: {tested.found}{doubt}"
+        return [Row(text), Row(found, is_warning=not tested.passed)]
 
 
 def tiles_of(reference: Reference, notes: Mapping[int, Sequence[str]]) -> list[Tile]:

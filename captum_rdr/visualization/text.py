@@ -3,7 +3,6 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jinja2
@@ -17,7 +16,6 @@ from captum_rdr.visualization import subjects
 from captum_rdr.visualization.reference import Classes
 
 _WORDS = 60  # of each text, at most
-_MARKED = 0.35  # weight from which plain text marks a word
 
 Weigh = Callable[[list[str]], Sequence[float]]
 """Gives each word of a text a weight; those of a member are relative to its largest."""
@@ -28,27 +26,15 @@ class _Line(NamedTuple):
     classes: Classes
     differ: str
     words: list[tuple[str, float]]
-    is_cut: bool
 
 
-@dataclass(frozen=True, repr=False)
-class RegionText:
-    """Texts of a region: HTML in a notebook, plain text where it is printed.
+class RegionText(str):
+    """Texts of a region as HTML, which a notebook shows."""
 
-    Attributes:
-        html: a table with every word that matters highlighted, as Captum's
-            ``visualize_text`` draws it; everything that came from outside is escaped.
-        text: the same as plain text, the words that matter between asterisks.
-    """
-
-    html: str
-    text: str
-
-    def __repr__(self) -> str:
-        return self.text
+    __slots__ = ()
 
     def _repr_html_(self) -> str:
-        return self.html
+        return str(self)
 
 
 def visualize_text_region(
@@ -61,6 +47,9 @@ def visualize_text_region(
     weigh: Weigh | None = None,
 ) -> RegionText:
     """Show a query's text and its region's members, with the words that matter.
+
+    A table in HTML with every word that matters highlighted, as Captum's
+    ``visualize_text`` draws it; everything that came from outside is escaped.
 
     Args:
         region: the region to show.
@@ -77,7 +66,7 @@ def visualize_text_region(
             the logarithm of the odds ratio in standard errors.
 
     Returns:
-        HTML and plain text.
+        the HTML.
 
     Raises:
         TypeError: a text is of another kind.
@@ -91,12 +80,9 @@ def visualize_text_region(
     >>> rdr = RelaxedDecisionRegion(layer, layer, bank=bank)
     >>> region = rdr.attribute_members([0], 2, 2)[0]
     >>> texts = ["a fine film", "fine acting", "a dull film", "dull"]
-    >>> visualize_text_region(region, rdr, texts)
-    2 principal neurons of 2 (2 active, 0 inactive), all must agree. Query and 1 of 2
-    members, nearest first.
-    Typical words: fine, acting
-    query | a *fine* film
-    row 1 | *fine* *acting*
+    >>> html = visualize_text_region(region, rdr, texts)
+    >>> "Typical words: fine, acting" in html, html.count("<mark")
+    (True, 3)
     """
     subject = subjects.of(region, rdr, dataset, query)
     reference, bank = subject.reference, subject.bank
@@ -109,7 +95,7 @@ def visualize_text_region(
     classes = [subject.classes, *map(reference.classes, rows.tolist())]
     items = [subject.item, *map(reference.item, rows.tolist())]
     lines = [
-        _Line(who, known, differ, *_weighed(words_of(item), weigh, typical))
+        _Line(who, known, differ, _weighed(words_of(item), weigh, typical))
         for who, known, differ, item in zip(
             names, classes, subject.disagreements(states), items, strict=True
         )
@@ -121,13 +107,13 @@ def visualize_text_region(
     heads += [f"Typical words: {words}"] if words else []
     loader = jinja2.PackageLoader("captum_rdr.visualization", ".")
     page = jinja2.Environment(loader=loader, autoescape=True).get_template("text.html")
-    return RegionText(page.render(heads=heads, lines=lines), _as_text(heads, lines))
+    return RegionText(page.render(heads=heads, lines=lines))
 
 
 def _weighed(
     words: list[str], weigh: Weigh | None, typical: dict[str, float]
-) -> tuple[list[tuple[str, float]], bool]:
-    """The first words, each with its weight in shares of the largest; whether more follow."""
+) -> list[tuple[str, float]]:
+    """The first words, each with its weight in shares of the largest."""
     if weigh is None:
         weights = [max(0.0, typical.get(word.casefold(), 0.0)) for word in words]
         largest = max(typical.values(), default=0.0)
@@ -139,18 +125,8 @@ def _weighed(
             f"weigh gave {len(weights)} weights for {len(words)} words; give one each"
         )
     shares = [weight / largest if largest > 0 else 0.0 for weight in weights]
-    return list(zip(words, shares, strict=True))[:_WORDS], len(words) > _WORDS
-
-
-def _as_text(heads: Sequence[str], lines: Sequence[_Line]) -> str:
-    width = max(len(line.who) for line in lines)
-    rows = []
-    for line in lines:
-        words = [f"*{one}*" if share >= _MARKED else one for one, share in line.words]
-        text = " ".join([*words, "…"] if line.is_cut else words)
-        parts = [line.who.ljust(width), " ".join(line.classes.lines), line.differ, text]
-        rows.append(" | ".join(part for part in parts if part))
-    return "\n".join([*heads, *rows])
+    cut = [("…", 0.0)] * (len(words) > _WORDS)
+    return [*zip(words[:_WORDS], shares, strict=False), *cut]
 
 
 def words_of(item: Any) -> list[str]:

@@ -17,15 +17,13 @@ _GATES = (
 )
 _GATE = re.compile(_GATES)
 _GATE_MODULE = re.compile(rf"{_GATES}(?:activation|tanh)?")
-# Quantized functions that end in a ReLU; what they take is not what it cuts off.
-_FUSED = re.compile(r"(?:conv\dd|linear|add|batch_norm)_relu")
 # Functions whose result is never negative, so that no state is ever inactive.
 _POSITIVE = re.compile(r"(?:hard)?_?(?:sigmoid|softmax|softplus|gumbel_softmax)|exp")
 # Functions that move values without changing them, select some, or join several.
 _MOVES = re.compile(
     r"view|reshape|(?:un)?flatten|permute|transpose|t|swapaxes|movedim|contiguous|clone"
     r"|(?:un)?squeeze|detach|to|type|float|half|bfloat16|(?:feature_|alpha_)?dropout"
-    r"|dropout[123]d|roll|(?:native_)?channel_shuffle|quantize_per_tensor|dequantize"
+    r"|dropout[123]d|roll|(?:native_)?channel_shuffle"
 )
 _SELECTS = re.compile(
     r"chunk|(?:tensor_)?split|unbind|__getitem__|narrow|select|expand"
@@ -61,12 +59,13 @@ _UNKNOWN = _Value()
 
 
 def is_gate_module(class_name: str) -> bool:
-    """Whether a module's class name is that of a nonlinearity that keeps signs.
+    """Whether a module's class name is that of a nonlinearity.
 
     >>> [is_gate_module(n) for n in ("ReLU6", "NewGELUActivation", "Sigmoid", "Linear")]
-    [True, True, False, False]
+    [True, True, True, False]
     """
-    return bool(_GATE_MODULE.fullmatch(class_name.lower()))
+    name = class_name.lower()
+    return bool(_GATE_MODULE.fullmatch(name) or _POSITIVE.fullmatch(name))
 
 
 class Flow(TorchFunctionMode):
@@ -98,7 +97,7 @@ class Flow(TorchFunctionMode):
     def pass_gate(self, name: str, taken: Any, given: Any) -> None:
         """Note that a nonlinearity made ``given`` of ``taken`` (None where unknown)."""
         gate = Gate(name)
-        for tensor in _tensors(taken):
+        for tensor in _tensors(() if gate.is_positive else taken):
             for call in self._value(tensor).waiting:
                 call(gate)
         self._give(given, _Value(gate))
@@ -118,8 +117,6 @@ class Flow(TorchFunctionMode):
         taken = [*_tensors(args[:1])]
         if _GATE.fullmatch(plain) or _POSITIVE.fullmatch(plain):
             self.pass_gate(plain, taken, result)
-        elif _FUSED.fullmatch(plain):
-            self.pass_gate("relu", None, result)
         elif _MOVES.fullmatch(plain) and taken:
             self._give(result, self._value(taken[0]))
         elif _SELECTS.fullmatch(plain):

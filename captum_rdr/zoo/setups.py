@@ -1,33 +1,20 @@
 """Model, layer, pool, preprocessing and class names in one object."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import Linear, Module
+from torch.nn import Module
 
-from captum_rdr._arguments import check_choice, check_whole
 from captum_rdr.attribution import RelaxedDecisionRegion
-from captum_rdr.model.inputs import ForwardArguments
-from captum_rdr.model.reader import LayerReader
 from captum_rdr.pooling import Pool, class_token, last_token, token_mean
 from captum_rdr.zoo.table import LayerInfo, chosen, layers
 from captum_rdr.zoo.torchvision_models import build, example_inputs, weights_of
 from captum_rdr.zoo.tracing import example_arguments
 
 _CLASS_TOKENS = {"class_token", "cls_token", "class_embedding", "cls_pos"}
-
-# Name: the head, and the block boundaries.
-_PAPER = {
-    "vgg19": ("classifier.6", [f"features.{i}" for i in (2, 7, 16, 25, 34)]),
-    "resnet50": ("fc", ["layer1.2", "layer2.3", "layer3.5", "layer4.2"]),
-    "mobilenet_v2": (
-        "classifier.1",
-        [f"features.{i}" for i in (1, 3, 6, 10, 13, 16, 17, 18)],
-    ),
-}
 
 
 @dataclass(frozen=True, repr=False)
@@ -84,7 +71,7 @@ def explain(
             one, as in detection models).
         inputs: what the model is traced on, as in `layers`; None for what suits it.
         pool: applied to each layer's output before it is binarized; ``"auto"`` chooses
-            one token of a sequence and turns quantized outputs into floats.
+            one token of a sequence.
         threshold: as in `captum_rdr.RelaxedDecisionRegion`; a neuron's median suits
             layers of every kind, also those that no ReLU follows.
         **options: passed to torchvision's builder, e.g. ``num_classes``.
@@ -139,53 +126,36 @@ def explain(
 
 
 def _pool(network: Module, info: LayerInfo, inputs: Any) -> Pool | None:
-    """The pool that suits a layer: floats of a quantized output, one token of several.
+    """The pool that suits a layer of tokens: one of several.
 
     Text: `last_token` where the layer's first token does not see the last one (a
     decoder), else `class_token`. Images and clips: `class_token` where the model has a
     parameter of such a name, else `token_mean`.
     """
-    if info.is_quantized:
-        return dequantized
     if not info.has_tokens:
         return None
     arguments = example_arguments(network, inputs)
     if "input_ids" in arguments.kwargs:
         layer = network.get_submodule(info.name)
-        return last_token if _is_causal(network, layer, arguments) else class_token
+        return (
+            last_token if _is_causal(network, layer, arguments.kwargs) else class_token
+        )
     names = {name.rpartition(".")[2] for name, _ in network.named_parameters()}
     return class_token if names & _CLASS_TOKENS else token_mean
 
 
-def _is_causal(model: Module, layer: Module, arguments: ForwardArguments) -> bool:
+def _is_causal(model: Module, layer: Module, inputs: dict[str, Tensor]) -> bool:
     """Whether the layer's first token stays the same when the last input changes."""
-    ids: Tensor = arguments.kwargs["input_ids"]
+    ids = inputs["input_ids"]
     other = ids.clone()
     other[:, -1] = torch.where(ids[:, -1] == 0, 1, 0)
     firsts = []
-    reader = LayerReader(model, [layer], None, [None], None)
-    with reader.reading(lambda _, output: (output[:, 0].clone(),)) as read:
-        for given in (ids, other):
-            kwargs = {**arguments.kwargs, "input_ids": given}
-            asked = arguments._replace(kwargs=kwargs)
-            ((first,),) = read(asked, "an example", leave_early=True)
-            firsts.append(first)
+    for given in (ids, other):
+        rdr = RelaxedDecisionRegion(model, layer, pool=class_token)
+        batches = [{**inputs, "input_ids": given}]
+        bank = rdr.fit(batches, keep_features=True, show_progress=False).bank
+        firsts.append(bank.features)
     return bool(torch.allclose(firsts[0], firsts[1], rtol=1e-4, atol=1e-6))
-
-
-def dequantized(output: Tensor) -> Tensor:
-    """Floating-point values of a quantized layer's output.
-
-    Args:
-        output: a quantized tensor.
-
-    Returns:
-        a tensor of the same shape, float32.
-
-    >>> dequantized(torch.tensor([0.5])).dtype  # a float stays as it is
-    torch.float32
-    """
-    return output.dequantize() if output.is_quantized else output
 
 
 def _categories(network: Module, entry: Any) -> tuple[str, ...]:
@@ -195,40 +165,3 @@ def _categories(network: Module, entry: Any) -> tuple[str, ...]:
     labels = getattr(getattr(network, "config", None), "id2label", None) or {}
     names = tuple(str(labels[index]) for index in sorted(labels))
     return () if all(name.startswith("LABEL_") for name in names) else names
-
-
-def paper_setup(name: str, n_classes: int, weights: Any = "DEFAULT") -> Setup:
-    """Set one of the paper's networks up at all its block boundaries.
-
-    The head is replaced by a new linear layer; train it, or load weights into
-    ``setup.model``, before ``setup.rdr.fit``. The boundaries are the last convolution
-    of each of VGG-19's five blocks (before its ReLU: the same states), the last block
-    of each of ResNet-50's four layers, and the last bottleneck of each of MobileNetV2's
-    seven settings, with the convolution behind them. A bottleneck's output is linear:
-    nothing in the network switches at 0 there, but the states are defined all the same.
-
-    Args:
-        name: ``"vgg19"``, ``"resnet50"`` or ``"mobilenet_v2"``.
-        n_classes: outputs of the new head.
-        weights: as in `explain`; of all but the head.
-
-    Returns:
-        the `Setup`; its ``rdr`` has a list of layers.
-
-    Raises:
-        ValueError: the paper has no such network, or ``n_classes`` is below 1.
-
-    Source: Chang, Kwon and Choi (AAAI 2024), Section 4.
-
-    >>> setup = paper_setup("mobilenet_v2", 100, weights=None)
-    >>> setup.model.classifier[1].out_features, len(setup.layers)
-    (100, 8)
-    """
-    check_choice("name", name, sorted(_PAPER))  # for others there is `explain`
-    check_whole("n_classes", n_classes)
-    head, layers = _PAPER[name]
-    setup = explain(name, weights, layers)
-    old: Any = setup.model.get_submodule(head)
-    holder, _, last = head.rpartition(".")
-    setattr(setup.model.get_submodule(holder), last, Linear(old.in_features, n_classes))
-    return replace(setup, categories=())

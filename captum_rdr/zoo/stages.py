@@ -1,19 +1,40 @@
 """Where a network's stages begin, and which layer of each shows neurons' states."""
 
-import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from itertools import takewhile
 
 from captum_rdr.zoo.tracing import Traced
+
+
+def blocks_of(traced: Mapping[str, Traced]) -> set[Traced]:
+    """Modules of a class that stands several times in one place, and those beside.
+
+    >>> import torch
+    >>> from captum_rdr.zoo.tracing import example_arguments, trace
+    >>> layer = torch.nn.TransformerEncoderLayer(4, 2, 4, batch_first=True)
+    >>> net = torch.nn.TransformerEncoder(layer, 2)
+    >>> traced = trace(net, example_arguments(net, (5, 4)))
+    >>> sorted(block.name for block in blocks_of(traced))
+    ['layers.0', 'layers.1']
+    """
+    held = [one for one in traced.values() if one.name and one.holds_layers]
+    where = {one: one.name.rpartition(".")[0] for one in held}
+    counts = Counter((where[one], type(one.module)) for one in held)
+    repeated = {kind for (_, kind), count in counts.items() if count > 1}
+    beside = {place for (place, _), count in counts.items() if count > 1}
+    return {
+        one
+        for one in held
+        if type(one.module) in repeated or (where[one] in beside and one.shape)
+    }
 
 
 class Architecture:
     """A traced network as units (blocks, and layers outside of blocks) in order.
 
     Args:
-        traced: what `captum_rdr.zoo.tracing.trace` gave, with the kinds that
-            `captum_rdr.zoo.kinds.tell_kinds` told.
-        usable: the layers that fired once and gave a tensor, batch first, in order.
+        traced: what `captum_rdr.zoo.tracing.trace` gave.
+        usable: the modules that fired once and gave a tensor, batch first, in order.
 
     Attributes:
         stages: runs of layers at one resolution whose sign is a state, in calling order.
@@ -21,79 +42,42 @@ class Architecture:
     """
 
     def __init__(self, traced: Mapping[str, Traced], usable: Sequence[Traced]) -> None:
-        self._traced = traced
-        self._fed = [entry for entry in usable if entry.feeds is not None]
+        self._traced, self._blocks = traced, blocks_of(traced)
+        self._layers = [
+            one for one in usable if one in self._blocks or not one.holds_layers
+        ]
         self._holders = {
-            outer.name
-            for entry in traced.values()
-            if entry.kind == "block"
-            for outer in self._around(entry)[:-1]
+            outer for block in self._blocks for outer in self._around(block)[:-1]
         }
-        called = [one for one in traced.values() if one.is_leaf and one.calls]
-        paths = [entry.name.split(".") for entry in called]
-        shared = takewhile(lambda parts: len({*parts}) == 1, zip(*paths, strict=False))
-        self._depth = len(list(shared))  # of the module around all
         self.stages: list[list[Traced]] = []
-        for entry in self._deciding(usable):
-            if self.stages and self._goes_on(self.stages[-1], entry):
+        for entry in self._deciding():
+            if self.stages and self._place(self.stages[-1][0]) == self._place(entry):
                 self.stages[-1].append(entry)
             else:
                 self.stages.append([entry])
         self.recommended = [self._recommended(stage) for stage in self.stages]
 
     def stage_of(self, entry: Traced) -> int | None:
-        """Index of the stage at the layer's resolution that is nearest to it."""
-        if not entry.n_positions or self._is_aside(entry):
-            return None
-        near = [
-            (min(abs(entry.order - other.order) for other in stage), index)
-            for index, stage in enumerate(self.stages)
-            if self._place(stage[0]) == self._place(entry)
-        ]
-        return min(near)[1] if near else None
+        """Index of a layer's stage, None for one that has none."""
+        return next((i for i, one in enumerate(self.stages) if entry in one), None)
 
-    def _goes_on(self, stage: Sequence[Traced], entry: Traced) -> bool:
-        """Whether a layer belongs to a stage that has begun.
-
-        A new one begins where the number of positions changes, or where another child
-        of the root begins that holds several units.
-        """
-        tops = {self._top(one) for one in (*stage, entry)} - {None}
-        return len(tops) < 2 and self._place(stage[0]) == self._place(entry)
-
-    def _top(self, entry: Traced) -> Traced | None:
-        """The root's child around a layer, or None where that is a single layer."""
-        top = self._around(entry)[: self._depth + 1][-1]
-        return None if top.is_leaf or top.kind else top
-
-    def _deciding(self, usable: Sequence[Traced]) -> list[Traced]:
-        """Layers whose sign is a state, off side paths, heads and class scores.
-
-        A head is what follows a global pooling, if it all has one position.
-        """
+    def _deciding(self) -> list[Traced]:
+        """Layers whose sign is a state, off side paths, vectors and class scores."""
         found = [
             entry
-            for entry in usable
+            for entry in self._layers
             if entry.n_positions
             and entry.decides
             and not self._is_aside(entry)
             and not self._is_score(entry)
         ]
-        mapped = [entry for entry in found if len(entry.shape or ()) > 2]
-        pools = [one for one in self._traced.values() if one.pools_all]
-        pooled = max(
-            (one.order for one in pools if not self._blocks_around(one)),
-            default=math.inf,
-        )
-        if all(one.n_positions == 1 for one in mapped if one.order > pooled):
-            mapped = [one for one in mapped if one.order < pooled]
-        return mapped or found
+        return [entry for entry in found if len(entry.shape or ()) > 2] or found
 
     def _recommended(self, layers: Sequence[Traced]) -> Traced:
         """The layer that stands for the last unit of a stage."""
-        units = {entry.name: self._unit(entry) for entry in layers}
+        units = {entry: self._unit(entry) for entry in layers}
         last = max(units.values(), key=lambda unit: unit.order)
-        inside = [entry for entry in layers if units[entry.name] is last]
+        inside = [entry for entry in layers if units[entry] is last]
         if last not in inside:  # in a block with a linear output: where it is widest
             level = [one for one in inside if one.n_positions == last.n_positions]
             last = max(level or inside, key=lambda one: (one.n_neurons, one.order))
@@ -114,16 +98,14 @@ class Architecture:
         A norm that a block begins with, as in pre-activation networks, belongs to what
         came before.
         """
-        if entry.kind == "activation":  # goes with what it takes
-            entry = self._before_gate(entry, self._fed)
-        for outer in self._around(entry):  # as one inside a norm does
-            if outer.kind == "normalization":
-                entry = outer
-        block = next((b for b in self._blocks_around(entry) if b.n_positions), entry)
-        is_norm = entry.kind == "normalization"
-        return (
-            entry if is_norm and entry.decides and block.name in entry.enters else block
-        )
+        if entry.is_activation:  # goes with what it takes
+            entry = self._before_gate(entry, self._layers)
+        around = self._around(entry)
+        entry = next((outer for outer in around if outer.is_norm), entry)  # within one
+        blocks = (b for b in around if b in self._blocks and b.n_positions)
+        block = next(blocks, entry)
+        is_first = next(block.module.children(), None) is entry.module
+        return entry if is_first and entry.is_norm and entry.decides else block
 
     def _place(self, entry: Traced) -> int:
         return self._unit(entry).n_positions
@@ -133,10 +115,9 @@ class Architecture:
 
         Such are squeeze-and-excitation and other pooled branches.
         """
-        around = self._around(entry)
-        wider = [outer for outer in around if outer.n_positions > entry.n_positions]
         return any(
-            one.kind == "block" or one.name not in self._holders for one in wider
+            outer.n_positions > entry.n_positions and outer not in self._holders
+            for outer in self._around(entry)
         )
 
     def _is_score(self, entry: Traced) -> bool:
@@ -151,6 +132,3 @@ class Architecture:
         parts = entry.name.split(".")
         counts = range(1, len(parts) + 1)
         return [self._traced[".".join(parts[:count])] for count in counts]
-
-    def _blocks_around(self, entry: Traced) -> list[Traced]:
-        return [outer for outer in self._around(entry) if outer.kind == "block"]

@@ -7,7 +7,6 @@ from torch.nn import Module
 
 from captum_rdr._arguments import check_whole, meant
 from captum_rdr.axes import LayerAxes, axes_of
-from captum_rdr.zoo.kinds import tell_kinds
 from captum_rdr.zoo.stages import Architecture
 from captum_rdr.zoo.torchvision_models import build_untrained, example_inputs
 from captum_rdr.zoo.tracing import Traced, example_arguments, trace
@@ -23,19 +22,14 @@ class LayerInfo:
 
     Attributes:
         name: its qualified name.
-        stage: index of its stage; None for heads, side paths and stages without a layer
-            whose sign is a state.
-        kind: what it is: an ``"activation"``, an ``"attention"``, a ``"block"``, a
-            ``"convolution"``, a ``"linear"`` layer, an ``"MLP"`` or a
-            ``"normalization"``.
+        stage: index of its stage; None for heads and side paths, and where the sign of
+            its output is no state.
+        kind: the name of its class.
         shape: its output's shape without the batch; None where that is no tensor.
         n_neurons: the number of values of that.
-        calls: how often it fired in one forward pass in evaluation mode.
-        usable: whether `captum_rdr.RelaxedDecisionRegion` takes it as it is (for a
-            quantized output, with ``pool=captum_rdr.zoo.dequantized``).
+        usable: whether `captum_rdr.RelaxedDecisionRegion` takes it as it is.
         reason: why not, or what the sign of its output means.
         recommended: whether it is the one that stands for its stage.
-        is_quantized: whether its output is a quantized tensor.
         axes: what the axes of its output mean; None where that is unknown.
         has_tokens: whether the output is a sequence of tokens, ``(T, E)``.
     """
@@ -45,11 +39,9 @@ class LayerInfo:
     kind: str
     shape: tuple[int, ...] | None
     n_neurons: int
-    calls: int
     usable: bool
     reason: str
     recommended: bool
-    is_quantized: bool
     axes: LayerAxes | None
     has_tokens: bool
 
@@ -61,13 +53,12 @@ class LayerTable(tuple[LayerInfo, ...]):
 
     def __repr__(self) -> str:
         """One line a layer, ``*`` before a recommended one."""
-        rows = [("", "name", "stage", "kind", "shape", "neurons", "calls", "reason")]
+        rows = [("", "name", "stage", "kind", "shape", "neurons", "reason")]
         for one in self:
             mark, stage = "*" if one.recommended else "", one.stage
             number = "" if stage is None else str(stage)
             shape, count = "x".join(map(str, one.shape or ())), f"{one.n_neurons:,}"
-            named = (mark, one.name, number, one.kind, shape)
-            rows.append((*named, count, str(one.calls), one.reason))
+            rows.append((mark, one.name, number, one.kind, shape, count, one.reason))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         return "\n".join(
             "  ".join(map(str.ljust, row, widths)).rstrip() for row in rows
@@ -102,11 +93,10 @@ def layers(model: Module | str, inputs: Any = None) -> LayerTable:
     ...     torch.nn.Linear(288, 5),
     ... )
     >>> layers(net, (3, 8, 8))
-       name  stage  kind         shape  neurons  calls  reason
-    *  0     0      convolution  8x6x6  288      1      feeds relu: active where positive
-       1     0      activation   8x6x6  288      1      ends in relu: active where positive
-       3            linear       5      5        1      linear: nothing in the network
-                                                        switches at 0
+       name  stage  kind    shape  neurons  reason
+    *  0     0      Conv2d  8x6x6  288      feeds relu: active where positive
+       1     0      ReLU    8x6x6  288      ends in relu: active where positive
+       3            Linear  5      5        linear: nothing in the network switches at 0
     """
     if isinstance(model, str):
         name, model = model, build_untrained(model)
@@ -121,8 +111,11 @@ def layers(model: Module | str, inputs: Any = None) -> LayerTable:
             f"the model cannot run on {shapes}: {error}; pass inputs that it takes, e.g. "
             "inputs=(3, 299, 299)"
         ) from error
-    listed = tell_kinds(traced)
-    refusals = {entry: _refusal(entry, arguments.batch_size) for entry in listed}
+    refusals = {
+        entry: _refusal(entry, arguments.batch_size)
+        for entry in sorted(traced.values(), key=lambda entry: entry.order)
+        if entry.name and (entry.is_layer or entry.is_activation or entry.holds_layers)
+    }
     usable = [entry for entry, refusal in refusals.items() if refusal is None]
     architecture = Architecture(traced, usable)
     return LayerTable(
@@ -133,23 +126,21 @@ def layers(model: Module | str, inputs: Any = None) -> LayerTable:
 def _row(
     entry: Traced, refusal: str | None, architecture: Architecture, model: Module
 ) -> LayerInfo:
-    shape = None if entry.shape is None else entry.shape[1:]
-    axes = None
-    if shape is not None:
+    shape, axes = None, None
+    if entry.shape is not None:
+        shape = entry.shape[1:]
         axes = axes_of(entry.module, shape, model, leaf=entry.leaf)
     return LayerInfo(
-        name=entry.name,
-        stage=architecture.stage_of(entry),
-        kind=entry.kind or "",
-        shape=shape,
-        n_neurons=entry.n_neurons,
-        calls=entry.calls,
-        usable=refusal is None,
-        reason=refusal or _meaning(entry),
-        recommended=entry in architecture.recommended,
-        is_quantized=entry.is_quantized,
-        axes=axes,
-        has_tokens=shape is not None and shape[:-1] == (entry.n_positions,),
+        entry.name,
+        architecture.stage_of(entry),
+        type(entry.module).__name__,
+        shape,
+        entry.n_neurons,
+        refusal is None,
+        refusal or _meaning(entry),
+        entry in architecture.recommended,
+        axes,
+        shape is not None and shape[:-1] == (entry.n_positions,),
     )
 
 
@@ -197,12 +188,11 @@ def _refusal(entry: Traced, batch_size: int) -> str | None:
 
 def _meaning(entry: Traced) -> str:
     """What the sign of a usable layer's output means."""
-    suffix = "; quantized: use pool=dequantized" if entry.is_quantized else ""
     if entry.gate is not None:
-        return f"ends in {entry.gate.name}: active where positive{suffix}"
-    if entry.feeds is not None and not entry.feeds.is_positive:
-        return f"feeds {entry.feeds.name}: active where positive{suffix}"
-    return f"linear: nothing in the network switches at 0{suffix}"
+        return f"ends in {entry.gate.name}: active where positive"
+    if entry.feeds is not None:
+        return f"feeds {entry.feeds.name}: active where positive"
+    return "linear: nothing in the network switches at 0"
 
 
 def chosen(table: LayerTable, stage: int | str | None) -> LayerInfo:

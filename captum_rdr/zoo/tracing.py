@@ -1,22 +1,21 @@
 """One traced forward pass: what each module takes, gives and is followed by."""
 
 import math
-import re
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import Module
+from torch.nn import Module, ModuleDict, ModuleList, Sequential
 
 from captum_rdr.axes import channel_axis, channels_of
 from captum_rdr.model.hooks import undisturbed
 from captum_rdr.model.inputs import ForwardArguments, input_arguments
 from captum_rdr.zoo.flow import Flow, Gate, is_gate_module
 
-_GLOBAL_POOLING = re.compile("adaptive|global")
+_CONTAINERS = (Sequential, ModuleList, ModuleDict)
 _DEFAULT_SHAPE = (3, 224, 224)  # of an instance, where the model does not tell its own
 _BATCH = 2  # tells a batch from a single instance
 _TOKENS = 8
@@ -29,37 +28,38 @@ class Traced:
     Attributes:
         name: its qualified name.
         module: the module.
-        is_leaf: whether it has no submodules.
         calls: how often it fired.
         order: the number of modules that ended before its last call did.
         shape: its output's shape, batch included; None where that is no tensor.
         output: its output's class.
-        is_quantized: whether its output is a quantized tensor.
         leaf: the last layer with channels of its own that ran in it, or before it; None
             where the output is no tensor.
         n_positions: spatial positions or tokens of its output; 0 where they are unknown.
         gate: the nonlinearity that its output comes from, or None.
-        feeds: the nonlinearity that takes its output as it is, or None.
-        enters: names of the modules around it whose input it takes as it is.
-        pools_all: whether it is a global pooling that makes one position of several.
-        kind: what it is, see `captum_rdr.zoo.kinds.tell_kinds`; None until that told it.
+        feeds: the nonlinearity with its output's sign that takes it as it is, or None.
     """
 
     name: str
     module: Module
-    is_leaf: bool
     calls: int = 0
     order: int = -1
     shape: tuple[int, ...] | None = None
     output: str = ""
-    is_quantized: bool = False
     leaf: Module | None = None
     n_positions: int = 0
     gate: Gate | None = None
     feeds: Gate | None = None
-    enters: set[str] = field(default_factory=set)
-    pools_all: bool = False
-    kind: str | None = None
+
+    def __post_init__(self) -> None:
+        name = type(self.module).__name__
+        learned = [one for one in self.module.modules() if channels_of(one)[0] > 0]
+        self.is_layer = learned == [self.module]
+        """Whether it has channels of its own: a convolution, a linear layer, a norm."""
+        self.is_norm = self.is_layer and "norm" in name.lower()
+        has_parts = next(self.module.children(), None) is not None
+        self.is_activation = is_gate_module(name) and not has_parts
+        is_container = type(self.module) in _CONTAINERS
+        self.holds_layers = bool(learned) and not self.is_layer and not is_container
 
     @property
     def n_neurons(self) -> int:
@@ -69,14 +69,12 @@ class Traced:
     @property
     def decides(self) -> bool:
         """Whether the sign of its output is what the network goes on with."""
-        gates = (self.gate, self.feeds)
-        return any(gate is not None and not gate.is_positive for gate in gates)
+        ends = self.gate is not None and not self.gate.is_positive
+        return ends or self.feeds is not None
 
     def taken(self, gate: Gate) -> None:
         """Note a nonlinearity that takes the output."""
-        # Swish as x * sigmoid(x) takes its input twice.
-        if self.feeds is None or self.feeds.is_positive:
-            self.feeds = gate
+        self.feeds = self.feeds or gate
 
 
 def trace(model: Module, arguments: ForwardArguments) -> dict[str, Traced]:
@@ -89,72 +87,45 @@ def trace(model: Module, arguments: ForwardArguments) -> dict[str, Traced]:
     >>> traced["0"].feeds.name, traced["1"].gate.name, traced["1"].shape
     ('relu', 'relu', (2, 3))
     """
-    traced = {
-        name: Traced(name, module, next(module.children(), None) is None)
-        for name, module in model.named_modules()
-    }
+    traced = {name: Traced(name, module) for name, module in model.named_modules()}
     running = _Running()
     with undisturbed([], model), ExitStack() as stack:
         for entry in traced.values():
-            before = entry.module.register_forward_pre_hook(
-                partial(running.begin, entry), with_kwargs=True
-            )
-            after = entry.module.register_forward_hook(partial(running.end, entry))
-            stack.callback(before.remove)
-            stack.callback(after.remove)
+            hook = entry.module.register_forward_hook(partial(running.end, entry))
+            stack.callback(hook.remove)
         with running.flow:
             model(*arguments.args, **arguments.kwargs)
     return traced
 
 
 class _Running:
-    """The modules that are being called, outermost first, with their first inputs."""
+    """What is known while the modules are called."""
 
     def __init__(self) -> None:
         self.flow = Flow()
-        self._stack: list[tuple[Traced, Any]] = []
         self._ended = 0
         self._leaf: Module | None = None
 
-    def begin(self, entry: Traced, _: Module, args: Any, kwargs: Any) -> None:
-        """Before a module is called."""
-        first = next(iter((*args, *kwargs.values())), None)
-        if isinstance(first, Tensor):
-            around = self._stack[1:]
-            entry.enters.update(outer.name for outer, own in around if own is first)
-        self._stack.append((entry, first))
-
-    def end(self, entry: Traced, module: Module, _: Any, output: Any) -> None:
+    def end(self, entry: Traced, module: Module, args: Any, output: Any) -> None:
         """After a module was called."""
-        _, first = self._stack.pop()
         entry.calls += 1
         entry.order, self._ended = self._ended, self._ended + 1
         entry.output = type(output).__name__
         if not isinstance(output, Tensor):
             return
-        kind, flow = type(module).__name__.lower(), self.flow
-        if entry.is_leaf and is_gate_module(kind) and flow.gate(output) is None:
+        if entry.is_activation and self.flow.gate(output) is None:
             own = next(module.parameters(), None) is None
-            flow.pass_gate(kind, first if own else None, output)
-        entry.gate, entry.is_quantized = flow.gate(output), output.is_quantized
-        flow.watch(output, entry.taken)
-        if entry.is_leaf and is_learned(module):
+            name = type(module).__name__.lower()
+            self.flow.pass_gate(name, args if own else None, output)
+        entry.gate = self.flow.gate(output)
+        self.flow.watch(output, entry.taken)
+        if entry.is_layer:
             self._leaf = module
-        shape = entry.shape = tuple(output.shape)
-        entry.leaf = self._leaf
-        if self._leaf is not None:
-            channels = (
-                shape[1:][channel_axis(self._leaf, shape[1:])] if shape[1:] else 1
-            )
+        entry.shape, entry.leaf = tuple(output.shape), self._leaf
+        shape = entry.shape[1:]
+        if shape and self._leaf is not None:
+            channels = shape[channel_axis(self._leaf, shape)]
             entry.n_positions = entry.n_neurons // max(channels, 1)
-        given = tuple(first.shape) if isinstance(first, Tensor) else ()
-        if _GLOBAL_POOLING.search(kind) and len(given) == len(shape) > 2:
-            entry.pools_all = set(shape[2:]) == {1} != set(given[2:])
-
-
-def is_learned(module: Module) -> bool:
-    """Whether a leaf has channels of its own: a convolution, a linear layer, a norm."""
-    return channels_of(module)[0] > 0
 
 
 def example_arguments(model: Module, inputs: Any = None) -> ForwardArguments:

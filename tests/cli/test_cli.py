@@ -13,9 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
-from captum_rdr import ConfigurationBank, Region, RelaxedDecisionRegion
+from captum_rdr import ConfigurationBank, RelaxedDecisionRegion
 from captum_rdr.cli import main
 from captum_rdr.cli.command_line import parser
+from captum_rdr.cli.images import as_tensor, open_image
 
 ROOT = Path(__file__).parents[2]
 
@@ -112,8 +113,14 @@ def test_inspect(folder, capsys):
 def test_explain(folder, capsys):
     assert main(["fit", *FITTED]) == 0
     assert "of layer '1', written to bank" in capsys.readouterr().out
-    (found,) = answer(capsys, "explain", *FITTED, "query.png", "--save", "regions")
-    region = Region.load("regions/query.png.region")
+    (found,) = answer(capsys, "explain", *FITTED, "query.png")
+    import cli_models
+
+    model = cli_models.make()
+    bank = ConfigurationBank.load("bank")
+    rdr = RelaxedDecisionRegion(model, model[1], bank=bank)
+    query = as_tensor(open_image("query.png"))
+    _, (region,) = rdr.attribute(query[None], weighting="evidence")
     assert found["image"] == "query.png"
     assert found["neurons"] == region.neurons.tolist()
     assert len(found["members"]) == len(region.members)
@@ -177,7 +184,7 @@ def test_refusals(folder, capsys):
         (["explain", *FITTED, "missing.png"], "No such file"),
         (["explain", *FITTED, "text.png"], "no image that can be read"),
         (["explain", *FITTED, "query.png", "--n-neighbors=99"], "n_neighbors=99"),
-        (["explain", *swapped, "query.png"], "'images/dark' has 20 images, but"),
+        (["explain", *swapped, "query.png"], "'images/dark' has 20 images and is not"),
         (["fit", *FITTED, "--data", "empty"], "'empty' holds no image"),
         (["fit", *FITTED, "--data", "nowhere"], "'nowhere' is no folder"),
         (["fit", *FITTED, "--model", "resnet50"], "write torchvision:resnet50"),

@@ -34,9 +34,8 @@ def mapped(n=80, d=30):
 def test_components_are_those_of_a_singular_value_decomposition(block, monkeypatch):
     monkeypatch.setattr(maps, "_BLOCK", block)
     bank, _ = mapped()
-    rows = torch.arange(5, 75)
-    points, shares = principal_components(bank, rows)
-    states = bank.states(rows).double().numpy()
+    points, shares = principal_components(bank)
+    states = bank.states().double().numpy()
     centered = states - states.mean(0)
     u, s, _ = np.linalg.svd(centered, full_matrices=False)
     for number in range(2):
@@ -48,12 +47,12 @@ def test_components_are_those_of_a_singular_value_decomposition(block, monkeypat
 
 @pytest.mark.parametrize("n", [1, 2, 5])
 def test_components_of_few_or_equal_rows(n):
-    points, shares = principal_components(bank_of(random_states(9, 3)), torch.arange(n))
+    points, shares = principal_components(bank_of(random_states(n, 3)))
     assert points.shape == (n, 2)
     assert np.isfinite(points).all()
     assert 0 <= shares.sum() <= 1 + 1e-6
     alike = bank_of(torch.ones(6, 4, dtype=torch.bool))
-    points, shares = principal_components(alike, torch.arange(6))
+    points, shares = principal_components(alike)
     assert np.abs(points).max() < 1e-6
     assert shares.tolist() == [0, 0]
 
@@ -91,7 +90,7 @@ def test_the_map_shows_every_row_and_outlines_regions():
     for name in ("cat", "dog", "?", "row 0", "row 79 (n.s.)"):
         assert name in texts
     (drawn,) = ax.child_axes
-    points, _ = principal_components(bank, torch.arange(80))
+    points, _ = principal_components(bank)
     clouds = [collection.get_offsets() for collection in drawn.collections]
     assert sum(len(cloud) for cloud in clouds[:3]) == 80
     together = np.concatenate(clouds[:3])
@@ -100,20 +99,6 @@ def test_the_map_shows_every_row_and_outlines_regions():
         members = points[region.members.numpy()]
         assert np.allclose(sorted(cloud.tolist()), sorted(members.tolist()))
         assert np.allclose(line.get_xy()[:-1], convex_hull(members)[0])
-
-
-def test_one_class_and_a_given_embedding():
-    bank, regions = mapped()
-    rows = range(30, 50)
-    embedding = torch.rand(20, 2)
-    inside = torch.isin(torch.arange(30, 50), regions[0].members)
-    embedding[inside] *= 0.2
-    _, ax = visualize_bank(
-        regions[:1], bank, rows=rows, embedding=embedding, use_pyplot=False
-    )
-    assert "20 of 80 instances of the bank. Outlined: 1 of 1 regions." in strings(ax)
-    assert np.allclose(ax.child_axes[0].collections[0].get_offsets(), embedding)
-    assert ax.child_axes[0].get_xlabel() == "embedding 1"
 
 
 def test_what_covers_most_of_the_map_is_not_outlined():
@@ -178,17 +163,7 @@ def test_many_classes_share_a_color():
 
 def test_what_does_not_fit_the_bank():
     bank, regions = mapped()
-    with pytest.raises(
-        ValueError, match=r"embedding has shape \(3, 2\).*80 drawn rows"
-    ):
-        visualize_bank([], bank, embedding=np.zeros((3, 2)))
-    with pytest.raises(ValueError, match="two finite coordinates"):
-        visualize_bank([], bank, embedding=np.full((80, 2), np.nan))
     with pytest.raises(ValueError, match="labels has 3 items, but row 3 of the bank"):
         visualize_bank([], bank, Reference((), [1, 2, 3]))
-    with pytest.raises(ValueError, match="there is no row to draw"):
-        visualize_bank([], bank, rows=[])
-    with pytest.raises(ValueError, match="rows go from 80 to 80"):
-        visualize_bank([], bank, rows=[80])
     with pytest.raises(ValueError, match="region belongs to a layer of shape"):
         visualize_bank(regions, bank_of(random_states(5, 4)))

@@ -23,7 +23,6 @@ from captum_rdr.visualization import (
     Reference,
     visualize_bank,
     visualize_concept,
-    visualize_layers,
     visualize_neighbors,
     visualize_plane,
     visualize_principal_neurons,
@@ -108,23 +107,13 @@ def test_neighbors():
 
 
 @drawn
-def test_layers():
-    data, reference = gray()
-    both = fitted(data)
-    regions = [found[0] for found in both.attribute_members([4], 5, 4)]
-    return without_text(
-        visualize_layers(regions, both, reference, n_members=4, use_pyplot=False)
-    )
-
-
-@drawn
 def test_plane():
     data, _ = gray()
     rdr = hidden(data)
     region = rdr.attribute_members([4], 6, 6)[0]
     anchors, module = data[[4, 5, 17]], rdr.forward_func[3]
     return without_text(
-        visualize_plane(region, rdr, anchors, data, module=module, use_pyplot=False)
+        visualize_plane(region, rdr, anchors, module=module, use_pyplot=False)
     )
 
 
@@ -157,11 +146,9 @@ def test_the_tolerance_tells_figures_apart(tmp_path):
     data, reference = gray()
     rdr = hidden(data)
     region = rdr.attribute_members([9], 6, 4)[0]
-    fig = without_text(
-        visualize_region(
-            region, rdr, reference, use_pyplot=False, fig_size=size_of("test_region")
-        )
-    )
+    fig = Figure(figsize=size_of("test_region"))
+    given = (fig, fig.add_axes((0, 0, 1, 1)))
+    without_text(visualize_region(region, rdr, reference, plt_fig_axis=given))
     fig.savefig(tmp_path / "other.png", dpi=60)
     found = compare_images(
         str(BASELINE / "test_region.png"), str(tmp_path / "other.png"), TOLERANCE, True

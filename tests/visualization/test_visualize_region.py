@@ -24,7 +24,6 @@ from torch import nn
 from captum_rdr import RelaxedDecisionRegion
 from captum_rdr.visualization import (
     Reference,
-    visualize_layers,
     visualize_principal_neurons,
     visualize_region,
 )
@@ -227,7 +226,9 @@ def test_given_axes_are_drawn_in(rdr, region, data):
 
 def test_a_given_size_is_kept_and_filled(rdr, region, data):
     for size in [(3.0, 3.0), (6.0, 2.0), (12.0, 9.0)]:
-        fig, ax = visualize_region(region, rdr, data, fig_size=size, use_pyplot=False)
+        fig = Figure(figsize=size)
+        given = (fig, fig.add_axes((0, 0, 1, 1)))
+        fig, ax = visualize_region(region, rdr, data, plt_fig_axis=given)
         assert tuple(fig.get_size_inches()) == size
         draw(fig)
         texts = [text.get_window_extent() for text in ax.texts]
@@ -285,8 +286,6 @@ def test_regions_of_others_are_refused(rdr, data):
         visualize_region(first, both, data, n_members=-1)
     with pytest.raises(ValueError, match="dataset has 3 items"):
         visualize_region(first, both, data[:3])
-    with pytest.raises(ValueError, match="regions has 1 items for 2 layers"):
-        visualize_layers([first], both, data)
 
 
 def test_text_is_cut_and_wrapped_to_its_room():

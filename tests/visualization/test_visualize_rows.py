@@ -1,4 +1,4 @@
-"""Figures of concepts, neighbors and layers."""
+"""Figures of concepts and neighbors."""
 
 from dataclasses import replace
 
@@ -15,13 +15,11 @@ from captum_rdr.visualization import (
     Reference,
     visualize_bank,
     visualize_concept,
-    visualize_layers,
     visualize_neighbors,
     visualize_region,
     visualize_tabular_region,
     visualize_text_region,
 )
-from captum_rdr.visualization.region import overlaps
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +161,9 @@ def test_attribution_alone_and_over_the_image(rdr, region, data):
     assert drawn(alpha_overlay=0.25).child_axes[2].images[1].get_alpha() == 0.25
     assert "against the concept" in strings(drawn())
     assert "against the concept" not in strings(drawn(sign="positive"))
+    for sign, low in (("all", -1), ("positive", 0)):
+        bar = drawn(sign=sign, show_colorbar=True).child_axes[-1]
+        assert bar.get_xlim() == (low, 1)
 
 
 def test_what_is_no_attribution_of_the_input(rdr, region, data):
@@ -231,24 +232,6 @@ def test_what_is_no_input_of_a_model(rdr, region, data):
         visualize_concept(region, rdr, data, array, attribute=torch.zeros_like)
 
 
-def test_layers_and_their_overlap(data):
-    both = fitted(data)
-    regions = [found[0] for found in both.attribute_members([4], 5, 4)]
-    regions[1] = outcome(regions[1], FAILED)
-    _, ax = visualize_layers(regions, both, data, n_members=3, use_pyplot=False)
-    texts = strings(ax)
-    a, b = (set(region.members.tolist()) for region in regions)
-    index = len(a & b) / len(a | b)
-    assert overlaps(regions) == [[1, pytest.approx(index)], [pytest.approx(index), 1]]
-    assert f"Members in common (Jaccard index): {index:.2f} of 1 and 4" in texts
-    assert f"Layer 1: {min(3, len(a) - 1)} of {len(a)} members, nearest first" in texts
-    assert any(text.startswith("Layer 4: ") for text in texts)
-    assert any(text.startswith("Not significant") for text in texts)
-    _, ((one,), (two,)) = both.attribute(data[:1] * 0.93)
-    _, ax = visualize_layers([one, two], both, data, data[0] * 0.93, use_pyplot=False)
-    assert "query" in strings(ax)
-
-
 def test_a_region_without_members(data):
     """A new input alone in S may share its states with nobody."""
     both = fitted(data)
@@ -266,7 +249,6 @@ def test_a_region_without_members(data):
             attribute=torch.zeros_like,
             use_pyplot=False,
         ),
-        visualize_layers(regions, both, data, new[0], use_pyplot=False),
         visualize_bank(regions[:1], both.bank[0], use_pyplot=False),
         visualize_tabular_region(regions[0], both, torch.rand(60, 2), use_pyplot=False),
     ]
@@ -276,13 +258,5 @@ def test_a_region_without_members(data):
     assert texts[0].endswith("0 of 0 members shown.")
     assert "Query and 0 of 0 neighbors, nearest first" in texts
     assert "0 of 0 further members, nearest first" in texts
-    assert overlaps(regions) == [[1, 1], [1, 1]]
     text = visualize_text_region(regions[0], both, ["a text"] * 60, "new")
     assert "Query and 0 of 0 members" in str(text)
-
-
-def test_layers_in_a_wrong_order_are_refused(data):
-    both = fitted(data)
-    regions = [found[0] for found in both.attribute_members([4], 5, 4)]
-    with pytest.raises(ValueError, match="region belongs to a layer of shape"):
-        visualize_layers(regions[::-1], both, data)

@@ -99,45 +99,36 @@ def test_wrong_arguments():
         zoo.explain(net, "V9")
     with pytest.raises(ValueError, match="stage=5 but the model has 5 stages"):
         zoo.explain("resnet18", None, 5)
-    with pytest.raises(
-        ValueError, match=r"name='resnet18' is unknown; use one of \('mobil"
-    ):
-        zoo.paper_setup("resnet18", 10)
-    with pytest.raises(ValueError, match="n_classes=0 is too small; use 1"):
-        zoo.paper_setup("vgg19", 0)
 
 
 def test_the_papers_networks():
+    """At the block boundaries that docs/zoo.md names."""
     x = torch.randn(3, 3, 84, 84)
-    shapes = {
-        "resnet50": [(256, 21, 21), (512, 11, 11), (1024, 6, 6), (2048, 3, 3)],
-        "mobilenet_v2": [
-            *((16, 42, 42), (24, 21, 21), (32, 11, 11), (64, 6, 6)),
-            *((96, 6, 6), (160, 3, 3), (320, 3, 3), (1280, 3, 3)),
-        ],
-    }
-    for name, expected in shapes.items():
-        setup = zoo.paper_setup(name, 7, weights=None)
-        banks = setup.rdr.fit(x, show_progress=False).bank
-        assert [bank.layer_shape for bank in banks] == expected
-        assert setup.model(x).shape == (3, 7)
-    vgg = zoo.paper_setup("vgg19", 7, weights=None)
-    assert vgg.model.classifier[6].out_features == 7
-    convolutions = [vgg.model.get_submodule(info.name) for info in vgg.layers]
-    assert all(isinstance(one, nn.Conv2d) for one in convolutions)
-    assert [one.out_channels for one in convolutions] == [64, 128, 256, 512, 512]
+    boundaries = [f"features.{i}" for i in (1, 3, 6, 10, 13, 16, 17, 18)]
+    setup = zoo.explain("mobilenet_v2", None, boundaries)
+    setup.model.classifier[1] = nn.Linear(1280, 7)
+    banks = setup.rdr.fit(x, show_progress=False).bank
+    assert [bank.layer_shape for bank in banks] == [
+        *((16, 42, 42), (24, 21, 21), (32, 11, 11), (64, 6, 6)),
+        *((96, 6, 6), (160, 3, 3), (320, 3, 3), (1280, 3, 3)),
+    ]
+    boundaries = [f"features.{i}" for i in (2, 7, 16, 25, 34)]
+    table = {info.name: info for info in zoo.layers("vgg19")}
+    assert all(table[name].recommended for name in boundaries)
 
 
 @pytest.mark.filterwarnings("ignore:.*deprecated")  # newer torch's quantization
-def test_a_quantized_model_gets_its_pool():
-    setup = zoo.explain("quantized_resnet18", None, inputs=(3, 64, 64), quantize=True)
-    assert setup.pools == (zoo.dequantized,)
-    assert "ends in relu" in repr(setup)
-    assert "quantized: use pool=dequantized" in repr(setup)
+def test_a_quantized_model_is_read_at_a_named_layer():
+    options = {"inputs": (3, 64, 64), "quantize": True}
+    setup = zoo.explain(
+        "quantized_resnet18", None, "layer4.1", pool=torch.dequantize, **options
+    )
     x = torch.randn(4, 3, 64, 64)
     bank = setup.rdr.fit(x, show_progress=False).bank
     assert bank.layer_shape == (512, 2, 2)
     assert 0.005 < bank.active_counts.double().mean() / 4 < 0.995
+    with pytest.raises(ValueError, match="no usable layer of the model"):
+        zoo.explain("quantized_resnet18", None, **options)
 
 
 def test_a_detector_is_read_at_its_body():
@@ -238,7 +229,7 @@ def test_a_hugging_face_vision_transformer():
         ("test_convnext", {}, "stages.3.blocks.1.mlp.fc1", None),
         ("densenet121", {}, "features.norm5", None),
         ("resnetv2_50", {}, "norm", None),
-        ("mobilenetv3_small_050", {}, "blocks.5.0.bn1", None),
+        ("mobilenetv3_small_050", {}, "conv_head", None),
     ],
 )
 def test_timm_models(name, options, layer, pool):
