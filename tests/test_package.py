@@ -26,6 +26,7 @@ def test_public_names():
         "Region",
         "RelaxedDecisionRegion",
         "__version__",
+        "regions_to_frame",
     ]
 
 

@@ -15,7 +15,7 @@ import pytest
 import captum_rdr
 
 ROOT = Path(__file__).parent.parent
-TUTORIALS = ["quickstart", "tabular", "text", "time_series"]
+TUTORIALS = ["quickstart", "photo", "atlas", "tabular", "text", "time_series"]
 """The scripts that `test_example_notebooks` runs."""
 MODULES = ["captum_rdr.axes", "captum_rdr.distributed", "captum_rdr.pooling"]
 """Modules that users import from, without an ``__all__`` of their own."""

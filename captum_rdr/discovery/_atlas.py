@@ -29,6 +29,9 @@ class Errors:
         rate_elsewhere: share that is wrong of all other rows that were looked at.
         p_value: of Fisher's exact test, two-sided, that the two shares are one, adjusted
             for the number of concepts (Benjamini and Hochberg).
+
+    >>> Errors(n_wrong=3, rate=0.5, rate_elsewhere=0.1, p_value=0.02)
+    Errors(n_wrong=3, rate=0.5, rate_elsewhere=0.1, p_value=0.02)
     """
 
     n_wrong: int
@@ -159,6 +162,14 @@ class Atlas(Sequence[Concept]):
         Raises:
             TypeError: ``inputs`` is of an unusable type.
             ValueError: they are those of another layer or state of the model.
+
+        >>> from captum_rdr.discovery import atlas
+        >>> data = torch.tensor([[1.0, 1, -1], [-1, 1, 1]]).repeat_interleave(20, 0)
+        >>> model = torch.nn.Identity()
+        >>> rdr = RelaxedDecisionRegion(model, model).fit(data, show_progress=False)
+        >>> found = atlas(rdr, n_concepts=2, test=False, show_progress=False)
+        >>> found.assign(data[::20]).concept
+        tensor([0, 1])
         """
         bank = inputs
         if not isinstance(bank, ConfigurationBank):
@@ -181,6 +192,15 @@ class Atlas(Sequence[Concept]):
 
         Raises:
             ValueError: a set is empty.
+
+        >>> from captum_rdr.discovery import atlas
+        >>> data = torch.tensor([[1.0, 1, -1], [-1, 1, 1]]).repeat_interleave(20, 0)
+        >>> model = torch.nn.Identity()
+        >>> rdr = RelaxedDecisionRegion(model, model).fit(data, show_progress=False)
+        >>> found = atlas(rdr, n_concepts=2, test=False, show_progress=False)
+        >>> found.drift(data, data[:20])
+        Drift(first=tensor([0.5000, 0.5000, 0.0000], dtype=torch.float64),
+              second=tensor([1., 0., 0.], dtype=torch.float64), p_value=0.0005, ...)
         """
         counts = torch.stack([self._spread(one) for one in (first, second)])
         sizes = counts.sum(1)

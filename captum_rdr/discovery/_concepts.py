@@ -118,6 +118,10 @@ def atlas(
     >>> new = centers[[0, 50, 90]] + torch.randn(3, 64, generator=drawing) / 2
     >>> [found[number].labels for number in found.assign(new).concept]
     [Counter({'a': ...}), Counter({'b': ...}), Counter({'c': ...})]
+    >>> wrong = ["c" if name == "b" else name for name in names]
+    >>> failing = atlas(rdr, labels=names, predictions=wrong, test=False)
+    >>> max(failing, key=lambda one: one.errors.rate).errors
+    Errors(n_wrong=40, rate=1.0, rate_elsewhere=0.0, p_value=...)
     """
     (bank,) = fitted_banks(rdr)
     every = range(len(bank)) if rows is None else rows
@@ -164,6 +168,8 @@ def subclasses(
         class_indices: bank rows of the class, each once: int64 ``(n,)`` or a sequence.
         n_subclasses: how many to find, as in `atlas`.
         **options: as in `atlas`.
+
+    Source: this package, see `atlas`.
 
     >>> drawing = torch.Generator().manual_seed(0)
     >>> centers = torch.randn(4, 32, generator=drawing).repeat_interleave(30, 0)
