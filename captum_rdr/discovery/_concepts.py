@@ -225,7 +225,7 @@ def _search(
     every = torch.arange(len(rows))
 
     def regions_of(part: Tensor) -> list[Region]:
-        return _regions(alone, part, choices)
+        return regions_in(alone, part, choices)
 
     linked = links(alone, every, regions_of, show_progress=show_progress)
     vectors = reach(linked, walk_length)
@@ -242,7 +242,7 @@ def _search(
     return concepts, covered
 
 
-def _regions(bank: ConfigurationBank, rows: Tensor, choices: Choices) -> list[Region]:
+def regions_in(bank: ConfigurationBank, rows: Tensor, choices: Choices) -> list[Region]:
     """Regions of bank rows; that no neuron describes one is no news here."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"\d+ of \d+ regions have fewer", UserWarning)
@@ -268,7 +268,7 @@ def rule_for(bank: ConfigurationBank, of: Tensor, query: int, among: Tensor) -> 
     >>> rule_for(bank, torch.tensor([0, 2, 4]), 0, torch.arange(6)).members
     tensor([0, 2, 4, 6])
     """
-    (region,) = _regions(bank, torch.tensor([query]), {"neighbors": of})
+    (region,) = regions_in(bank, torch.tensor([query]), {"neighbors": of})
     of_all = evidence([region], bank)[0]
     sums = of_all.clone()
     if len(of) > 1:  # by the weights of the others: its own ones flatter a row
