@@ -164,7 +164,11 @@ def atlas(
             for one in found
         ]
         if predicted is not None:
-            found = _with_errors(found, picked, known != predicted)
+            wrong = torch.from_numpy(known != predicted)
+            rates = error_rates([one.rows for one in found], picked, wrong, "two-sided")
+            found = [
+                replace(one, errors=its) for one, its in zip(found, rates, strict=True)
+            ]
     shown = []
     for one, depth in zip(found, where.depth.T, strict=True):
         ranked = depth[one.rows].argsort(descending=True, stable=True)
@@ -318,26 +322,25 @@ def _tested(
     return replace(one, region=region, found_again=again)
 
 
-def _with_errors(
-    concepts: Sequence[Concept], rows: Tensor, is_wrong: npt.NDArray[np.bool_]
-) -> list[Concept]:
-    """The concepts, with how often the model errs in each."""
-    wrong, total = int(is_wrong[rows.numpy()].sum()), len(rows)
-    counts = [
-        (int(is_wrong[concept.rows.numpy()].sum()), len(concept.rows))
-        for concept in concepts
-    ]
+def error_rates(
+    parts: Sequence[Tensor], rows: Tensor, is_wrong: Tensor, alternative: str
+) -> list[Errors]:
+    """How often a model errs on each of some parts of rows, against the other rows.
+
+    >>> wrong = torch.arange(20) < 5
+    >>> error_rates([torch.arange(4)], torch.arange(20), wrong, "greater")[0].rate
+    1.0
+    """
+    wrong, total = int(is_wrong[rows].sum()), len(rows)
+    counts = [(int(is_wrong[part].sum()), len(part)) for part in parts]
     p_values = [
-        fisher_exact([[a, n - a], [wrong - a, total - n - (wrong - a)]]).pvalue
+        fisher_exact(
+            [[a, n - a], [wrong - a, total - n - (wrong - a)]], alternative
+        ).pvalue
         for a, n in counts
     ]
     adjusted = false_discovery_control(p_values) if p_values else []
     return [
-        replace(
-            concept,
-            errors=Errors(
-                a, a / max(n, 1), (wrong - a) / max(total - n, 1), float(p_value)
-            ),
-        )
-        for concept, (a, n), p_value in zip(concepts, counts, adjusted, strict=True)
+        Errors(a, a / max(n, 1), (wrong - a) / max(total - n, 1), float(p_value))
+        for (a, n), p_value in zip(counts, adjusted, strict=True)
     ]

@@ -1,12 +1,10 @@
 """What a classifier makes of labeled inputs: predictions and states, in one pass."""
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import wraps
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import Module
@@ -14,130 +12,80 @@ from tqdm.auto import tqdm
 
 from captum_rdr._arguments import checked_labels
 from captum_rdr.attribution import RelaxedDecisionRegion
-from captum_rdr.bank import ConfigurationBank
+from captum_rdr.discovery._error_groups import Wrong
 from captum_rdr.metrics._explainers import checked_scores
-from captum_rdr.model.inputs import (
-    ForwardArguments,
-    batch_arguments,
-    batches_of,
-    taken,
-)
+from captum_rdr.model import inputs
+from captum_rdr.model.inputs import ForwardArguments
 from captum_rdr.model.states import binarize
 
 
-class Evaluated(NamedTuple):
-    """Inputs that were evaluated.
-
-    Attributes:
-        targets: int64 ``(M,)``, their classes.
-        predictions: int64 ``(M,)``, what the model takes them for.
-        banks: for each layer a bank of their states.
-        features: for each layer the activations ``(E, D)`` of the errors, float32.
-    """
-
-    targets: Tensor
-    predictions: Tensor
-    banks: list[ConfigurationBank]
-    features: list[Tensor]
-
-    @property
-    def rows(self) -> Tensor:
-        """Positions of the errors, int64 ``(E,)``."""
-        return (self.targets != self.predictions).nonzero().flatten()
-
-    @property
-    def outcomes(self) -> npt.NDArray[np.int64]:
-        """Class and prediction of each error, ``(E, 2)``."""
-        return torch.stack([self.targets, self.predictions], 1)[self.rows].numpy()
+def batches(
+    rdr: RelaxedDecisionRegion, data: Any, show_progress: bool = False
+) -> Iterator[tuple[int, ForwardArguments, Any]]:
+    """Position of the first input, forward arguments, and the batch itself, of each."""
+    start = 0
+    for batch in tqdm(inputs.batches_of(data), "Evaluating", disable=not show_progress):
+        arguments = inputs.batch_arguments(batch, None)
+        yield start, inputs.taken(arguments, rdr.forward_func)[0], batch
+        start += arguments.batch_size
 
 
 def evaluated(
     rdr: RelaxedDecisionRegion, data: Any, targets: Any, *, show_progress: bool
-) -> Evaluated:
+) -> tuple[Wrong, Tensor]:
     """Run a classifier on labeled inputs, once.
 
     Args:
-        rdr: fitted explainer of one layer or several.
+        rdr: fitted explainer of one layer.
         data: as `captum_rdr.discovery.misclassification` takes it.
         targets: the labels; None to take those of the data.
         show_progress: draw a progress bar.
 
+    Returns:
+        the errors, and the classes of all inputs, int64 ``(M,)``.
+
     Raises:
         ValueError: there are no labels, or more or fewer than inputs.
     """
-    banks: list[ConfigurationBank] = (
-        rdr.bank if isinstance(rdr.bank, list) else [rdr.bank]
-    )
-    to_input = banks[0].attribute_to_layer_input
-    rdr._current_banks(to_input)  # are they those of the model as it is now?
+    bank, to_input = rdr.bank.emptied(), rdr.bank.attribute_to_layer_input
+    rdr._current_banks(to_input)  # refuses a model that has changed since
     known = None if targets is None else checked_labels(targets, "targets")
-    forward, outputs = rdr.forward_func, []
+    forward, scores = rdr.forward_func, torch.empty(0)
+    features, outcomes = [torch.empty(0, bank.n_neurons)], [torch.empty(0, 2).long()]
 
     @wraps(forward.forward if isinstance(forward, Module) else forward)
     def heard(*args: Any, **kwargs: Any) -> Any:
-        outputs.append(forward(*args, **kwargs))
-        return outputs[-1]
+        nonlocal scores
+        scores = forward(*args, **kwargs)
+        return scores
 
-    def keep(index: int, activations: Tensor) -> tuple[Tensor, ...]:
-        return binarize(activations, banks[index].threshold), activations.flatten(
-            1
-        ).clone()
+    def keep(_: int, found: Tensor) -> tuple[Tensor, ...]:
+        return binarize(found, bank.threshold), found.flatten(1).clone()
 
-    made = [bank.emptied() for bank in banks]
-    features: list[list[Tensor]] = [[] for _ in banks]
-    classes, predictions, start = [], [], 0
     reader = replace(rdr.reader, forward_func=heard)
     with reader.reading(keep, attribute_to_layer_input=to_input) as read:
-        batches = tqdm(
-            batches_of(data), "Evaluating", unit="batch", disable=not show_progress
-        )
-        for number, batch in enumerate(batches):
-            arguments, _ = taken(batch_arguments(batch, None), forward)
-            outputs.clear()
-            kept = read(arguments, f"batch {number}", leave_early=False)
+        for start, arguments, batch in batches(rdr, data, show_progress):
             size = arguments.batch_size
-            predictions.append(checked_scores(outputs[-1], size).argmax(1))
-            classes.append(_labels(batch, known, start, size))
-            start += size
-            wrong = classes[-1] != predictions[-1]
-            for bank, own, (states, activations) in zip(
-                made, features, kept, strict=True
-            ):
-                bank.append(states)
-                own.append(activations.cpu()[wrong].float())
-    given = start if known is None else len(known)
-    if not start or start != given:
+            ((states, found),) = read(arguments, f"batch at {start}", leave_early=False)
+            labels = _labels(batch) if known is None else known[start : start + size]
+            labels = checked_labels(labels, "targets", size)
+            predicted = checked_scores(scores, size).argmax(1)
+            outcomes.append(torch.stack([labels, predicted], 1))
+            bank.append(states)
+            features.append(found.cpu()[labels != predicted].float())
+    made = torch.cat(outcomes)
+    if not len(made) or (known is not None and len(known) != len(made)):
+        given = "" if known is None else f" and targets {len(known)} items"
         raise ValueError(
-            f"targets has {given} items for {start} inputs; give one each, and one or more"
+            f"data has {len(made)} inputs{given}; give one or more, and one label each"
         )
-    return Evaluated(
-        torch.cat(classes),
-        torch.cat(predictions),
-        made,
-        [torch.cat(own) for own in features],
-    )
+    rows = (made[:, 0] != made[:, 1]).nonzero().flatten()
+    return Wrong(bank, rows, made[rows].numpy(), torch.cat(features)), made[:, 0]
 
 
-def _labels(batch: Any, known: Tensor | None, start: int, size: int) -> Tensor:
-    """The labels of a batch."""
-    if known is not None:
-        return checked_labels(known[start : start + size], "targets", size)
+def _labels(batch: Any) -> Any:
     if not isinstance(batch, (tuple, list)) or len(batch) < 2:
         raise ValueError(
             "data gives no labels; give a loader of (inputs, labels), or pass targets"
         )
-    return checked_labels(batch[1], "targets", size)
-
-
-def arguments_of(
-    rdr: RelaxedDecisionRegion, data: Any, rows: Iterable[int]
-) -> dict[int, ForwardArguments]:
-    """The forward arguments of some inputs, by position."""
-    wanted, found, start = sorted(rows), {}, 0
-    for batch in batches_of(data):
-        arguments, _ = taken(batch_arguments(batch, None), rdr.forward_func)
-        for row in wanted:
-            if start <= row < start + arguments.batch_size:
-                found[row] = arguments.part(slice(row - start, row - start + 1))
-        start += arguments.batch_size
-    return found
+    return batch[1]

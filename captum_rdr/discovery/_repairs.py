@@ -1,14 +1,17 @@
 """Whether errors are put right by clamping the neurons in which they go astray."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, cast
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from captum_rdr.attribution import RelaxedDecisionRegion
-from captum_rdr.discovery._recipe import bank_regions
+from captum_rdr.bank import ConfigurationBank
+from captum_rdr.discovery._concepts import regions_in
+from captum_rdr.discovery._evaluated import batches
 from captum_rdr.metrics._explainers import class_scores
 from captum_rdr.model.inputs import ForwardArguments
 
@@ -36,111 +39,118 @@ class Repair:
     index: int
     neurons: Tensor
     states: Tensor
-    n_repairing: int | None
-    by_chance: float | None
+    n_repairing: int | None = None
+    by_chance: float | None = None
 
 
-class Repairs:
-    """Tries repairs, many in one forward pass.
+def means_of_states(rdr: RelaxedDecisionRegion) -> Tensor:
+    """Each neuron's mean activation where it is inactive, and active: ``(2, D)``."""
+    return torch.cat(
+        [
+            rdr.bank.state_means(some.repeat(2), torch.arange(2 * len(some)) >= len(some))
+            .reshape(2, -1)
+            for some in torch.split(torch.arange(rdr.bank.n_neurons), _COLUMNS)
+        ],
+        1,
+    )  # fmt: skip
+
+
+def repaired(
+    rdr: RelaxedDecisionRegion,
+    models: Tensor,
+    means: Tensor,
+    evaluated: ConfigurationBank,
+    classes: Tensor,
+    data: Any,
+    groups: Sequence[Tensor],
+    count: int,
+    generator: torch.Generator,
+) -> list[tuple[Repair, ...]]:
+    """Repairs of some errors of each group.
 
     Args:
-        rdr: fitted explainer of one layer, with features and without a pool.
-        targets: int64 ``(N,)``, the classes of the bank rows.
-        is_right: bool ``(N,)``, those that the model is right on; None if unknown.
-        generator: draws the neurons of the control.
+        rdr: fitted explainer of one layer, without a pool.
+        models: int64 ``(N,)``, the class of each bank row that is a model of it.
+        means: see `means_of_states`.
+        evaluated: the states of the inputs.
+        classes: int64 ``(M,)``, the classes of the inputs.
+        data: the inputs.
+        groups: int64, positions of errors.
+        count: errors of each that are tried.
+        generator: draws them, and the neurons of the control.
+
+    Raises:
+        ValueError: the layer is pooled, or a class has no model.
     """
+    samples = [
+        rows[torch.randperm(len(rows), generator=generator)[:count]].tolist()
+        for rows in groups
+    ]
+    arguments = {
+        row: given.part(slice(row - start, row - start + 1))
+        for start, given, _ in batches(rdr, data)
+        for row in chain(*samples)
+        if 0 <= row - start < given.batch_size
+    }
 
-    def __init__(
-        self,
-        rdr: RelaxedDecisionRegion,
-        targets: Tensor,
-        is_right: Tensor | None,
-        generator: torch.Generator,
-    ) -> None:
-        self.rdr, self._bank = rdr, rdr.bank
-        self._targets, self.generator = targets, generator
-        self._is_right = is_right
-        neurons = torch.arange(rdr.bank.n_neurons)
-        self._means = torch.cat(  # of each neuron where it is inactive, and active
-            [
-                torch.stack(
-                    [
-                        rdr.bank.state_means(some, torch.full((len(some),), state))
-                        for state in (False, True)
-                    ]
-                )
-                for some in torch.split(neurons, _COLUMNS)
-            ],
-            1,
-        )
-
-    def of(
-        self, index: int, arguments: ForwardArguments, states: Tensor, target: int
-    ) -> Repair:
-        """The smallest repair of an error, and how often chance does as well.
-
-        Args:
-            index: position of the error.
-            arguments: those of a forward pass of it alone.
-            states: bool ``(D,)``, its states.
-            target: its class.
-        """
-        neurons, wanted = self._departing(states, target)
-        total = len(neurons)
-        doubling = [1 << power for power in range(total.bit_length())]
-        counts = sorted({*doubling, total} - {0})
-        sets = [neurons[:count] for count in counts]
-        right = self._repaired(arguments, sets, states, target)
-        if not any(right):
-            return Repair(index, neurons, wanted, None, None)
-        count = counts[right.index(True)]
-        is_other = torch.ones(len(states), dtype=torch.bool)
-        is_other[neurons] = False
-        drawn = []
-        for _ in range(_CONTROLS):
-            # Where fewer others are left, some that depart make up the number.
-            order = torch.randperm(len(states), generator=self.generator)
-            first = is_other[order].int().argsort(descending=True, stable=True)
-            drawn.append(order[first[:count]])
-        by_chance = sum(self._repaired(arguments, drawn, states, target)) / _CONTROLS
-        return Repair(index, neurons, wanted, count, by_chance)
-
-    def _departing(self, states: Tensor, target: int) -> tuple[Tensor, Tensor]:
-        """Neurons in which an error departs from its class, and the states wanted."""
-        is_model = self._targets == target
-        if self._is_right is not None:
-            is_model &= self._is_right
-        rows = is_model.nonzero().flatten()
+    def repair(row: int) -> Repair:
+        rows = (models == classes[row]).nonzero().flatten()
         if not len(rows):
             raise ValueError(
-                f"class {target} has an error but no (rightly predicted) row in the bank; "
-                "fit with instances of every class, or pass repair=0"
+                f"class {classes[row]} has an error but no (rightly predicted) row in the "
+                "bank; fit with instances of every class, or pass repair=0"
             )
-        away = self._bank.distances(states)[rows]
-        near = rows[away.argsort(stable=True)[:_NEIGHBORS]]
-        (nearest,) = bank_regions(self._bank, near[:1], {"neighbors": near})
+        states = evaluated.states([row])[0]
+        near = rows[rdr.bank.distances(states)[rows].argsort(stable=True)[:_NEIGHBORS]]
+        (nearest,) = regions_in(rdr.bank, near[:1], {"neighbors": near})
         departs = (states[nearest.neurons] != nearest.states).nonzero().flatten()
         weights = nearest.weights[departs].abs()
         departs = departs[weights.argsort(descending=True, stable=True)]
-        return nearest.neurons[departs], nearest.states[departs]
+        found = Repair(row, nearest.neurons[departs], nearest.states[departs])
+        one = _Instance(rdr, arguments[row], int(classes[row]))
+        flipped = torch.where(states, means[0], means[1])
+        return one.repaired(found, flipped, generator)
 
-    def _repaired(
-        self,
-        arguments: ForwardArguments,
-        sets: Sequence[Tensor],
-        states: Tensor,
-        target: int,
-    ) -> list[bool]:
-        """Whether a flip of each set of neurons gives the right prediction."""
-        if not sets:
-            return []
-        flipped = self._means.gather(0, (~states).long()[None])[0]
-        values = torch.full((len(sets), len(states)), torch.nan, dtype=torch.float64)
+    return [tuple(map(repair, sample)) for sample in samples]
+
+
+class _Instance(NamedTuple):
+    """One input, and the class that it should be taken for."""
+
+    rdr: RelaxedDecisionRegion
+    arguments: ForwardArguments
+    target: int
+
+    def repaired(
+        self, error: Repair, flipped: Tensor, generator: torch.Generator
+    ) -> Repair:
+        """The error with its smallest repair, and how often chance does as well.
+
+        All numbers of neurons are tried in one forward pass, all random sets in another.
+        """
+        neurons, size = error.neurons, len(flipped)
+        counts = [*(1 << n for n in range(len(neurons).bit_length())), len(neurons)]
+        right = self._is_right([neurons[:count] for count in counts], flipped)
+        if not any(right):
+            return error
+        count = counts[right.index(True)]
+        # Where fewer others are left, some that depart make up the number.
+        is_other = (~torch.isin(torch.arange(size), neurons)).int()
+        drawn = []
+        for _ in range(_CONTROLS):
+            order = torch.randperm(size, generator=generator)
+            first = is_other[order].argsort(descending=True, stable=True)
+            drawn.append(order[first[:count]])
+        by_chance = sum(self._is_right(drawn, flipped)) / _CONTROLS
+        return replace(error, n_repairing=count, by_chance=by_chance)
+
+    def _is_right(self, sets: Sequence[Tensor], flipped: Tensor) -> list[bool]:
+        """Whether each set of neurons, flipped, gives the right prediction."""
+        values = torch.full((len(sets), len(flipped)), torch.nan, dtype=torch.float64)
         for row, neurons in zip(values, sets, strict=True):
             row[neurons] = flipped[neurons]
         copies: Any = torch.zeros(len(sets), dtype=torch.int64)
-        with self.rdr.clamping(torch.arange(len(states)), values):
-            several = arguments.part(cast("slice", copies))
-            scores = class_scores(self.rdr, [several])
-        found: list[bool] = (scores.argmax(1) == target).tolist()
+        with self.rdr.clamping(torch.arange(len(flipped)), values):
+            scores = class_scores(self.rdr, [self.arguments.part(copies)])
+        found: list[bool] = (scores.argmax(1) == self.target).tolist()
         return found
