@@ -1,5 +1,6 @@
 """Which errors are one thing: by the regions that they share."""
 
+import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,10 +16,8 @@ from captum_rdr.method.region import Region
 
 Ints = npt.NDArray[np.int64]
 
-_WALKS = (
-    64,
-    16,
-)  # steps of walks: of those that tell most apart from most, and of finer ones
+_NEIGHBORS = 8  # size of S of an error among the errors
+_WALKS = 64, 16  # steps of walks that tell causes, the coarser ones first
 _AT_MOST = 50  # groups that errors fall into at a time
 _LEAST_GAIN = 0.01  # share of the errors that a further group must newly cover
 _SAME = 20.0  # how much more a link counts for each of class and prediction that agree
@@ -55,7 +54,7 @@ class Wrong(NamedTuple):
 
 
 def grouped(
-    wrong: Wrong, inputs: Tensor, n_neighbors: int, *, show_progress: bool = False
+    wrong: Wrong, inputs: Tensor, *, show_progress: bool = False
 ) -> list[Region]:
     """Groups of errors, as the regions that tell them; the largest first.
 
@@ -63,27 +62,26 @@ def grouped(
         wrong: the errors.
         inputs: int64, the evaluated inputs that hold them: no others are looked at but for
             how often neurons are active.
-        n_neighbors: size of S of an error among the errors.
         show_progress: draw a progress bar when it takes more than a second.
 
     Returns:
         regions of ``wrong.bank``; each error is in S of one at most, and S are two or more.
 
-    >>> states = torch.rand(40, 12, generator=torch.Generator().manual_seed(0)) > 0.5
-    >>> states[:8, :6], states[8:16, 6:] = True, True
-    >>> bank = ConfigurationBank((12,))
+    >>> states = torch.rand(90, 40, generator=torch.Generator().manual_seed(0)) > 0.5
+    >>> states[:20, :20], states[20:40, 20:] = True, True
+    >>> bank = ConfigurationBank((40,))
     >>> bank.append(states)
-    >>> outcomes = np.zeros((16, 2), int)
-    >>> wrong = Wrong(bank, torch.arange(16), outcomes, states[:16].float())
-    >>> [sorted(one.neighbors.tolist()) for one in grouped(wrong, torch.arange(40), 4)]
-    [[0, 1, 2, 3, 4, 5, 6, 7], [8, 9, 10, 11, 12, 13, 14, 15]]
+    >>> outcomes = np.zeros((40, 2), int)
+    >>> wrong = Wrong(bank, torch.arange(40), outcomes, states[:40].float())
+    >>> [len(one.neighbors) for one in grouped(wrong, torch.arange(90))]
+    [20, 20]
     """
     count = len(wrong.rows)
     if count < 2:
         return []
     alone = wrong.bank.take(wrong.rows)
     near = nearest_features(
-        wrong.features, wrong.features, min(n_neighbors, count), "centered_cosine"
+        wrong.features, wrong.features, min(_NEIGHBORS, count), "centered_cosine"
     )
     neighbors = torch.stack([rows for rows, _ in near])
 
@@ -117,7 +115,10 @@ def _parts(linked: Any, walk_length: int) -> list[Ints]:
     """Rows that walks lead to the same one, two or more each."""
     if linked.shape[0] < 2:
         return []
-    vectors = reach(linked, walk_length)
+    with warnings.catch_warnings():
+        # Links that count twenty times leave fast modes unseen that tell little.
+        warnings.filterwarnings("ignore", "walk_length=", UserWarning)
+        vectors = reach(linked, walk_length)
     labels = cover(vectors, _AT_MOST, max(_LEAST_GAIN, 1.5 / len(vectors))).labels
     parts = [np.flatnonzero(labels == number) for number in range(labels.max() + 1)]
     return [part for part in parts if len(part) > 1]

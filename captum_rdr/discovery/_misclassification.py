@@ -17,7 +17,7 @@ from captum_rdr.discovery._concepts import AGAIN, error_rates
 from captum_rdr.discovery._error_groups import Wrong, grouped
 from captum_rdr.discovery._evaluated import evaluated
 from captum_rdr.discovery._recipe import table
-from captum_rdr.discovery._repairs import Repair, means_of_states, repaired
+from captum_rdr.discovery._repairs import Repair, repaired
 from captum_rdr.method.region import Region
 from captum_rdr.method.regions import evidence
 from captum_rdr.metrics._explainers import fitted_banks
@@ -205,13 +205,13 @@ def misclassification(
             (reference_predictions, "reference_predictions"),
         )
     )
-    if repair and (known is None or isinstance(data, Iterator)):
+    lacks = known is None or bank.features is None or isinstance(data, Iterator)
+    if repair and lacks:
         raise ValueError(
-            f"repair={repair} needs reference_targets, and data that can be gone through "
-            "twice; give both, or pass repair=0"
+            f"repair={repair} needs reference_targets, features in the bank, and data that "
+            "can be gone through twice; fit with keep_features=True, or pass repair=0"
         )
     generator = generator or torch.Generator().manual_seed(0)
-    means = means_of_states(rdr) if repair else torch.empty(0)
     wrong, classes = evaluated(rdr, data, targets, show_progress=show_progress)
     halves = torch.randperm(len(classes), generator=generator).chunk(2)
     groups = [
@@ -220,21 +220,11 @@ def misclassification(
     ]
     if repair and known is not None:
         models = known if predicted is None else known.where(known == predicted, -1)
-        found = repaired(
-            rdr,
-            models,
-            means,
-            wrong.bank,
-            classes,
-            data,
-            [one.rows for one in groups],
-            repair,
-            generator,
-        )
-        groups = [
-            replace(group, repairs=repairs)
-            for group, repairs in zip(groups, found, strict=True)
-        ]
+        rows = [one.rows for one in groups]
+        seen = wrong.bank, classes, data
+        found = repaired(rdr, models, *seen, rows, repair, generator)
+        pairs = zip(groups, found, strict=True)
+        groups = [replace(one, repairs=its) for one, its in pairs]
     return Misclassification(tuple(groups), wrong.rows, len(classes))
 
 

@@ -43,7 +43,7 @@ class Repair:
     by_chance: float | None = None
 
 
-def means_of_states(rdr: RelaxedDecisionRegion) -> Tensor:
+def _means_of_states(rdr: RelaxedDecisionRegion) -> Tensor:
     """Each neuron's mean activation where it is inactive, and active: ``(2, D)``."""
     return torch.cat(
         [
@@ -58,7 +58,6 @@ def means_of_states(rdr: RelaxedDecisionRegion) -> Tensor:
 def repaired(
     rdr: RelaxedDecisionRegion,
     models: Tensor,
-    means: Tensor,
     evaluated: ConfigurationBank,
     classes: Tensor,
     data: Any,
@@ -71,7 +70,6 @@ def repaired(
     Args:
         rdr: fitted explainer of one layer, without a pool.
         models: int64 ``(N,)``, the class of each bank row that is a model of it.
-        means: see `means_of_states`.
         evaluated: the states of the inputs.
         classes: int64 ``(M,)``, the classes of the inputs.
         data: the inputs.
@@ -92,6 +90,8 @@ def repaired(
         for row in chain(*samples)
         if 0 <= row - start < given.batch_size
     }
+
+    means = _means_of_states(rdr)
 
     def repair(row: int) -> Repair:
         rows = (models == classes[row]).nonzero().flatten()
