@@ -525,7 +525,8 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
             neurons: int64 ``(t,)``, flat indices into the layer's output per instance; for a
                 list of layers, a list of such tensors.
             values: what each of them gives instead, in the layer's units: a number or float
-                ``(t,)``; for a list of layers, one for all or a list.
+                ``(t,)``, or ``(B, t)`` for inputs that differ in it, where NaN leaves a
+                neuron free; for a list of layers, one for all or a list.
 
         Raises:
             TypeError: ``neurons`` is no int64 tensor.

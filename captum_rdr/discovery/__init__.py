@@ -1,28 +1,28 @@
-"""Answers from regions: subclasses, causes of errors, depth, and checkpoints."""
+"""Answers from regions: subclasses, groups of errors, depth, and checkpoints."""
 
 from captum_rdr.discovery._atlas import Assignment, Atlas, Concept, Drift, Errors
 from captum_rdr.discovery._comparison import Comparison, Matches, compare
 from captum_rdr.discovery._concepts import atlas, subclasses
 from captum_rdr.discovery._layerwise import Layerwise, Stage, layerwise
 from captum_rdr.discovery._misclassification import (
-    Cause,
+    ErrorGroup,
     Misclassification,
-    Misclassified,
     misclassification,
 )
+from captum_rdr.discovery._repairs import Repair
 
 __all__ = [
     "Assignment",
     "Atlas",
-    "Cause",
     "Comparison",
     "Concept",
     "Drift",
+    "ErrorGroup",
     "Errors",
     "Layerwise",
     "Matches",
     "Misclassification",
-    "Misclassified",
+    "Repair",
     "Stage",
     "atlas",
     "compare",

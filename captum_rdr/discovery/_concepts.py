@@ -151,7 +151,11 @@ def atlas(
     of_rows[sample] = torch.from_numpy(covered.labels)
     shown = _described(found, where.depth, known, n_exemplars)
     if known is not None and predicted is not None:
-        shown = _with_errors(shown, picked, known != predicted)
+        wrong = torch.from_numpy(known != predicted)
+        rates = error_rates([one.rows for one in shown], picked, wrong, "two-sided")
+        shown = [
+            replace(one, errors=its) for one, its in zip(shown, rates, strict=True)
+        ]
     return Atlas(tuple(shown), picked, of_rows[picked], covered.coverage, rdr)
 
 
@@ -210,7 +214,7 @@ def _search(
     every = torch.arange(len(rows))
 
     def regions_of(part: Tensor) -> list[Region]:
-        return _regions(alone, part, choices)
+        return regions_in(alone, part, choices)
 
     linked = links(alone, every, regions_of, show_progress=show_progress)
     vectors = reach(linked, walk_length)
@@ -227,7 +231,7 @@ def _search(
     return concepts, covered
 
 
-def _regions(bank: ConfigurationBank, rows: Tensor, choices: Choices) -> list[Region]:
+def regions_in(bank: ConfigurationBank, rows: Tensor, choices: Choices) -> list[Region]:
     """Regions of bank rows; that no neuron describes one is no news here."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"\d+ of \d+ regions have fewer", UserWarning)
@@ -253,7 +257,7 @@ def rule_for(bank: ConfigurationBank, of: Tensor, query: int, among: Tensor) -> 
     >>> rule_for(bank, torch.tensor([0, 2, 4]), 0, torch.arange(6)).members
     tensor([0, 2, 4, 6])
     """
-    (region,) = _regions(bank, torch.tensor([query]), {"neighbors": of})
+    (region,) = regions_in(bank, torch.tensor([query]), {"neighbors": of})
     of_all = evidence([region], bank)[0]
     sums = of_all.clone()
     if len(of) > 1:  # by the weights of the others: its own ones flatter a row
@@ -332,26 +336,25 @@ def _described(
     return described
 
 
-def _with_errors(
-    concepts: Sequence[Concept], rows: Tensor, is_wrong: npt.NDArray[np.bool_]
-) -> list[Concept]:
-    """The concepts, with how often the model errs in each."""
-    wrong, total = int(is_wrong[rows.numpy()].sum()), len(rows)
-    counts = [
-        (int(is_wrong[concept.rows.numpy()].sum()), len(concept.rows))
-        for concept in concepts
-    ]
+def error_rates(
+    parts: Sequence[Tensor], rows: Tensor, is_wrong: Tensor, alternative: str
+) -> list[Errors]:
+    """How often a model errs on each of some parts of rows, against the other rows.
+
+    >>> wrong = torch.arange(20) < 5
+    >>> error_rates([torch.arange(4)], torch.arange(20), wrong, "greater")[0].rate
+    1.0
+    """
+    wrong, total = int(is_wrong[rows].sum()), len(rows)
+    counts = [(int(is_wrong[part].sum()), len(part)) for part in parts]
     p_values = [
-        fisher_exact([[a, n - a], [wrong - a, total - n - (wrong - a)]]).pvalue
+        fisher_exact(
+            [[a, n - a], [wrong - a, total - n - (wrong - a)]], alternative
+        ).pvalue
         for a, n in counts
     ]
     adjusted = false_discovery_control(p_values) if p_values else []
     return [
-        replace(
-            concept,
-            errors=Errors(
-                a, a / max(n, 1), (wrong - a) / max(total - n, 1), float(p_value)
-            ),
-        )
-        for concept, (a, n), p_value in zip(concepts, counts, adjusted, strict=True)
+        Errors(a, a / max(n, 1), (wrong - a) / max(total - n, 1), float(p_value))
+        for (a, n), p_value in zip(counts, adjusted, strict=True)
     ]

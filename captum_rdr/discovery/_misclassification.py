@@ -1,209 +1,179 @@
-"""Why inputs are misclassified, and which errors are one cause."""
+"""Why inputs are misclassified: their errors in groups that regions tell."""
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from statistics import fmean, median_low
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from captum_rdr._arguments import checked_labels
+from captum_rdr._arguments import check_whole, checked_labels
 from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.bank import ConfigurationBank
-from captum_rdr.discovery._links import cover, links, reach
-from captum_rdr.discovery._recipe import (
-    bank_regions,
-    explainer_of,
-    input_regions,
-    recipe,
-    table,
-)
-from captum_rdr.method.neighbors import nearest_features
+from captum_rdr.discovery._atlas import Errors, counted
+from captum_rdr.discovery._concepts import AGAIN, error_rates
+from captum_rdr.discovery._error_groups import Wrong, grouped
+from captum_rdr.discovery._evaluated import evaluated
+from captum_rdr.discovery._recipe import table
+from captum_rdr.discovery._repairs import Repair, repaired
 from captum_rdr.method.region import Region
-from captum_rdr.method.rule import Rule
-from captum_rdr.metrics._explainers import fitted_banks, predicted_classes
-from captum_rdr.model.inputs import BATCH_SIZE
-
-_CONTROLS = 10  # random sets of neurons that a repair is held against
-_NEIGHBORS = 8  # size of S of an error among the errors
-_WALK_LENGTH = 16
-_AT_MOST = 50  # causes
-_LEAST_GAIN = 0.01  # share of the errors that a further cause must newly cover
-
-
-@dataclass(frozen=True, eq=False)
-class Misclassified:
-    """One error.
-
-    Attributes:
-        index: its position among the inputs.
-        target: its class.
-        predicted: the class that the model takes it for.
-        region: its region in the reference bank.
-        by_class: how many reference members of that have which class.
-        by_prediction: how many of them are taken for which class; None if that is not
-            known.
-        nearest: the nearest region of its class: S are the bank rows of the class that
-            are nearest to it, the query is the nearest of them.
-        neurons: int64 ``(m,)``, principal neurons of that in which the error departs
-            from it, the weightiest first.
-        states: bool ``(m,)``, the states that it asks for.
-        n_repairing: how many of these neurons must be clamped to those states for the
-            right prediction, of 1, 2, 4, ... and all; None if none of these numbers
-            does, or if that was not tried.
-        by_chance: share of random sets of as many other neurons whose flip makes the
-            prediction right too (where there are fewer others, some of those that
-            depart make up the number); None without a repair.
-        cause: number of its cause; -1 for an error that shares no region with others
-            that make up a cause.
-    """
-
-    index: int
-    target: int
-    predicted: int
-    region: Region
-    by_class: Counter[int]
-    by_prediction: Counter[int] | None
-    nearest: Region
-    neurons: Tensor
-    states: Tensor
-    n_repairing: int | None = None
-    by_chance: float | None = None
-    cause: int = -1
-
-
-@dataclass(frozen=True, eq=False)
-class Cause:
-    """Errors that share regions.
-
-    Attributes:
-        errors: the errors, in the order of the inputs.
-        region: the region that stands for them, among the inputs: its rows are positions
-            of inputs. S are an error and the errors nearest to it.
-    """
-
-    errors: tuple[Misclassified, ...]
-    region: Region
-
-    @property
-    def indices(self) -> Tensor:
-        """Positions of the errors among the inputs, int64."""
-        return torch.tensor([error.index for error in self.errors])
-
-    @property
-    def targets(self) -> Counter[int]:
-        """How many of the errors have which class."""
-        return Counter(error.target for error in self.errors)
-
-    @property
-    def predictions(self) -> Counter[int]:
-        """How many of the errors are taken for which class."""
-        return Counter(error.predicted for error in self.errors)
-
-    @property
-    def n_repaired(self) -> int:
-        """How many of the errors a clamp repairs."""
-        return len(self._known("n_repairing"))
-
-    def _known(self, name: str) -> list[Any]:
-        """Values of an attribute of the errors, where they are known."""
-        values = [getattr(error, name) for error in self.errors]
-        return [value for value in values if value is not None]
+from captum_rdr.method.regions import evidence
+from captum_rdr.metrics._explainers import fitted_banks
+from captum_rdr.metrics._regions import jaccard
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Misclassification:
-    """All errors of a set of inputs, and their causes, the largest cause first.
+class ErrorGroup:
+    """Errors that are one thing.
 
     Attributes:
-        errors: the errors, in the order of the inputs.
-        causes: the causes.
-        n_inputs: number of inputs.
-        repaired: whether repairs were tried.
+        region: what they share, among the evaluated inputs: its rows are positions of
+            these, and S are the errors. It tells new inputs too.
+        rows: int64 ``(n,)``, positions of the errors, those with most evidence first.
+        targets: how many of the errors have which class.
+        predictions: how many are taken for which class.
+        rate: share of errors among all evaluated inputs in the region. The errors chose
+            it, so this is more than other data would give.
+        errors: what other data give: errors among the inputs of one half in the region
+            that the errors of the other half make, and the test of that, one-sided;
+            p = 1 where that half makes no such group.
+        found_again: share of its errors that lie in the region that the errors of the
+            other half of the inputs make.
+        reference: int64, bank rows in the region, those with most evidence first; none
+            where such data are missing.
+        reference_labels: how many of these have which label; None if unknown.
+        odd: int64, those of another label than most: look whether that is wrong, or
+            whether they only look alike.
+        repairs: of a sample of the errors, where they were asked for.
     """
 
-    errors: tuple[Misclassified, ...]
-    causes: tuple[Cause, ...]
-    n_inputs: int
-    repaired: bool
+    region: Region
+    rows: Tensor
+    targets: Counter[int]
+    predictions: Counter[int]
+    rate: float
+    errors: Errors
+    found_again: float
+    reference: Tensor = field(default_factory=lambda: torch.zeros(0).long())
+    reference_labels: Counter[int] | None = None
+    odd: Tensor = field(default_factory=lambda: torch.zeros(0).long())
+    repairs: tuple[Repair, ...] = ()
 
     def __repr__(self) -> str:
-        counts = [cause._known("n_repairing") for cause in self.causes]
-        chances = [cause._known("by_chance") for cause in self.causes]
-        columns = {
-            "cause": range(len(self.causes)),
-            "errors": [len(cause.errors) for cause in self.causes],
-            "class x errors": [_counted(cause.targets) for cause in self.causes],
-            "taken for x errors": [
-                _counted(cause.predictions) for cause in self.causes
-            ],
-            "repaired": [len(some) if self.repaired else None for some in counts],
-            "by neurons": [median_low(some) if some else None for some in counts],
-            "by chance": [fmean(some) if some else None for some in chances],
-            "inputs": [
-                " ".join(map(str, cause.indices[:5].tolist())) for cause in self.causes
-            ],
-        }
-        alone = sum(error.cause < 0 for error in self.errors)
-        title = (
-            f"Misclassification: {len(self.errors)} errors of {self.n_inputs} inputs, "
-            f"{len(self.causes)} cause{'s' * (len(self.causes) != 1)}, {alone} errors in none"
+        return (
+            f"ErrorGroup({len(self.rows)} errors of {counted(self.targets)}, taken for "
+            f"{counted(self.predictions)}; rate {self.errors.rate:.2f} against "
+            f"{self.errors.rate_elsewhere:.2f}, p={self.errors.p_value:.2g})"
         )
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Misclassification(Sequence[ErrorGroup]):
+    """All errors of a set of inputs, in groups, the largest first.
+
+    Attributes:
+        groups: the groups.
+        rows: int64 ``(E,)``, positions of the errors among the inputs.
+        n_inputs: number of inputs.
+    """
+
+    groups: tuple[ErrorGroup, ...]
+    rows: Tensor
+    n_inputs: int
+
+    def separation(self, level: float = 0.05) -> float:
+        """Share of the errors that are in groups of an adjusted p-value up to a level.
+
+        The layer of which this is largest tells errors best from other inputs.
+        """
+        sizes = [len(one.rows) for one in self if one.errors.p_value <= level]
+        return sum(sizes) / max(len(self.rows), 1)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.groups[index]
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def __repr__(self) -> str:
+        alone = len(self.rows) - sum(len(one.rows) for one in self)
+        title = (
+            f"Misclassification: {len(self.rows)} errors of {self.n_inputs} inputs, "
+            f"{len(self)} group{'s' * (len(self) != 1)}, {alone} errors in none"
+        )
+        columns: dict[str, Sequence[Any]] = {
+            "group": range(len(self)),
+            "errors": [len(one.rows) for one in self],
+            "class x errors": [counted(one.targets) for one in self],
+            "taken for x errors": [counted(one.predictions) for one in self],
+            "rate": [one.errors.rate for one in self],
+            "elsewhere": [one.errors.rate_elsewhere for one in self],
+            "p": [one.errors.p_value for one in self],
+            "again": [one.found_again for one in self],
+        }
+        if any(one.repairs for one in self):
+            columns["repaired"] = [
+                f"{sum(r.n_repairing is not None for r in one.repairs)}/{len(one.repairs)}"
+                for one in self
+            ]
+        columns["inputs"] = [" ".join(map(str, one.rows[:5].tolist())) for one in self]
         return table(title, columns)
-
-
-def _counted(counts: Counter[int]) -> str:
-    common = [f"{label} x {count}" for label, count in counts.most_common(3)]
-    return ", ".join(common) + (", ..." if len(counts) > 3 else "")
 
 
 def misclassification(
     rdr: RelaxedDecisionRegion,
-    inputs: Tensor,
-    targets: Any,
-    reference_targets: Any,
+    data: Any,
+    targets: Any = None,
+    reference_targets: Any = None,
     reference_predictions: Any = None,
     *,
-    repair: bool = True,
+    repair: int = 0,
     generator: torch.Generator | None = None,
     show_progress: bool = True,
-    **choices: Any,
 ) -> Misclassification:
-    """Explain every error by regions, and group the errors that share a cause.
+    """Group the errors of a classifier by what the layer sees in them.
 
-    For each error: whose region it lies in, by the classes of the region's members; the
-    nearest region of its own class; in which principal neurons it departs from that;
-    and whether clamping those to that region's states makes the prediction right, how
-    many it takes, and how often a flip of as many random others does the same.
+    One pass gives predictions and states; of the inputs only their packed states are
+    kept, and the activations of the errors.
 
-    The region of an error *among the inputs* has the error and its nearest other errors
-    for S, so it tells what these errors have in common and the other inputs have not. Two
-    errors are linked when one lies in the other's region and both are taken for the same
-    class: one cause has one outcome. Groups then form as
-    `captum_rdr.discovery.subclasses` do: by what walks along the links reach, and a cover.
+    1. The region of an error has the error and its nearest other errors for S. Two errors
+       are linked when one is among the 16 most evident members of the other's region, and
+       walks along these links tell how alike errors are, as in
+       `captum_rdr.discovery.atlas`.
+    2. *Causes*: a group that long walks make, or else shorter ones, is kept if its errors
+       have a region in which most inputs are errors. Class and prediction do not matter,
+       so one predicted class may hold several causes, and one cause may lead to several.
+    3. The other errors are grouped by walks that favor errors of the same class and
+       prediction.
+    4. The same is done on two halves of the inputs. What the errors of one half make is
+       judged on the other's inputs, which did not choose it: by Fisher's exact test,
+       one-sided, that errors are more frequent in the region than outside, adjusted for
+       the number of groups (Benjamini and Hochberg).
 
     Args:
-        rdr: fitted explainer of one layer of a classifier; its forward function gives
-            class scores ``(B, n_classes)``.
-        inputs: ``(M, ...)``, the inputs to evaluate, right and wrong.
-        targets: whole numbers ``(M,)``, their classes.
-        reference_targets: whole numbers ``(N,)``, the classes of the bank rows.
+        rdr: fitted explainer of one layer of a classifier; its forward function gives class scores
+            ``(B, n_classes)``.
+        data: the inputs to evaluate, right and wrong: a DataLoader that does not shuffle
+            or a Dataset of (inputs, labels), or inputs as a tensor ``(M, ...)``.
+        targets: whole numbers ``(M,)``, the classes; None to take the labels of ``data``.
+        reference_targets: whole numbers ``(N,)``, the classes of the bank rows; None if
+            unknown.
         reference_predictions: whole numbers ``(N,)``, the classes that the model predicts
             for the bank rows; None if unknown. Where known, only rightly predicted rows
-            make the region of the right class.
-        repair: whether to try repairs, which needs features in the bank and no pool.
-        generator: draws the random neurons; None for one seeded with 0.
-        show_progress: draw progress bars when it takes more than a second.
-        **choices: how regions are made, as in `captum_rdr.discovery.subclasses`.
+            are the model of a repair.
+        repair: errors of each group, drawn at random, for which is tried how many neurons
+            must be clamped to the states of their class for the right prediction. It goes
+            through ``data`` again, and needs ``reference_targets``, features in the bank
+            and no pool.
+        generator: draws halves and samples; None for one seeded with 0.
+        show_progress: draw progress bars.
 
     Raises:
         TypeError: an argument is of the wrong type.
-        ValueError: ``rdr`` is not fitted or explains several layers, labels and inputs
-            differ in number, a class has no bank row, or ``repair`` lacks features.
+        ValueError: ``rdr`` is not fitted or explains several layers, labels and
+            inputs differ in number, an argument is out of range, or ``repair`` lacks what it needs.
 
     Source: this package.
 
@@ -218,250 +188,88 @@ def misclassification(
     >>> model = torch.nn.Sequential(first, last)
     >>> rdr = RelaxedDecisionRegion(model, first)
     >>> rdr = rdr.fit(data, keep_features=True, show_progress=False)
-    >>> wrong = data[:20].clone()
-    >>> wrong[:6, 0] = 3.0
-    >>> misclassification(rdr, wrong, labels[:20], labels)
-    Misclassification: 6 errors of 20 inputs, 1 cause, 0 errors in none
-      cause  errors  class x errors  taken for x errors  repaired  by neurons  by chance ...
-          0       6  0 x 6           1 x 6                      6           1      0.000 ...
+    >>> wrong = data.clone()
+    >>> wrong[:12, :2] = torch.tensor([3.0, 5.0])
+    >>> evaluated = torch.utils.data.TensorDataset(wrong, labels)
+    >>> misclassification(rdr, evaluated, show_progress=False)
+    Misclassification: ... errors of 100 inputs, 1 group, ... errors in none
+      group  errors  class x errors  taken for x errors ...
+          0 ...
     """
     (bank,) = fitted_banks(rdr)
-    _check(rdr, bank, inputs, repair)
-    of_inputs = checked_labels(targets, "targets", len(inputs))
-    known = reference_predictions
-    if known is not None:
-        known = checked_labels(known, "reference_predictions", len(bank))
-    classes = checked_labels(reference_targets, "reference_targets", len(bank))
-    reference = _Reference(bank, classes, known)
-    predicted = predicted_classes(rdr, inputs)
-    wrong = (predicted != of_inputs).nonzero().flatten()
-    if not len(wrong):
-        return Misclassification((), (), len(inputs), repair)
-    evaluated = _indexed(rdr, bank, inputs)
-    states, wanted = evaluated.states(wrong), of_inputs[wrong]
-    some = torch.split(inputs[wrong], BATCH_SIZE)
-    columns: list[Any] = [
-        wrong.tolist(),
-        wanted.tolist(),
-        predicted[wrong].tolist(),
-        states,
-        reference.nearest_regions(states, wanted, choices),
-        [region for batch in some for region in input_regions(rdr, batch, choices)],
-    ]
-    errors = [reference.explained(*one) for one in zip(*columns, strict=True)]
-    if repair:
-        generator = generator or torch.Generator().manual_seed(0)
-        bar = tqdm(errors, "Repairing", disable=not show_progress, delay=1)
-        pairs = zip(bar, states, strict=True)
-        errors = [repaired(rdr, inputs, *pair, generator) for pair in pairs]
-    errors, causes = _grouped(evaluated, errors, choices, show_progress)
-    return Misclassification(tuple(errors), tuple(causes), len(inputs), repair)
-
-
-class _Reference(NamedTuple):
-    """The reference bank.
-
-    Attributes:
-        bank: the bank.
-        targets: int64 ``(N,)``, the classes of its rows.
-        predictions: int64 ``(N,)``, those that the model predicts; None if unknown.
-    """
-
-    bank: ConfigurationBank
-    targets: Tensor
-    predictions: Tensor | None
-
-    def nearest_regions(
-        self, states: Tensor, targets: Tensor, choices: dict[str, Any]
-    ) -> list[Region]:
-        """For each instance the nearest region of its class.
-
-        S are the ``n_neighbors`` bank rows of the class, rightly predicted where that is
-        known, of smallest configuration distance, ties to the lower row; the query is the
-        nearest of them.
-
-        Args:
-            states: bool ``(M, D)``, those of the instances.
-            targets: int64 ``(M,)``, their classes.
-            choices: how regions are made.
-        """
-        count = Rule(**recipe(choices)).settled(self.bank, len(states)).size
-        is_right = self.targets == (
-            self.targets if self.predictions is None else self.predictions
+    check_whole("repair", repair, least=0)
+    known, predicted = (
+        None if given is None else checked_labels(given, name, len(bank))
+        for given, name in (
+            (reference_targets, "reference_targets"),
+            (reference_predictions, "reference_predictions"),
         )
-        found: dict[int, Region] = {}
-        for target in set(targets.tolist()):
-            rows = (is_right & (self.targets == target)).nonzero().flatten()
-            if not len(rows):
-                raise ValueError(
-                    f"class {target} has an error but no (rightly predicted) row in the "
-                    "bank; fit with instances of every class"
-                )
-            positions = (targets == target).nonzero().flatten()
-            nearest = [
-                rows[self.bank.distances(some)[:, rows].argsort(stable=True)[:, :count]]
-                for some in torch.split(states[positions], BATCH_SIZE)
-            ]
-            made = {**choices, "neighbors": torch.cat(nearest)}
-            queries = made["neighbors"][:, 0]
-            regions = bank_regions(self.bank, queries, made)
-            found |= zip(positions.tolist(), regions, strict=True)
-        return [found[position] for position in range(len(targets))]
-
-    def explained(
-        self,
-        index: int,
-        target: int,
-        predicted: int,
-        states: Tensor,
-        nearest: Region,
-        region: Region,
-    ) -> Misclassified:
-        """An error, before repairs and causes are looked for."""
-        by_class = Counter(self.targets[region.members].tolist())
-        by_prediction = None
-        if self.predictions is not None:
-            by_prediction = Counter(self.predictions[region.members].tolist())
-        departs = (states[nearest.neurons] != nearest.states).nonzero().flatten()
-        weights = nearest.weights[departs].abs()
-        departs = departs[weights.argsort(descending=True, stable=True)]
-        return Misclassified(
-            index=index,
-            target=target,
-            predicted=predicted,
-            region=region,
-            by_class=by_class,
-            by_prediction=by_prediction,
-            nearest=nearest,
-            neurons=nearest.neurons[departs],
-            states=nearest.states[departs],
-        )
-
-
-def _check(
-    rdr: RelaxedDecisionRegion, bank: ConfigurationBank, inputs: Any, repair: bool
-) -> None:
-    if not isinstance(inputs, Tensor) or not inputs.dim():
-        raise TypeError(
-            f"inputs is a {type(inputs).__name__}; give a tensor (M, ...) of inputs"
-        )
-    if repair and bank.features is None:
-        raise ValueError(
-            "repair needs mean activations, but the bank holds no features; fit with "
-            "keep_features=True, or pass repair=False"
-        )
-    if repair and rdr.reader.pools[0] is not None:
-        raise ValueError(
-            "repair clamps neurons of the layer's output, but the layer is pooled; "
-            "explain it without pool, or pass repair=False"
-        )
-
-
-def _indexed(
-    rdr: RelaxedDecisionRegion, bank: ConfigurationBank, inputs: Tensor
-) -> ConfigurationBank:
-    """A bank of the inputs, made as the reference bank was."""
-    fitted = explainer_of(rdr, 0).fit(
-        inputs,
-        attribute_to_layer_input=bank.attribute_to_layer_input,
-        keep_features=bank.features is not None,
-        show_progress=False,
     )
-    evaluated: ConfigurationBank = fitted.bank
-    return evaluated
-
-
-def repaired(
-    rdr: RelaxedDecisionRegion,
-    inputs: Tensor,
-    error: Misclassified,
-    states: Tensor,
-    generator: torch.Generator,
-) -> Misclassified:
-    """The error, with the smallest repair and how often chance does as well.
-
-    1, 2, 4, ... of the weightiest neurons in which it departs from the nearest region of
-    its class, and at last all of them, are clamped to their mean activation over the
-    bank's instances that have the wanted state, until the model predicts the class.
-
-    Args:
-        rdr: fitted explainer of one layer, with features and without a pool.
-        inputs: ``(M, ...)``, the inputs that the error is one of.
-        error: the error.
-        states: bool ``(D,)``, its states.
-        generator: draws the neurons of the control.
-    """
-
-    def is_right(neurons: Tensor, wanted: Tensor) -> bool:
-        values = rdr.bank.state_means(neurons, wanted)
-        with rdr.clamping(neurons, values):
-            one = inputs[error.index : error.index + 1]
-            return int(predicted_classes(rdr, one)) == error.target
-
-    total = len(error.neurons)
-    doubling = [1 << power for power in range(total.bit_length())]
-    for count in sorted({*doubling, total} - {0}):
-        if is_right(error.neurons[:count], error.states[:count]):
-            break
-    else:
-        return error
-    is_other = torch.ones(rdr.bank.n_neurons, dtype=torch.bool)
-    is_other[error.neurons] = False
-    by_chance = 0
-    for _ in range(_CONTROLS):
-        # Where fewer others are left, some that depart make up the number.
-        order = torch.randperm(len(is_other), generator=generator)
-        others_first = is_other[order].int().argsort(descending=True, stable=True)
-        drawn = order[others_first[:count]].sort().values
-        by_chance += is_right(drawn, ~states[drawn])
-    return replace(error, n_repairing=count, by_chance=by_chance / _CONTROLS)
-
-
-def _grouped(
-    bank: ConfigurationBank,
-    errors: Sequence[Misclassified],
-    choices: dict[str, Any],
-    show_progress: bool,
-) -> tuple[list[Misclassified], list[Cause]]:
-    """The errors with the numbers of their causes, and the causes, the largest first.
-
-    Args:
-        bank: the evaluated inputs, right and wrong.
-        errors: the errors.
-        choices: how regions are made.
-        show_progress: draw a progress bar when it takes more than a second.
-    """
-    rows = torch.tensor([error.index for error in errors])
-    predicted = np.array([error.predicted for error in errors])
-    neighbors = rows[_nearest_errors(bank, rows, min(_NEIGHBORS, len(rows)))]
-    made = {**choices, "neighbors": neighbors}
-    regions = bank_regions(bank, rows, made, show_progress=show_progress)
-    linked = links(
-        bank, rows, lambda part: [regions[position] for position in part]
-    ).tocoo()
-    heads, tails = linked.coords
-    linked.data *= predicted[heads] == predicted[tails]  # one cause has one outcome
-    linked.eliminate_zeros()
-    groups = cover(reach(linked.tocsr(), _WALK_LENGTH), _AT_MOST, _LEAST_GAIN)
-    sizes = np.bincount(groups.labels[groups.labels >= 0], minlength=len(groups.chosen))
-    order = np.argsort(-sizes, kind="stable")
-    ranks = np.append(np.argsort(order), -1)  # the last is that of label -1
-    numbered = [
-        replace(error, cause=number)
-        for error, number in zip(errors, ranks[groups.labels].tolist(), strict=True)
+    lacks = known is None or bank.features is None or isinstance(data, Iterator)
+    if repair and lacks:
+        raise ValueError(
+            f"repair={repair} needs reference_targets, features in the bank, and data that "
+            "can be gone through twice; fit with keep_features=True, or pass repair=0"
+        )
+    generator = generator or torch.Generator().manual_seed(0)
+    wrong, classes = evaluated(rdr, data, targets, show_progress=show_progress)
+    halves = torch.randperm(len(classes), generator=generator).chunk(2)
+    groups = [
+        _with_reference(one, bank, known)
+        for one in _groups(wrong, halves, show_progress)
     ]
-    causes = [
-        Cause(tuple(one for one in numbered if one.cause == rank), regions[position])
-        for rank, position in enumerate(groups.chosen[order].tolist())
-    ]
-    return numbered, causes
+    if repair and known is not None:
+        models = known if predicted is None else known.where(known == predicted, -1)
+        rows = [one.rows for one in groups]
+        seen = wrong.bank, classes, data
+        found = repaired(rdr, models, *seen, rows, repair, generator)
+        pairs = zip(groups, found, strict=True)
+        groups = [replace(one, repairs=its) for one, its in pairs]
+    return Misclassification(tuple(groups), wrong.rows, len(classes))
 
 
-def _nearest_errors(bank: ConfigurationBank, errors: Tensor, count: int) -> Tensor:
-    """For each error the positions ``(E, count)`` of the nearest errors."""
-    if bank.features is None:
-        distances = bank.distances(bank.rows[errors])[:, errors]
-        return distances.argsort(dim=1, stable=True)[:, :count]
-    features = bank.features_of(errors)
-    found = nearest_features(features, features, count, "cosine")
-    return torch.stack([rows for rows, _ in found])
+def _groups(
+    wrong: Wrong, halves: Sequence[Tensor], show_progress: bool
+) -> list[ErrorGroup]:
+    """The groups of errors, tested on inputs that did not make them."""
+    is_wrong = torch.isin(torch.arange(len(wrong.bank)), wrong.rows)
+    every, *by_half = (
+        grouped(wrong.among(inputs), inputs, show_progress=show_progress)
+        for inputs in (torch.arange(len(is_wrong)), *halves)
+    )
+    judging = [one.members[torch.isin(one.members, halves[-1])] for one in by_half[0]]
+    tests = error_rates(judging, halves[-1], is_wrong, "greater")
+    groups = []
+    for region in every:
+        sums = evidence([region], wrong.bank)[0][region.neighbors]
+        rows = region.neighbors[sums.argsort(descending=True, stable=True)]
+        again, errors = [], Errors(0, 0.0, 0.0, 1.0)
+        for half, found in zip(halves, by_half, strict=True):
+            is_own = torch.isin(rows, half)
+            likeness = [jaccard(rows[is_own], one.neighbors) for one in found]
+            best = int(np.argmax([*likeness, AGAIN]))
+            if best < len(found):
+                again.append(torch.isin(rows[~is_own], found[best].members))
+                errors = tests[best] if half is halves[0] else errors
+        outcomes = wrong.outcomes[torch.isin(wrong.rows, rows).numpy()]
+        targets, predictions = (Counter(column.tolist()) for column in outcomes.T)
+        rate = float(is_wrong[region.members].float().mean())
+        share = int(sum(some.sum() for some in again)) / len(rows)
+        groups.append(
+            ErrorGroup(region, rows, targets, predictions, rate, errors, share)
+        )
+    return groups
+
+
+def _with_reference(
+    group: ErrorGroup, bank: ConfigurationBank, classes: Tensor | None
+) -> ErrorGroup:
+    """A group, with the rows of the reference bank that lie in its region."""
+    sums = evidence([group.region], bank)[0]
+    count = int((sums >= float(group.region.evidence_cut or 0)).sum())
+    rows = sums.argsort(descending=True, stable=True)[:count]
+    if classes is None:
+        return replace(group, reference=rows)
+    held = Counter(classes[rows].tolist())
+    odd = rows[classes[rows] != max(held, key=lambda one: held[one], default=0)]
+    return replace(group, reference=rows, reference_labels=held, odd=odd)

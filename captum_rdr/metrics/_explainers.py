@@ -1,6 +1,7 @@
 """What metrics and discovery ask of an explainer: its banks, and its model's scores."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -68,15 +69,25 @@ def class_scores(
         hooks = hookable(reader.layers, reader.model)
         with same_random_state(), hooks, torch.no_grad():
             output = rdr.forward_func(*args, **kwargs)
-        shape = tuple(getattr(output, "shape", ()))
-        if len(shape) != 2 or shape[0] != one.batch_size:
-            raise ValueError(
-                f"forward_func gave {type(output).__name__} of shape {shape} for "
-                f"{one.batch_size} inputs; it must give class scores of shape "
-                "(B, n_classes), e.g. lambda x: model(x).logits"
-            )
-        scores.append(output.float().cpu())
+        scores.append(checked_scores(output, one.batch_size))
     return torch.cat(scores)
+
+
+def checked_scores(output: Any, size: int) -> Tensor:
+    """Class scores of so many inputs, as float32 on the CPU.
+
+    Raises:
+        ValueError: a forward function gave something else than one number a class.
+    """
+    shape = tuple(getattr(output, "shape", ()))
+    if len(shape) != 2 or shape[0] != size:
+        raise ValueError(
+            f"forward_func gave {type(output).__name__} of shape {shape} for "
+            f"{size} inputs; it must give class scores of shape "
+            "(B, n_classes), e.g. lambda x: model(x).logits"
+        )
+    scores: Tensor = output.detach().float().cpu()
+    return scores
 
 
 def predicted_classes(rdr: RelaxedDecisionRegion, inputs: Tensor) -> Tensor:

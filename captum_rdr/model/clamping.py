@@ -31,7 +31,7 @@ def clamping(
         reader: reads the layers.
         fitted: what is known of each of them.
         neurons: int64 ``(t,)``, or a list of these.
-        values: a number or float ``(t,)``, or a list of these.
+        values: a number, float ``(t,)`` or ``(B, t)``, or a list of these.
 
     Raises:
         TypeError: ``neurons`` is no flat int64 tensor.
@@ -75,15 +75,14 @@ class _Clamp:
         _check_reader(reader, self.name)
         _check_neurons(neurons, self._shape.numel())
         value = torch.as_tensor(values, dtype=torch.float64).cpu()
-        if value.shape not in ((), neurons.shape):
+        if value.dim() and (value.dim() > 2 or value.shape[-1:] != neurons.shape):
             raise ValueError(
                 f"values has shape {tuple(value.shape)} for {len(neurons)} neurons; give "
-                "a number or one value each"
+                "a number, or one value each for all instances or for every one"
             )
-        self._mask = torch.zeros(self._shape.numel(), dtype=torch.bool)
-        self._values = torch.zeros(self._shape.numel(), dtype=torch.float64)
-        self._mask[neurons.cpu()] = True
-        self._values[neurons.cpu()] = value
+        shape = (*value.shape[:-1], self._shape.numel())
+        self._values = torch.full(shape, torch.nan, dtype=torch.float64)
+        self._values[..., neurons.cpu()] = value
         # Of each device, as replicas of a DataParallel model run in threads.
         self._calls: dict[torch.device, count[int]] = defaultdict(count)
         self.is_applied = False
@@ -100,10 +99,15 @@ class _Clamp:
             return None
         instances = value.unsqueeze(1) if value.dim() == 1 else value
         check_shape(instances, self._shape, self.name)
-        mask = self._mask.reshape(self._shape).to(value.device)
-        values = self._values.to(value).reshape(self._shape)
+        values = self._values.to(value).reshape(-1, *self._shape)
+        if len(values) not in (1, len(instances)):
+            raise ValueError(
+                f"values has rows for {len(values)} instances, the batch {len(instances)}; "
+                "give as many"
+            )
         self.is_applied = True
-        clamped = torch.where(mask, values, instances).reshape(value.shape)
+        # What is not clamped is NaN.
+        clamped = torch.where(values.isnan(), instances, values).reshape(value.shape)
         in_place = getattr(self.layer, "inplace", False) and not self.to_input
         if in_place and not value.requires_grad:
             # The caller may go on with the tensor that the layer changed in place.

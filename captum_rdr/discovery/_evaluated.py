@@ -1,0 +1,91 @@
+"""What a classifier makes of labeled inputs: predictions and states, in one pass."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import wraps
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+from tqdm.auto import tqdm
+
+from captum_rdr._arguments import checked_labels
+from captum_rdr.attribution import RelaxedDecisionRegion
+from captum_rdr.discovery._error_groups import Wrong
+from captum_rdr.metrics._explainers import checked_scores
+from captum_rdr.model import inputs
+from captum_rdr.model.inputs import ForwardArguments
+from captum_rdr.model.states import binarize
+
+
+def batches(
+    rdr: RelaxedDecisionRegion, data: Any, show_progress: bool = False
+) -> Iterator[tuple[int, ForwardArguments, Any]]:
+    """Position of the first input, forward arguments, and the batch itself, of each."""
+    start = 0
+    for batch in tqdm(inputs.batches_of(data), "Evaluating", disable=not show_progress):
+        arguments = inputs.batch_arguments(batch, None)
+        yield start, arguments, batch
+        start += arguments.batch_size
+
+
+def evaluated(
+    rdr: RelaxedDecisionRegion, data: Any, targets: Any, *, show_progress: bool
+) -> tuple[Wrong, Tensor]:
+    """Run a classifier on labeled inputs, once.
+
+    Args:
+        rdr: fitted explainer of one layer.
+        data: as `captum_rdr.discovery.misclassification` takes it.
+        targets: the labels; None to take those of the data.
+        show_progress: draw a progress bar.
+
+    Returns:
+        the errors, and the classes of all inputs, int64 ``(M,)``.
+
+    Raises:
+        ValueError: there are no labels, or more or fewer than inputs.
+    """
+    bank, to_input = rdr.bank.emptied(), rdr.bank.attribute_to_layer_input
+    rdr._current_banks(to_input)  # refuses a model that has changed since
+    known = None if targets is None else checked_labels(targets, "targets")
+    forward, scores = rdr.forward_func, torch.empty(0)
+    features, outcomes = [torch.empty(0, bank.n_neurons)], [torch.empty(0, 2).long()]
+
+    @wraps(forward.forward if isinstance(forward, Module) else forward)
+    def heard(*args: Any, **kwargs: Any) -> Any:
+        nonlocal scores
+        scores = forward(*args, **kwargs)
+        return scores
+
+    def keep(_: int, found: Tensor) -> tuple[Tensor, ...]:
+        return binarize(found, bank.threshold), found.flatten(1).clone()
+
+    reader = replace(rdr.reader, forward_func=heard)
+    with reader.reading(keep, attribute_to_layer_input=to_input) as read:
+        for start, arguments, batch in batches(rdr, data, show_progress):
+            size = arguments.batch_size
+            ((states, found),) = read(arguments, f"batch at {start}", leave_early=False)
+            labels = _labels(batch) if known is None else known[start : start + size]
+            labels = checked_labels(labels, "targets", size)
+            predicted = checked_scores(scores, size).argmax(1)
+            outcomes.append(torch.stack([labels, predicted], 1))
+            bank.append(states)
+            features.append(found.cpu()[labels != predicted].float())
+    made = torch.cat(outcomes)
+    if not len(made) or (known is not None and len(known) != len(made)):
+        given = "" if known is None else f" and targets {len(known)} items"
+        raise ValueError(
+            f"data has {len(made)} inputs{given}; give one or more, and one label each"
+        )
+    rows = (made[:, 0] != made[:, 1]).nonzero().flatten()
+    return Wrong(bank, rows, made[rows].numpy(), torch.cat(features)), made[:, 0]
+
+
+def _labels(batch: Any) -> Any:
+    if not isinstance(batch, (tuple, list)) or len(batch) < 2:
+        raise ValueError(
+            "data gives no labels; give a loader of (inputs, labels), or pass targets"
+        )
+    return batch[1]
