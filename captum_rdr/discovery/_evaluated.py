@@ -26,7 +26,7 @@ def batches(
     start = 0
     for batch in tqdm(inputs.batches_of(data), "Evaluating", disable=not show_progress):
         arguments = inputs.batch_arguments(batch, None)
-        yield start, arguments, batch
+        yield start, inputs.taken(arguments, rdr.forward_func)[0], batch
         start += arguments.batch_size
 
 

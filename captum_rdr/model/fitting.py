@@ -1,7 +1,7 @@
 """Go through the reference data: from batches to banks."""
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -79,6 +79,7 @@ class LayerIndex:
         n_finished: leading instances that an earlier run has indexed.
         is_finished: whether an earlier run has finished the bank.
         data: what identifies the data.
+        n_instances: how many of it are read, 0 where that is unknown.
         first: what `sampled` gives of its first activations.
         probe: what it keeps of the data.
     """
@@ -93,6 +94,7 @@ class LayerIndex:
     n_finished: int = 0
     is_finished: bool = False
     data: DataPrint = field(default_factory=lambda: DataPrint(0))
+    n_instances: int = 0
     first: Tensor | None = None
     probe: Probe | None = None
 
@@ -101,9 +103,9 @@ class LayerIndex:
         self._shape, self._has_begun, self._is_first = torch.Size(), False, True
         self._sample = neurons.MedianSample(neurons.MEDIAN_BYTES)
 
-    def open(self, data: DataPrint) -> None:
+    def open(self, data: DataPrint, n_instances: int) -> None:
         """Make ready, and take over what an earlier run knew."""
-        self.data = data
+        self.data, self.n_instances = data, n_instances
         self.n_finished, self.is_finished, threshold = self.writer.open(self)
         self._is_first = not self.n_finished
         if threshold is not None:
@@ -210,6 +212,8 @@ def index_data(
     """
     batches = inputs.batches_of(data)
     data_print = DataPrint(inputs.length_of(batches, data))
+    sampler = getattr(batches, "sampler", None)
+    n_read = len(sampler) if isinstance(sampler, Sized) else data_print.expected
 
     def go_through(part: Sequence[int]) -> None:
         some = [layers[index] for index in part]
@@ -219,7 +223,7 @@ def index_data(
     with ExitStack() as stack:
         for layer in layers:
             stack.callback(layer.writer.close)
-            layer.open(data_print)
+            layer.open(data_print, n_read)
         go_through(range(len(layers)))
         again = [
             index
@@ -294,7 +298,15 @@ def _one_pass(
             batches, desc="Indexing", unit="batch", disable=not show_progress
         )
         for number, batch in enumerate(progress):
-            arguments = inputs.batch_arguments(batch, additional_forward_args)
+            given = inputs.batch_arguments(batch, additional_forward_args)
+            arguments, left = inputs.taken(given, reader.forward_func)
+            if left and number == 0:
+                warnings.warn(
+                    f"forward_func does not take the columns {left}, so they are left "
+                    "out; give forward a parameter of that name where it needs one",
+                    UserWarning,
+                    stacklevel=2,
+                )
             first, n_instances = n_instances, n_instances + arguments.batch_size
             data.add(arguments)
             if data.is_complete:

@@ -4,16 +4,17 @@ import hashlib
 import inspect
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
-from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import Module
+from torch.nn.utils.rnn import PackedSequence
+from torch.utils import data as torch_data
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from captum_rdr.model.hooks import raw_bytes, same_random_state
-from captum_rdr.model.states import is_plain
 
 BATCH_SIZE = 64
 """Instances a batch when ``data`` is a tensor or a Dataset."""
@@ -26,6 +27,11 @@ MOST_BYTES = 1 << 22
 
 # Iterables that do not hold batches.
 _NO_BATCHES = (str, bytes, Mapping, np.ndarray)
+_SHUFFLING = (
+    torch_data.RandomSampler,
+    torch_data.SubsetRandomSampler,
+    torch_data.WeightedRandomSampler,
+)
 _PLAIN = (bool, int, float, str, type(None))  # arguments that a bank can keep
 
 
@@ -60,15 +66,11 @@ class ForwardArguments(NamedTuple):
         """The same arguments with their tensors on ``device``."""
         return self if device is None else self._each(lambda one: one.to(device))
 
-    def is_column(self, value: Any) -> bool:
-        """Whether a value has an item for each instance of the batch."""
-        is_array = isinstance(value, Tensor) and value.dim() > 0
-        return is_array and len(value) == self.batch_size
-
     def part(self, which: slice) -> "ForwardArguments":
         """Those of some instances: parts of the tensors that are as long as the batch."""
-        return self.holding(
-            [one[which] if self.is_column(one) else one for one in self.values]
+        size = self.batch_size
+        return self._each(
+            lambda one: one[which] if one.dim() and len(one) == size else one
         )
 
     def split(self, size: int) -> list["ForwardArguments"]:
@@ -89,17 +91,21 @@ class ForwardArguments(NamedTuple):
 
     def named(self, forward_func: Callable[..., Any]) -> dict[str, Any]:
         """The arguments by the names of ``forward_func``'s parameters."""
-        with suppress(TypeError):  # it has no signature, or the call will fail itself
-            bound = signature_of(forward_func).bind_partial(*self.args, **self.kwargs)
-            return {**bound.arguments, **self.kwargs}
-        return dict(self.kwargs)
+        try:
+            signature = signature_of(forward_func) or inspect.Signature()
+            bound = signature.bind_partial(*self.args, **self.kwargs)
+        except TypeError:  # it has no signature, or the call will fail itself
+            return dict(self.kwargs)
+        return {**bound.arguments, **self.kwargs}
 
 
-def signature_of(function: Any) -> inspect.Signature:
-    """What a function or a module's forward takes; nothing where that is unknown."""
-    with suppress(TypeError, ValueError):  # as some built-in ones
-        return inspect.signature(getattr(function, "forward", function))
-    return inspect.Signature()
+def signature_of(function: Callable[..., Any]) -> inspect.Signature | None:
+    """What a function or a module's forward takes; None where nothing tells it."""
+    try:
+        own = function.forward if isinstance(function, Module) else function
+        return inspect.signature(own)
+    except (TypeError, ValueError):  # as some built-in ones
+        return None
 
 
 def input_arguments(inputs: Any, additional_forward_args: Any) -> ForwardArguments:
@@ -115,10 +121,11 @@ def input_arguments(inputs: Any, additional_forward_args: Any) -> ForwardArgumen
     extra = _as_tuple(additional_forward_args)
     if isinstance(inputs, Mapping):
         return ForwardArguments(extra, dict(inputs))
-    if not isinstance(inputs, (Tensor, tuple, list)):
+    is_packed = isinstance(inputs, PackedSequence)  # its first axis is not the batch
+    if is_packed or not isinstance(inputs, (Tensor, tuple, list)):
         raise TypeError(
             f"inputs is a {type(inputs).__name__}; give a tensor (torch.from_numpy of an "
-            "array), or a tuple or dict of tensors"
+            "array, padded sequences and their lengths), or a tuple or dict of tensors"
         )
     given = tuple(inputs) if isinstance(inputs, list) else _as_tuple(inputs)
     return ForwardArguments((*given, *extra), {})
@@ -138,16 +145,29 @@ def batch_arguments(batch: Any, additional_forward_args: Any) -> ForwardArgument
              [1., 1., 1.]]),)
     """
     if isinstance(batch, (tuple, list)):
-        kinds = [one.dim() if isinstance(one, Tensor) else type(one) for one in batch]
-        is_list = isinstance(batch, list) and len(batch) > 1 and {*kinds} == {3}
-        if is_list or (kinds[:1] == [3] and kinds[1:] in ([0], [int], [str])):
-            raise TypeError(
-                f"data gave a {type(batch).__name__} that begins with one image "
-                f"{tuple(batch[0].shape)}, not a batch; give tensors (N, C, H, W) of one "
-                "size, as torch.utils.data.DataLoader does"
-            )
-        batch = batch[0] if batch else None
+        if not batch:
+            raise TypeError("data gave an empty batch; give (inputs, labels) or inputs")
+        _refuse_instances(batch)
+        batch = batch[0]
     return input_arguments(batch, additional_forward_args)
+
+
+def _refuse_instances(batch: tuple[Any, ...] | list[Any]) -> None:
+    """Refuse what is instances rather than a batch and its labels.
+
+    Raises:
+        TypeError: it is a list of images, or one instance and its label.
+    """
+    images = [isinstance(one, Tensor) and one.dim() == 3 for one in batch]
+    is_list = isinstance(batch, list) and len(batch) > 1 and all(images)
+    label = batch[-1]
+    is_label = isinstance(label, (int, str, Tensor)) and not getattr(label, "shape", ())
+    if is_list or (len(batch) == 2 and images[0] and is_label):
+        raise TypeError(
+            f"data gave a {type(batch).__name__} that begins with one image "
+            f"{tuple(batch[0].shape)}, not a batch; give tensors (N, C, H, W) of one size,"
+            " as torch.utils.data.DataLoader does, or wrap a model of lists of images"
+        )
 
 
 def batches_of(data: Any) -> Iterable[Any]:
@@ -164,24 +184,22 @@ def batches_of(data: Any) -> Iterable[Any]:
     >>> [batch.shape[0] for batch in batches_of(torch.zeros(70, 2))]
     [64, 6]
     """
-    if isinstance(data, (tuple, list)):
-        shapes = [getattr(one, "shape", ()) for one in data]
-        lengths = {shape[:1] for shape in shapes}
-        if len(data) == 2 and len(lengths) == 1 and shapes[0][1:] != shapes[1][1:]:
-            raise TypeError(
-                f"data is a {type(data).__name__} that looks like (inputs, labels), not "
-                "like two batches; pass torch.utils.data.TensorDataset(inputs, labels)"
-            )
+    if _is_labelled_pair(data):
+        raise TypeError(
+            f"data is a {type(data).__name__} that looks like (inputs, labels), not like "
+            "two batches; pass inputs, or torch.utils.data.TensorDataset(inputs, labels)"
+        )
     if isinstance(data, Tensor):
         return torch.split(data, BATCH_SIZE)
     if isinstance(data, DataLoader):
         _refuse_shuffling(data)
         return data
-    by_number = hasattr(data, "__getitem__") and not isinstance(data, (list, tuple))
+    if isinstance(data, Dataset):
+        return DataLoader(data, batch_size=BATCH_SIZE)
     if not isinstance(data, _NO_BATCHES):
-        # Data sets of other libraries are only like PyTorch's.
-        if isinstance(data, Dataset) or (by_number and hasattr(data, "__len__")):
-            return DataLoader(data, batch_size=BATCH_SIZE)
+        by_number = hasattr(data, "__getitem__") and hasattr(data, "__len__")
+        if by_number and not isinstance(data, (list, tuple)):  # of other libraries
+            return DataLoader(data, BATCH_SIZE, collate_fn=_collated)
         if isinstance(data, Iterable):
             return data
     raise TypeError(
@@ -237,7 +255,11 @@ class DataPrint:
         if self.is_complete or not size:
             return
         named = (*enumerate(arguments.args), *sorted(arguments.kwargs.items()))
-        held = [(name, value) for name, value in named if arguments.is_column(value)]
+        held = [
+            (name, value)
+            for name, value in named
+            if isinstance(value, Tensor) and value.dim() and len(value) == size
+        ]
         for index in range(min(size, FIRST_ROWS - self._seen)):
             for name, value in held:
                 row = value[index]
@@ -255,10 +277,12 @@ class DataPrint:
         """Forward arguments of the first instances, where they are tensors and small."""
         if not self._kept:
             return None
+        sizes = [(part.batch_size,) for part in self._kept]
 
         def joined(values: tuple[Any, ...]) -> Any:
-            is_column = all(map(ForwardArguments.is_column, self._kept, values))
-            return torch.cat(values) if is_column else values[0]
+            shapes = [getattr(one, "shape", ()) for one in values]
+            is_batch = [shape[:1] for shape in shapes] == sizes
+            return torch.cat(values) if is_batch else values[0]
 
         try:
             columns = zip(*(part.values for part in self._kept), strict=True)
@@ -272,7 +296,9 @@ def _n_storable(arguments: ForwardArguments) -> int:
     n_bytes = 0
     for value in arguments.values:
         if isinstance(value, Tensor):
-            if value.is_meta or type(value) is not Tensor or not is_plain(value):
+            is_odd = value.is_quantized or value.is_complex() or value.is_meta
+            is_dense = value.layout == torch.strided and not value.is_nested
+            if is_odd or not is_dense or type(value) is not Tensor:
                 return 0
             n_bytes += value[:1].nbytes if value.dim() else value.nbytes
         elif not isinstance(value, _PLAIN):
@@ -280,21 +306,62 @@ def _n_storable(arguments: ForwardArguments) -> int:
     return min(FIRST_ROWS, MOST_BYTES // max(n_bytes, 1))
 
 
+def _is_labelled_pair(data: Any) -> bool:
+    if not isinstance(data, (tuple, list)) or len(data) != 2:
+        return False
+    if not all(isinstance(one, Tensor) and one.dim() for one in data):
+        return False
+    inputs, labels = data
+    return len(inputs) == len(labels) and inputs.shape[1:] != labels.shape[1:]
+
+
+def _collated(items: list[Any]) -> Any:
+    """A batch of instances, whose columns may be lists of numbers, or words."""
+    if not isinstance(items[0], Mapping):
+        return torch_data.default_collate(items)
+    columns: dict[str, Any] = {}
+    for name in items[0]:
+        column = [item[name] for item in items]
+        try:
+            columns[name] = torch.stack([torch.as_tensor(one) for one in column])
+        except (TypeError, ValueError, RuntimeError):  # words, images, other lengths
+            columns[name] = column
+    return columns
+
+
+def taken(
+    arguments: ForwardArguments, forward_func: Callable[..., Any]
+) -> tuple[ForwardArguments, list[str]]:
+    """Leave out keywords that a forward function does not take.
+
+    Returns:
+        the arguments, and the names of those that were left out.
+
+    >>> taken(ForwardArguments((), {"x": 1, "label": 2}), lambda x: x)
+    (ForwardArguments(args=(), kwargs={'x': 1}), ['label'])
+    """
+    signature, given = signature_of(forward_func), arguments.kwargs
+    known = {} if signature is None else signature.parameters
+    kept = {name: value for name, value in given.items() if name in known}
+    if not kept or any(one.kind is one.VAR_KEYWORD for one in known.values()):
+        return arguments, []
+    return arguments._replace(kwargs=kept), [name for name in given if name not in kept]
+
+
 def _refuse_shuffling(loader: DataLoader[Any]) -> None:
     """Refuse a loader whose order is not that of its dataset."""
-    source: Any = (
-        loader.sampler if loader.batch_sampler is None else loader.batch_sampler
-    )
-    sampler = getattr(source, "sampler", source)
-    how = f"in the order of a {type(sampler).__name__}"
-    if not getattr(loader, "in_order", True):
+    if loader.num_workers and not getattr(loader, "in_order", True):
         how = "as workers finish, with in_order=False"
     elif isinstance(loader.dataset, IterableDataset):
         return
-    elif not hasattr(sampler, "generator"):  # else it shuffles, and a look would draw
-        with same_random_state():  # a sampler of the user's may draw, too
-            if _is_in_order(source, source is not loader.sampler):
-                return
+    else:
+        sampler = getattr(loader.batch_sampler, "sampler", loader.sampler)
+        if not isinstance(sampler, _SHUFFLING):
+            with same_random_state():  # a sampler of the user's may draw
+                if _is_in_order(loader, sampler):
+                    return
+        reader = sampler if loader.batch_size else loader.batch_sampler or sampler
+        how = f"in the order of a {type(reader).__name__}"
     raise ValueError(
         f"data is read {how}, so row i of the bank would not be item i of the dataset; "
         "build the DataLoader with shuffle=False, in_order=True and no sampler (put an "
@@ -302,9 +369,12 @@ def _refuse_shuffling(loader: DataLoader[Any]) -> None:
     )
 
 
-def _is_in_order(source: Any, in_batches: bool) -> bool:
-    """Whether the indices that a loader reads are 0, 1, 2, ..."""
+def _is_in_order(loader: DataLoader[Any], sampler: Any) -> bool:
+    """Whether the indices that the loader reads are 0, 1, 2, ..."""
+    if type(sampler) is torch_data.SequentialSampler and loader.batch_size:
+        return True
+    source = sampler if loader.batch_sampler is None else loader.batch_sampler
     if isinstance(source, Iterator):
         return True  # a look would use it up
-    indices = itertools.chain.from_iterable(source) if in_batches else source
+    indices = source if source is sampler else itertools.chain.from_iterable(source)
     return all(index == position for position, index in enumerate(indices))

@@ -294,7 +294,8 @@ def _device(value: Any) -> torch.device:
 
 def _asked(pool: Pool | None) -> list[str]:
     """What a pool asks for beside the layer's output, by name."""
-    parameters = list(signature_of(pool).parameters.values())[1:]
+    signature = None if pool is None else signature_of(pool)
+    parameters = list(signature.parameters.values())[1:] if signature else []
     by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return [one.name for one in parameters if one.kind in by_name]
 

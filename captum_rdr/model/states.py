@@ -33,12 +33,6 @@ def check_shape(activations: Tensor, shape: torch.Size, name: str) -> None:
         )
 
 
-def is_plain(tensor: Tensor) -> bool:
-    """Whether a tensor is dense and of real numbers."""
-    odd = tensor.is_quantized or tensor.is_complex() or tensor.is_nested
-    return not odd and tensor.layout == torch.strided
-
-
 def checked_activations(output: Any, batch_size: int | None, where: str) -> Tensor:
     """A layer's output, of which states can be read.
 
@@ -58,7 +52,8 @@ def checked_activations(output: Any, batch_size: int | None, where: str) -> Tens
     tensor([[1.]])
     """
     is_tensor = isinstance(output, Tensor)
-    if not is_tensor or not is_plain(output):
+    odd = is_tensor and (output.is_quantized or output.is_complex() or output.is_nested)
+    if not is_tensor or odd or output.layout != torch.strided:
         kind = "nested" if getattr(output, "is_nested", False) else ""
         what = f"{kind or output.layout} tensor of {output.dtype}" if is_tensor else ""
         raise TypeError(

@@ -45,7 +45,7 @@ def found_in(*given, **options):
 
 
 def test_two_causes_of_one_prediction_are_two_groups():
-    rdr, inputs, targets, _ = planted()
+    rdr, inputs, targets, labels = planted()
     found = found_in(rdr, inputs, targets, labels)
     groups = {tuple(sorted(one.rows.tolist())) for one in found}
     assert groups == {tuple(range(24)), tuple(range(24, 48))}
@@ -84,7 +84,7 @@ def test_one_cause_of_two_predictions_is_one_group():
 
 @pytest.mark.parametrize("batch_size", [7, 64])
 def test_a_loader_gives_what_tensors_give(batch_size):
-    rdr, inputs, targets, _ = planted()
+    rdr, inputs, targets, labels = planted()
     loader = DataLoader(TensorDataset(inputs, targets), batch_size=batch_size)
     expected = found_in(rdr, inputs, targets, labels)
     found = found_in(rdr, loader, reference_targets=labels)
@@ -95,7 +95,7 @@ def test_a_loader_gives_what_tensors_give(batch_size):
 
 
 def test_one_pass_over_the_data():
-    rdr, inputs, targets, _ = planted()
+    rdr, inputs, targets, _labels = planted()
     seen = []
     rdr.forward_func[2].register_forward_hook(lambda _, x, y: seen.append(len(y)))
     found_in(rdr, inputs, targets)
@@ -103,7 +103,7 @@ def test_one_pass_over_the_data():
 
 
 def test_groups_are_judged_on_inputs_that_did_not_choose_them():
-    rdr, inputs, targets, _ = planted()
+    rdr, inputs, targets, _labels = planted()
     found = found_in(rdr, inputs, targets, generator=torch.Generator().manual_seed(3))
     order = torch.randperm(320, generator=torch.Generator().manual_seed(3))
     judging = order.chunk(2)[1]
@@ -127,7 +127,7 @@ def test_random_errors_are_no_news():
 
 
 def test_the_smallest_repair():
-    rdr, inputs, targets, _ = planted()
+    rdr, inputs, targets, labels = planted()
     found = found_in(rdr, inputs, targets, labels, labels, repair=3)
     assert "3/3" in repr(found)
     for one in found:
@@ -147,7 +147,7 @@ def test_the_smallest_repair():
 
 
 def test_the_model_is_left_as_it_was():
-    rdr, inputs, targets, _ = planted()
+    rdr, inputs, targets, labels = planted()
     model = rdr.forward_func
     model.train()
     model[0].eval()
@@ -159,7 +159,7 @@ def test_the_model_is_left_as_it_was():
 
 
 def test_without_errors():
-    rdr, inputs, targets, _ = planted()
+    rdr, inputs, targets, _labels = planted()
     right = found_in(rdr, inputs[60:80], targets[60:80])
     assert len(right) == len(right.rows) == 0
     assert right.separation() == 0.0
@@ -204,7 +204,7 @@ def test_pooled_layers_and_functions():
     ],
 )
 def test_bad_arguments(change, error, message):
-    rdr, inputs, targets, _ = planted()
+    rdr, inputs, targets, labels = planted()
     given = {
         "data": inputs,
         "targets": targets,

@@ -162,7 +162,7 @@ def test_bad_data():
             fit(data)
     with pytest.raises(RuntimeError, match="at least a 1-dimensional tensor"):
         fit(torch.tensor(1.0))
-    with pytest.raises(TypeError, match="inputs is a NoneType; give"):
+    with pytest.raises(TypeError, match="data gave an empty batch"):
         fit([()])
     with pytest.raises(TypeError, match="inputs is a str"):
         fit([("text", 1)])
