@@ -115,9 +115,7 @@ BY_LABELS = {
 }
 OF_MODEL = {
     "misclassification": lambda y, w, _: repr(
-        misclassification(
-            w[0], w[2], y, y, y, repair=1, show_progress=False
-        )
+        misclassification(w[0], w[2], y, y, y, repair=1, show_progress=False)
     ),
 }
 BY_ROWS = {

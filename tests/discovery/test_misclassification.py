@@ -63,7 +63,7 @@ def test_two_causes_of_one_prediction_are_two_groups():
 
 
 def test_one_cause_of_two_predictions_is_one_group():
-    rdr, inputs, targets, labels = planted()
+    rdr, inputs, targets, _ = planted()
     model = nn.Sequential(rdr.forward_func, nn.Identity())
     with torch.no_grad():
         model[0][2] = nn.Linear(40, 3)
@@ -72,9 +72,9 @@ def test_one_cause_of_two_predictions_is_one_group():
         model[0][2].weight[0, :3] = 1.0
         model[0][2].weight[1, 3:7] = 1.0
         model[0][2].weight[2, 6] = 1.0
-        model[0][2].weight[2, 30:40] = 1.0
+        model[0][2].weight[2, 30] = 5.0
     inputs[24:48] = inputs[60:84]
-    inputs[:24:2, 30:40] += 2.0
+    inputs[:24:2, 30] += 2.0
     rdr = RelaxedDecisionRegion(model, model[0][1])
     rdr.fit(inputs[48:], show_progress=False)
     found = found_in(rdr, inputs, targets)
@@ -205,7 +205,12 @@ def test_pooled_layers_and_functions():
 )
 def test_bad_arguments(change, error, message):
     rdr, inputs, targets, labels = planted()
-    given = {"data": inputs, "targets": targets, "reference_targets": labels, "repair": 1}
+    given = {
+        "data": inputs,
+        "targets": targets,
+        "reference_targets": labels,
+        "repair": 1,
+    }
     with pytest.raises(error, match=message):
         found_in(rdr, **{**given, **change})
 
