@@ -1,19 +1,22 @@
 """Go through the reference data: from batches to banks."""
 
+import random
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 from tqdm.auto import tqdm
 
 from captum_rdr.axes import LayerAxes
 from captum_rdr.model import inputs
 from captum_rdr.model import states as neurons
-from captum_rdr.model.hooks import has_hooks
+from captum_rdr.model.hooks import has_hooks, same_random_state
 from captum_rdr.model.inputs import DataPrint
 from captum_rdr.model.probe import Probe, read_sampled, sampled
 from captum_rdr.model.reader import LayerReader
@@ -237,10 +240,38 @@ def index_data(
             )
         if again:
             go_through(again)
+        _warn_if_drawn(batches, data_print, reader, additional_forward_args)
         _keep_probes(reader, layers)
         for layer in () if keep_probe else layers:
             layer.probe = None
         return [layer.writer.finish() for layer in layers]
+
+
+def _warn_if_drawn(
+    batches: Iterable[Any], seen: DataPrint, reader: LayerReader, additional: Any
+) -> None:
+    """Warn of a dataset that gives other first instances when it is read again."""
+    sampler = getattr(batches, "batch_sampler", None)
+    if not isinstance(batches, DataLoader) or type(sampler) is not BatchSampler:
+        return
+    if type(sampler.sampler) is not SequentialSampler:
+        return
+    again = DataPrint(seen.expected)
+    with same_random_state():
+        torch.rand(8), np.random.random(8), random.random()  # so that it draws anew
+        for rows in sampler:
+            batch = batches.collate_fn([batches.dataset[row] for row in rows])
+            given = inputs.batch_arguments(batch, additional)
+            again.add(inputs.taken(given, reader.forward_func)[0])
+            if again.is_complete:
+                break
+    if again.first_rows != seen.first_rows:
+        warnings.warn(
+            "data gives other inputs for the same index when it is read again, so its "
+            "rows are not those of the data: fit without random augmentation",
+            UserWarning,
+            stacklevel=4,
+        )
 
 
 def _keep_probes(reader: LayerReader, layers: Sequence[LayerIndex]) -> None:

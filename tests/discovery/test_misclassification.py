@@ -72,9 +72,9 @@ def test_one_cause_of_two_predictions_is_one_group():
         model[0][2].weight[0, :3] = 1.0
         model[0][2].weight[1, 3:7] = 1.0
         model[0][2].weight[2, 6] = 1.0
-        model[0][2].weight[2, 30:40] = 1.0
+        model[0][2].weight[2, 30] = 5.0
     inputs[24:48] = inputs[60:84]
-    inputs[:24:2, 30:40] += 2.0
+    inputs[:24:2, 30] += 2.0
     rdr = RelaxedDecisionRegion(model, model[0][1])
     rdr.fit(inputs[48:], show_progress=False)
     found = found_in(rdr, inputs, targets)

@@ -483,3 +483,26 @@ def test_instances_that_look_alike_are_warned_of():
     fit(x[:200])
     fit(x[:1].expand(400, 3).clone())
     fit(torch.randn(400, 12))
+
+
+@pytest.mark.parametrize("batch_size", [3, 64])
+def test_data_that_are_augmented_are_told(batch_size):
+    class Flipped(torch.utils.data.Dataset):
+        def __init__(self, share):
+            self.share = share
+
+        def __len__(self):
+            return 40
+
+        def __getitem__(self, index):
+            row = torch.arange(5.0) + index
+            return (row.flip(0) if torch.rand(()) < self.share else row), 0
+
+    model = nn.Identity()
+    before = torch.get_rng_state()
+    loader = torch.utils.data.DataLoader(Flipped(0.5), batch_size)
+    with pytest.warns(UserWarning, match="fit without random augmentation"):
+        RelaxedDecisionRegion(model, model).fit(loader, show_progress=False)
+    assert torch.equal(torch.get_rng_state(), before)
+    loader = torch.utils.data.DataLoader(Flipped(0.0), batch_size)
+    RelaxedDecisionRegion(model, model).fit(loader, show_progress=False)
