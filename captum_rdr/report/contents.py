@@ -9,6 +9,7 @@ from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.bank import ConfigurationBank
 from captum_rdr.method.region import Region
 from captum_rdr.report.images import figure_uri
+from captum_rdr.report.page import Album, Item, Shown, Strip
 from captum_rdr.visualization import (
     Reference,
     tiles,
@@ -23,12 +24,7 @@ from captum_rdr.visualization.region import region_rows
 Method = Callable[[Callable[..., Tensor]], Callable[[Tensor], Tensor]]
 """Makes of a concept score what attributes it to inputs."""
 
-_OUTCOMES = {
-    "not significant": "failed",
-    "a mixture": "mixture",
-    "not testable": "untestable",
-    "significant": "passed",
-}
+_WORST_FIRST = ("not significant", "a mixture", "not testable", "significant")
 _OUTLINED = 6  # regions on the map of a bank, at most
 
 
@@ -52,16 +48,15 @@ class LayerPart(NamedTuple):
     Attributes:
         name: the layer's name; empty where there is one layer.
         region: the region.
-        significance: ``"passed"``, ``"failed"``, ``"mixture"``, ``"untestable"`` or
-            ``"untested"``.
-        rows: summary, significance, neighbors and members.
+        verdict: of its test, or ``"not tested"``.
+        strips: summary, significance, neighbors and members.
         drawings: the figures.
     """
 
     name: str
     region: Region
-    significance: str
-    rows: list[tiles.Row]
+    verdict: str
+    strips: list[Strip]
     drawings: list[Drawing]
 
 
@@ -71,20 +66,22 @@ class QueryPart(NamedTuple):
     Attributes:
         number: its place in the report, from 1.
         name: what it is called.
-        tile: its picture and classes.
+        item: its picture.
+        shown: its classes.
         layers: its region in each layer.
         overlaps: Jaccard indices of the layers' members, row by row.
         neighbors: nearest by several distances, where the bank has features.
-        significance: as that of a layer; the worst of all layers.
+        verdict: as that of a layer; the worst of all layers.
     """
 
     number: int
     name: str
-    tile: tiles.Tile
+    item: Item
+    shown: Shown
     layers: list[LayerPart]
     overlaps: list[list[float]]
-    neighbors: list[tiles.Row]
-    significance: str
+    neighbors: list[Strip]
+    verdict: str
 
 
 Asked = int | tuple[Tensor, int | None, int | None]
@@ -95,7 +92,7 @@ def query_part(
     rdr: RelaxedDecisionRegion,
     regions: Sequence[Region],
     asked: Asked,
-    reference: Reference,
+    album: Album,
     number: int,
     method: Method | None,
     n_members: int,
@@ -106,13 +103,18 @@ def query_part(
         rdr: fitted.
         regions: the query's region in each layer.
         asked: the query.
-        reference: what bank rows look like.
+        album: what bank rows look like, and what the page shows.
         number: its place in the report, from 1.
         method: see `captum_rdr.report.write_report`.
         n_members: members to show at most.
     """
     row, query = (asked, None) if isinstance(asked, int) else (None, asked)
+    reference = album.reference
     tile = tiles.of_query(row, reference, query)
+    if row is None:
+        own = album.add(tile.picture, tile.classes, f"New input {number}")
+    else:
+        own = album.row(row)
     banks, several = tiles.banks_of(rdr), isinstance(rdr.layer, list)
     names = rdr.reader.names if several else [""]
     attributes: list[Any] = [None] * len(regions)
@@ -124,29 +126,40 @@ def query_part(
         names, regions, banks, attributes, strict=True
     ):
         rows = region_rows(region, bank, reference, tile, n_members)
+        strips = [_strip(one, own, album) for one in rows]
         drawings = [_neurons(region, rdr, bank, reference, query)]
         if attribute is not None:
             drawings.append(_concept(region, rdr, attribute, reference, query))
-        layers.append(LayerPart(name, region, _outcome([region]), rows, drawings))
+        layers.append(LayerPart(name, region, _verdict([region]), strips, drawings))
     neighbors = []
     if not several and banks[0].features is not None:
-        neighbors = neighbor_rows(rdr, asked, reference, tile)
+        rows = neighbor_rows(rdr, asked, reference, tile)
+        neighbors = [_strip(one, own, album) for one in rows]
     return QueryPart(
         number,
-        f"New input {number}" if row is None else f"Row {row}",
-        tile,
+        album.shown[own].name,
+        Item(own, is_query=True),
+        album.shown[own],
         layers,
         overlaps(regions) if several else [],
         neighbors,
-        _outcome(regions),
+        _verdict(regions),
     )
 
 
-def _outcome(regions: Sequence[Region]) -> str:
+def _strip(row: tiles.Row, own: int, album: Album) -> Strip:
+    """A row of a figure as one of a page."""
+    items = []
+    for tile in row.tiles:
+        number = own if tile.is_query else album.row(tile.row or 0)
+        items.append(Item(number, tile.notes, tile.is_query))
+    return Strip(row.heading, items, row.is_warning)
+
+
+def _verdict(regions: Sequence[Region]) -> str:
     tested = [one.significance for one in regions if one.significance is not None]
     verdicts = {one.verdict for one in tested}
-    worst = (name for verdict, name in _OUTCOMES.items() if verdict in verdicts)
-    return next(worst, "untested")
+    return next((one for one in _WORST_FIRST if one in verdicts), "not tested")
 
 
 def _neurons(

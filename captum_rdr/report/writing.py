@@ -2,29 +2,23 @@
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-import jinja2
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from captum_rdr._arguments import check_whole, checked_rows, positional
 from captum_rdr.attribution import RelaxedDecisionRegion
-from captum_rdr.bank.files import replacing
 from captum_rdr.method.region import Region
 from captum_rdr.metrics import significance
 from captum_rdr.report.contents import (
     Asked,
-    Drawing,
     Method,
-    QueryPart,
     bank_maps,
     query_part,
 )
-from captum_rdr.report.images import Thumbnails
-from captum_rdr.version import __version__
+from captum_rdr.report.page import Album, write_page
 from captum_rdr.visualization.reference import UNKNOWN, as_reference
 from captum_rdr.visualization.tiles import banks_of
 
@@ -78,6 +72,7 @@ def write_report(
             cannot be drawn.
 
     >>> import tempfile
+    >>> from pathlib import Path
     >>> model = torch.nn.Flatten()
     >>> data = torch.rand(30, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     >>> rdr = RelaxedDecisionRegion(model, model, threshold=0.5)
@@ -89,18 +84,26 @@ def write_report(
     2
     """
     check_whole("n_members", n_members)
-    reference = as_reference(dataset)
+    album = Album(as_reference(dataset), None, len(queries) * (2 * n_members + 1))
     asked = _asked(rdr, queries, query_labels, query_predictions)
     by_query = _by_query(rdr, queries, regions, len(asked), show_progress)
     bar = tqdm(asked, "Drawing", unit="query", disable=not show_progress, delay=1)
     parts = [
-        query_part(rdr, found, query, reference, number, method, n_members)
+        query_part(rdr, found, query, album, number, method, n_members)
         for number, (query, found) in enumerate(zip(bar, by_query, strict=True), 1)
     ]
-    maps = bank_maps(rdr, by_query, reference)
-    page = _rendered(title, rdr.reader.names, parts, maps)
-    with replacing(Path(path)) as file:
-        file.write(page.encode(errors="replace"))  # of names that are no text
+    shown = [part.shown for part in parts]
+    write_page(
+        path,
+        "report.html",
+        title,
+        album,
+        layers=rdr.reader.names,
+        queries=parts,
+        maps=bank_maps(rdr, by_query, album.reference),
+        labels=sorted({one.label or UNKNOWN for one in shown}),
+        predictions=sorted({one.prediction or UNKNOWN for one in shown}),
+    )
 
 
 def _asked(
@@ -169,33 +172,3 @@ def _by_query(
             "these queries"
         )
     return [list(of_query) for of_query in zip(*by_layer, strict=True)]
-
-
-def _rendered(
-    title: str,
-    layers: Sequence[str],
-    parts: Sequence[QueryPart],
-    maps: Sequence[Drawing],
-) -> str:
-    """The page, with everything that came from outside escaped."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("captum_rdr.report", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    thumbnails = Thumbnails()
-    environment.filters["number"] = thumbnails.number
-    classes = [part.tile.classes for part in parts]
-    return environment.get_template("page.html").render(
-        title=title,
-        layers=layers,
-        queries=parts,
-        maps=maps,
-        labels=sorted({one.label or UNKNOWN for one in classes}),
-        predictions=sorted({one.prediction or UNKNOWN for one in classes}),
-        unknown=UNKNOWN,
-        thumbnails=thumbnails,
-        version=__version__,
-    )

@@ -82,9 +82,9 @@ def test_everything_is_in_the_page(data, tmp_path):
     assert pyplot.get_fignums() == []
     articles = page.all("article")
     assert [one["data-significance"] for one in articles] == [
-        "passed",
-        "failed",
-        "untested",
+        "significant",
+        "not significant",
+        "not tested",
     ]
     assert [one["data-label"] for one in articles] == ["0", "1", "0"]
     assert [one["data-prediction"] for one in articles] == ["0"] * 3
@@ -100,12 +100,18 @@ def test_everything_is_in_the_page(data, tmp_path):
     ):
         assert re.sub(r"\W", "", wanted) in re.sub(r"\W", "", page.text), wanted
     options = [one["value"] for one in page.all("option")]
-    outcomes = ["passed", "failed", "mixture", "untestable", "untested"]
+    outcomes = [
+        "significant",
+        "not significant",
+        "a mixture",
+        "not testable",
+        "not tested",
+    ]
     assert options == ["", "0", "1", "", "0", "", *outcomes]
     images = page.all("img")
     assert len(images) == 1 + 2 * 3  # a map; neurons and concept of each
     assert all(one["alt"] and one["loading"] == "lazy" for one in images)
-    pictures = [a for a in page.all("span") if a.get("role") == "img"]
+    pictures = [a for a in page.all("button") if "data-i" in a]
     assert all(one["aria-label"] for one in pictures)
     numbers = {int(re.search(r"t(\d+)", one["class"])[1]) for one in pictures}
     source = (tmp_path / "report.html").read_text()
@@ -188,7 +194,7 @@ def test_a_failed_layer_makes_a_failed_query(data, tmp_path):
     found[1][1] = outcome(found[1][1], FAILED)
     page = written(tmp_path / "report.html", both, [4, 5], data, regions=found)
     outcomes = [one["data-significance"] for one in page.all("article")]
-    assert outcomes == ["passed", "failed"]
+    assert outcomes == ["significant", "not significant"]
 
 
 def test_mixtures_and_what_cannot_be_tested_are_told_apart(data, tmp_path):
@@ -198,7 +204,7 @@ def test_mixtures_and_what_cannot_be_tested_are_told_apart(data, tmp_path):
     found[1] = outcome(found[1], Significance(1.0, 0.0, 0, untestable="no member"))
     page = written(tmp_path / "report.html", rdr, [4, 5], data, regions=found)
     outcomes = [one["data-significance"] for one in page.all("article")]
-    assert outcomes == ["mixture", "untestable"]
+    assert outcomes == ["a mixture", "not testable"]
     assert "A mixture: coherence 0.2, adjusted p=0.008, so members need" in page.text
     assert "Not testable: no member" in page.text
 

@@ -99,7 +99,9 @@ def test_wrong_arguments():
         zoo.explain(net, "V9")
     with pytest.raises(ValueError, match="stage=5 but the model has 5 stages"):
         zoo.explain("resnet18", None, 5)
-    with pytest.raises(ValueError, match=r"name='resnet18' is unknown; use one of \('mobil"):
+    with pytest.raises(
+        ValueError, match=r"name='resnet18' is unknown; use one of \('mobil"
+    ):
         zoo.paper_setup("resnet18", 10)
     with pytest.raises(ValueError, match="n_classes=0 is too small; use 1"):
         zoo.paper_setup("vgg19", 0)

@@ -1,0 +1,175 @@
+"""What all pages share: the instances that they show, and how a page is written."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+
+from captum_rdr._arguments import positional
+from captum_rdr.bank.files import replacing
+from captum_rdr.report.images import thumbnail_uri
+from captum_rdr.version import __version__
+from captum_rdr.visualization.reference import (
+    UNKNOWN,
+    Classes,
+    Picture,
+    Reference,
+    as_reference,
+)
+
+_PIXELS = 6e7  # of all pictures of a page together, about: some 20 MB
+_SIDES = (96, 320)  # pixels along the longer side of a picture
+
+
+class Shown(NamedTuple):
+    """An instance that a page shows, once or more often.
+
+    Attributes:
+        name: what it is called.
+        row: its bank row; None for a new input.
+        label: its class, where known.
+        prediction: the class that the model predicts, where known.
+        is_wrong: whether both are known and differ.
+        picture: the number of its picture.
+    """
+
+    name: str
+    row: int | None
+    label: str | None
+    prediction: str | None
+    is_wrong: bool
+    picture: int
+
+
+class Item(NamedTuple):
+    """An instance at one place of a page.
+
+    Attributes:
+        number: which of the album's.
+        notes: further lines of its caption.
+        is_query: whether it is the query.
+        style: CSS that shows a part of it.
+        veil: an image that covers what does not matter; empty for none.
+    """
+
+    number: int
+    notes: Sequence[str] = ()
+    is_query: bool = False
+    style: str = ""
+    veil: str = ""
+
+
+class Strip(NamedTuple):
+    """A heading and the instances below it.
+
+    Attributes:
+        heading: what they are; it may be empty.
+        items: those to see.
+        is_warning: whether the heading warns.
+        more: all of them, to be shown when asked for; empty where all are seen.
+    """
+
+    heading: str
+    items: Sequence[Item] = ()
+    is_warning: bool = False
+    more: Sequence[int] = ()
+
+
+class Album:
+    """The instances of a page; each picture is stored once.
+
+    Args:
+        reference: what bank rows look like.
+        names: what they are called; None for the files of a data set that knows them
+            (``samples``, as torchvision's folders have), else by their number.
+        expected: pictures, about; the more, the smaller they are stored.
+
+    >>> import numpy as np
+    >>> album = Album(Reference(np.zeros((2, 4, 4, 3)), [0, 1]), None, 2)
+    >>> album.row(1), album.row(0), album.row(1)
+    (0, 1, 0)
+    >>> album.shown[0]
+    Shown(name='Row 1', row=1, label='1', prediction=None, is_wrong=False, picture=0)
+    >>> len(album.uris)  # both pictures are black
+    1
+    """
+
+    def __init__(self, reference: Reference, names: Any, expected: int) -> None:
+        samples = getattr(reference.dataset, "samples", None)
+        if names is None and samples is not None:
+            names = [os.path.join(*Path(path).parts[-2:]) for path, *_ in samples]
+        self._names = None if names is None else positional(names, "names")
+        low, high = _SIDES
+        self._side = int(min(max((_PIXELS / max(expected, 1)) ** 0.5, low), high))
+        self.reference = reference
+        self.shown: list[Shown] = []
+        self._rows: dict[int, int] = {}
+        self._numbers: dict[str, int] = {}
+
+    @property
+    def uris(self) -> list[str]:
+        """The pictures by number."""
+        return list(self._numbers)
+
+    def row(self, row: int) -> int:
+        """The number of a bank row."""
+        if row not in self._rows:
+            picture, classes = self.reference.picture(row), self.reference.classes(row)
+            self._rows[row] = self.add(picture, classes, self.name(row), row)
+        return self._rows[row]
+
+    def add(
+        self, picture: Picture, classes: Classes, name: str, row: int | None = None
+    ) -> int:
+        """The number of an instance that is new to the page."""
+        uri = thumbnail_uri(picture, self._side)
+        number = self._numbers.setdefault(uri, len(self._numbers))
+        self.shown.append(Shown(name, row, *classes, classes.is_wrong, number))
+        return len(self.shown) - 1
+
+    def name(self, row: int) -> str:
+        """What a bank row is called."""
+        if self._names is None:
+            return f"Row {row}"
+        if row >= len(self._names):
+            raise ValueError(
+                f"names has {len(self._names)} items, but row {row} of the bank is to be "
+                "shown; give one for every row"
+            )
+        return str(self._names[row])
+
+
+def referred(dataset: Any, **known: Any) -> Reference:
+    """A data set as a `Reference`, with what else is known of it."""
+    given = {name: value for name, value in known.items() if value is not None}
+    return replace(as_reference(dataset), **given)
+
+
+def write_page(
+    path: str | os.PathLike[str], body: str, title: str, album: Album, **values: Any
+) -> None:
+    """Write a page, with everything that came from outside escaped.
+
+    Args:
+        path: the file.
+        body: name of the template.
+        title: the page's title.
+        album: the instances.
+        **values: what the template needs.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("captum_rdr.report", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals.update(album=album, unknown=UNKNOWN, version=__version__)
+    page = environment.get_template("page.html").render(
+        body=body, title=title, **values
+    )
+    with replacing(Path(path)) as file:
+        file.write(page.encode(errors="replace"))  # of names that are no text
