@@ -106,7 +106,8 @@ def atlas(options: argparse.Namespace) -> Answer:
 
     _check_page(options.output)
     images, setup, rdr = _loaded(options)
-    reference, quietly = _reference(images), {"show_progress": not options.quiet}
+    reference = _reference(images)
+    quietly: Any = {"show_progress": not options.quiet}
     labels, count = reference.labels, options.n_concepts
     found = discovery.atlas(rdr, None, count, labels=labels, **quietly)
     names, title = images.paths, f"{setup.name}, layer {setup.layers[0].name}"

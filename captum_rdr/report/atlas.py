@@ -2,6 +2,7 @@
 
 import os
 from collections import Counter
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,30 +10,16 @@ import numpy.typing as npt
 import torch
 from tqdm.auto import tqdm
 
-from captum_rdr.axes import KINDS, LayerAxes, guessed_axes
 from captum_rdr.bank import ConfigurationBank
 from captum_rdr.discovery import Atlas, Concept
-from captum_rdr.method.region import Region
-from captum_rdr.report.images import veil_uri
-from captum_rdr.report.page import Album, Item, referred, write_page
-from captum_rdr.visualization.reference import UNKNOWN
+from captum_rdr.report.looks import MOST_LOOKS, Neuron, neurons_of, veils_of
+from captum_rdr.report.page import Album, Item, write_page
+from captum_rdr.visualization.reference import UNKNOWN, as_reference
 
 Floats = npt.NDArray[np.float64]
 
-_NEURONS, _TOP = 10, 4  # principal neurons of a concept, and instances of each
-_CROP = 0.35  # of a picture around a neuron's place
 _WIDE = 1.6  # width of the map in shares of its height
 _COVERED = 0.3  # of the map by bubbles
-_NEAR = 0.02  # overlap of two concepts, at least, that is worth a word
-
-
-class Neuron(NamedTuple):
-    """A principal neuron: where it is, its wanted state, and where it is most active."""
-
-    place: str
-    is_active: bool
-    weight: float
-    top: list[Item]
 
 
 class Card(NamedTuple):
@@ -44,8 +31,6 @@ class Card(NamedTuple):
         labels: how many rows have which label, the most frequent first.
         exemplars: its exemplars.
         neurons: its first principal neurons.
-        near: the numbers of those that overlap, and how much, the most first.
-        bubble: left, top and diameter on the map, in shares of its height.
     """
 
     number: int
@@ -53,8 +38,6 @@ class Card(NamedTuple):
     labels: list[tuple[str, int]]
     exemplars: list[Item]
     neurons: list[Neuron]
-    near: list[tuple[int, float]]
-    bubble: list[float]
 
 
 def write_atlas(
@@ -113,114 +96,40 @@ def write_atlas(
     >>> page.count("<article") == len(found)
     True
     """
-    reference = referred(
-        dataset, labels=labels, predictions=predictions, class_names=class_names
-    )
-    count = sum(len(one.exemplars) + _NEURONS * _TOP for one in atlas)
-    album = Album(reference, names, min(count, len(atlas.explainer.bank)))
-    overlap = atlas.overlap.numpy()
-    bubbles = bubbles_of(overlap, np.array([len(one.rows) for one in atlas], float))
+    given = {"labels": labels, "predictions": predictions, "class_names": class_names}
+    known = {name: value for name, value in given.items() if value is not None}
+    count = sum(len(one.exemplars) + MOST_LOOKS for one in atlas)
+    bank, overlap = atlas.explainer.bank, atlas.overlap.numpy()
+    album = Album(replace(as_reference(dataset), **known), names, min(count, len(bank)))
     bar = tqdm(atlas, "Drawing", unit="concept", disable=not show_progress, delay=1)
-    cards = []
-    for number, one in enumerate(bar):
-        near = [
-            (int(other), float(overlap[number, other]))
-            for other in np.argsort(-overlap[number], kind="stable")
-            if other != number and overlap[number, other] >= _NEAR
-        ]
-        known = Counter[str]()
-        for label, times in (one.labels or {}).items():
-            # As the data set's own labels are named.
-            named = reference.classes_of((torch.empty(0), label)).label or UNKNOWN
-            known[named] += times
-        exemplars, neurons = _looks(one, atlas.explainer.bank, album)
-        common, bubble = known.most_common(), bubbles[number].tolist()
-        cards.append(Card(number, one, common, exemplars, neurons, near, bubble))
-    layer = atlas.explainer.reader.names[0]
-    classes = sorted({label for card in cards for label, _ in card.labels})
-    write_page(
-        path,
-        "atlas.html",
-        title,
-        album,
-        atlas=atlas,
-        cards=cards,
-        layer=layer,
-        classes=classes,
-        wide=_WIDE,
-    )
+    cards = [_card(number, one, bank, album) for number, one in enumerate(bar)]
+    sizes = np.array([len(one.rows) for one in atlas], float)
+    values = {
+        "atlas": atlas,
+        "cards": cards,
+        "overlap": overlap.tolist(),
+        "order": np.argsort(-overlap, kind="stable").tolist(),
+        "bubbles": (1000 * bubbles_of(overlap, sizes)).round(1).tolist(),
+        "wide": int(1000 * _WIDE),
+    }
+    write_page(path, "atlas.html", title, album, **values)
 
 
-def _looks(
-    concept: Concept, bank: ConfigurationBank, album: Album
-) -> tuple[list[Item], list[Neuron]]:
-    """The exemplars, and where the concept lies in them; and the principal neurons."""
-    rows, region = concept.exemplars, concept.region
-    axes = bank.axes or guessed_axes(bank.layer_shape)
-    shape = album.reference.picture(int(rows[0])).shape
-    aspect = shape[0] / shape[1]
-    exemplars = [Item(album.row(row)) for row in rows.tolist()]
-    weights = torch.zeros(bank.n_neurons, dtype=torch.float64)
-    weights[region.neurons] = region.weights
-    # What each place adds to the evidence of each, beyond what it adds on average.
-    shares = bank.active_counts.cpu() / len(bank)
-    excess = (bank.states(rows).double() - shares) * weights
-    by_place, _ = axes.arranged(excess.reshape(-1, *bank.layer_shape), aspect)
-    places = by_place.sum((1, 2)).clamp(min=0).numpy()
-    if min(places.shape[1:]) > 1:
-        full = np.maximum(np.quantile(places, 0.9, axis=(1, 2), keepdims=True), 1e-9)
-        veils = [veil_uri(one, aspect) for one in places / full]
-        exemplars = [
-            one._replace(veil=veil) for one, veil in zip(exemplars, veils, strict=True)
-        ]
-    return exemplars, neurons_of(region, bank, axes, album, aspect)
-
-
-def neurons_of(
-    region: Region,
-    bank: ConfigurationBank,
-    axes: LayerAxes,
-    album: Album,
-    aspect: float,
-) -> list[Neuron]:
-    """The first principal neurons, and where the bank has features, what they look for."""
-    neurons, coordinates = [], region.unravel()
-    numbers = torch.arange(bank.n_neurons).reshape(1, *bank.layer_shape)
-    where = axes.arranged(numbers, aspect)[0][0].flatten(0, 1)
-    for which in region.named(_NEURONS).tolist():
-        neuron, named = int(region.neurons[which]), axes.named(coordinates[which])
-        place = ", ".join(f"{kind} {named[kind]}" for kind in KINDS if kind in named)
-        top: list[Item] = []
-        if bank.features is not None:
-            values = bank.features[:, neuron].double().cpu()
-            order = values.argsort(descending=True, stable=True)[:_TOP]
-            style = _around((where == neuron).any(0).numpy(), aspect)
-            top = [
-                Item(album.row(row), [f"{values[row]:.3g}"], style=style)
-                for row in order.tolist()
-            ]
-        weight, state = float(region.weights[which]), bool(region.states[which])
-        neurons.append(Neuron(place, state, weight, top))
-    return neurons
-
-
-def _around(place: npt.NDArray[np.bool_], aspect: float) -> str:
-    """CSS that shows what lies around a place in a grid; empty where there is none.
-
-    >>> _around(np.eye(4, dtype=bool)[:1], 1.0)
-    ''
-    >>> _around(np.arange(16).reshape(4, 4) == 15, 1.0)
-    'background-size:286% auto;background-position:100% 100%'
-    """
-    if min(place.shape) < 2 or place.sum() != 1:
-        return ""
-    middle = (np.argwhere(place)[0] + 0.5) / place.shape
-    zoom = np.array([aspect, 1.0]) / (_CROP * max(1.0, aspect))
-    at = 100 * np.clip((middle * zoom - 0.5) / np.maximum(zoom - 1, 1e-9), 0, 1)
-    return (
-        f"background-size:{100 * zoom[1]:.0f}% auto;"
-        f"background-position:{at[1]:.0f}% {at[0]:.0f}%"
-    )
+def _card(number: int, concept: Concept, bank: ConfigurationBank, album: Album) -> Card:
+    """What a page says of a concept."""
+    rows, known = concept.exemplars, Counter[str]()
+    for label, times in (concept.labels or {}).items():
+        # As the data set's own labels are named.
+        named = album.reference.classes_of((torch.empty(0), label)).label
+        known[named or UNKNOWN] += times
+    height, width = album.reference.picture(int(rows[0])).shape[:2]
+    veils = veils_of(concept.region, bank, bank.states(rows), height / width)
+    exemplars = [
+        Item(album.row(row), veil=veil)
+        for row, veil in zip(rows.tolist(), veils, strict=True)
+    ]
+    neurons = neurons_of(concept.region, bank, album, height / width)
+    return Card(number, concept, known.most_common(), exemplars, neurons)
 
 
 def bubbles_of(overlap: Floats, sizes: Floats) -> Floats:
@@ -244,11 +153,10 @@ def bubbles_of(overlap: Floats, sizes: Floats) -> Floats:
     (True, [0.21, 0.21, 0.13])
     """
     count = len(sizes)
-    radii = np.sqrt(_COVERED * _WIDE / np.pi * sizes / max(sizes.sum(), 1))
-    radii = np.clip(radii, 0.012, 0.21)
+    areas = _COVERED * _WIDE * sizes / max(sizes.sum(), 1)
+    radii = np.clip(np.sqrt(areas / np.pi), 0.012, 0.21)
     centering = np.eye(count) - 1 / max(count, 1)
-    products = centering @ (1 - overlap) ** 2 @ centering / -2
-    values, axes = np.linalg.eigh(products)
+    values, axes = np.linalg.eigh(centering @ (1 - overlap) ** 2 @ centering / -2)
     points = (axes * np.sqrt(np.clip(values, 0, None)))[:, ::-1][:, :2]
     points = np.pad(points, ((0, 0), (0, 2 - points.shape[1])))
     points *= np.where(points.sum(0) < 0, -1, 1)

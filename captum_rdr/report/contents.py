@@ -152,7 +152,7 @@ def _strip(row: tiles.Row, own: int, album: Album) -> Strip:
     items = []
     for tile in row.tiles:
         number = own if tile.is_query else album.row(tile.row or 0)
-        items.append(Item(number, tile.notes, tile.is_query))
+        items.append(Item(number, tile.notes, is_query=tile.is_query))
     return Strip(row.heading, items, row.is_warning)
 
 

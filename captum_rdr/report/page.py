@@ -2,23 +2,17 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jinja2
+import numpy as np
 
 from captum_rdr._arguments import positional
 from captum_rdr.bank.files import replacing
 from captum_rdr.report.images import thumbnail_uri
 from captum_rdr.version import __version__
-from captum_rdr.visualization.reference import (
-    UNKNOWN,
-    Classes,
-    Picture,
-    Reference,
-    as_reference,
-)
+from captum_rdr.visualization.reference import UNKNOWN, Classes, Picture, Reference
 
 _PIXELS = 6e7  # of all pictures of a page together, about: some 20 MB
 _SIDES = (96, 320)  # pixels along the longer side of a picture
@@ -50,15 +44,15 @@ class Item(NamedTuple):
     Attributes:
         number: which of the album's.
         notes: further lines of its caption.
-        is_query: whether it is the query.
         style: CSS that shows a part of it.
+        is_query: whether it is the query.
         veil: an image that covers what does not matter; empty for none.
     """
 
     number: int
     notes: Sequence[str] = ()
-    is_query: bool = False
     style: str = ""
+    is_query: bool = False
     veil: str = ""
 
 
@@ -87,7 +81,6 @@ class Album:
             (``samples``, as torchvision's folders have), else by their number.
         expected: pictures, about; the more, the smaller they are stored.
 
-    >>> import numpy as np
     >>> album = Album(Reference(np.zeros((2, 4, 4, 3)), [0, 1]), None, 2)
     >>> album.row(1), album.row(0), album.row(1)
     (0, 1, 0)
@@ -102,8 +95,7 @@ class Album:
         if names is None and samples is not None:
             names = [os.path.join(*Path(path).parts[-2:]) for path, *_ in samples]
         self._names = None if names is None else positional(names, "names")
-        low, high = _SIDES
-        self._side = int(min(max((_PIXELS / max(expected, 1)) ** 0.5, low), high))
+        self._side = int(np.clip((_PIXELS / max(expected, 1)) ** 0.5, *_SIDES))
         self.reference = reference
         self.shown: list[Shown] = []
         self._rows: dict[int, int] = {}
@@ -142,12 +134,6 @@ class Album:
         return str(self._names[row])
 
 
-def referred(dataset: Any, **known: Any) -> Reference:
-    """A data set as a `Reference`, with what else is known of it."""
-    given = {name: value for name, value in known.items() if value is not None}
-    return replace(as_reference(dataset), **given)
-
-
 def write_page(
     path: str | os.PathLike[str], body: str, title: str, album: Album, **values: Any
 ) -> None:
@@ -160,16 +146,16 @@ def write_page(
         album: the instances.
         **values: what the template needs.
     """
+    loader = jinja2.PackageLoader("captum_rdr.report", ".")
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("captum_rdr.report", "."),
+        loader=loader,
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.globals.update(album=album, unknown=UNKNOWN, version=__version__)
-    page = environment.get_template("page.html").render(
-        body=body, title=title, **values
-    )
+    template = environment.get_template("page.html")
+    page = template.render(body=body, title=title, **values)
     with replacing(Path(path)) as file:
         file.write(page.encode(errors="replace"))  # of names that are no text

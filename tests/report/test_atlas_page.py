@@ -51,7 +51,7 @@ def test_everything_is_in_the_page(made, tmp_path):
         names=names,
         title="Bars",
     )
-    assert "2 concepts of 80 rows in layer 1" in page.text
+    assert "2 concepts of 80 rows in the layer 1" in page.text
     for number, concept in enumerate(found):
         common, count = concept.labels.most_common(1)[0]
         name = ["lying", "standing"][common]
