@@ -1,21 +1,24 @@
 """What a report says of each query and of all of them."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.bank import ConfigurationBank
 from captum_rdr.method.region import Region
+from captum_rdr.metrics._regions import query_states
 from captum_rdr.report.images import figure_uri
+from captum_rdr.report.looks import Neuron, neurons_of, veils_of
 from captum_rdr.report.page import Album, Item, Shown, Strip
 from captum_rdr.visualization import (
     Reference,
     tiles,
     visualize_bank,
     visualize_concept,
-    visualize_principal_neurons,
 )
 from captum_rdr.visualization.layers import overlaps
 from captum_rdr.visualization.neighbors import neighbor_rows
@@ -26,16 +29,11 @@ Method = Callable[[Callable[..., Tensor]], Callable[[Tensor], Tensor]]
 
 _WORST_FIRST = ("not significant", "a mixture", "not testable", "significant")
 _OUTLINED = 6  # regions on the map of a bank, at most
+_ALL = 200  # members that are shown when all are asked for, at most
 
 
 class Drawing(NamedTuple):
-    """A figure of a page.
-
-    Attributes:
-        heading: what it shows, in a few words.
-        description: the same for who does not see it.
-        uri: the image.
-    """
+    """A figure of a page: what it shows, the same for who does not see it, the image."""
 
     heading: str
     description: str
@@ -49,15 +47,19 @@ class LayerPart(NamedTuple):
         name: the layer's name; empty where there is one layer.
         region: the region.
         verdict: of its test, or ``"not tested"``.
+        said: who its members are, in words.
         strips: summary, significance, neighbors and members.
-        drawings: the figures.
+        neurons: the first principal neurons.
+        drawing: where the concept is, by an attribution; None for none.
     """
 
     name: str
     region: Region
     verdict: str
+    said: str
     strips: list[Strip]
-    drawings: list[Drawing]
+    neurons: list[Neuron]
+    drawing: Drawing | None = None
 
 
 class QueryPart(NamedTuple):
@@ -65,9 +67,8 @@ class QueryPart(NamedTuple):
 
     Attributes:
         number: its place in the report, from 1.
-        name: what it is called.
         item: its picture.
-        shown: its classes.
+        shown: its name and classes.
         layers: its region in each layer.
         overlaps: Jaccard indices of the layers' members, row by row.
         neighbors: nearest by several distances, where the bank has features.
@@ -75,7 +76,6 @@ class QueryPart(NamedTuple):
     """
 
     number: int
-    name: str
     item: Item
     shown: Shown
     layers: list[LayerPart]
@@ -84,8 +84,8 @@ class QueryPart(NamedTuple):
     verdict: str
 
 
-Asked = int | tuple[Tensor, int | None, int | None]
-"""A query: a bank row, or an input with its class and the predicted one."""
+Asked = int | tuple[Any, ...]
+"""A query: a bank row, or an input with its class, the predicted one, and its name."""
 
 
 def query_part(
@@ -109,51 +109,94 @@ def query_part(
         n_members: members to show at most.
     """
     row, query = (asked, None) if isinstance(asked, int) else (None, asked)
-    reference = album.reference
+    reference, several = album.reference, isinstance(rdr.layer, list)
     tile = tiles.of_query(row, reference, query)
-    if row is None:
-        own = album.add(tile.picture, tile.classes, f"New input {number}")
+    if isinstance(asked, int):
+        own = album.row(asked)
     else:
-        own = album.row(row)
-    banks, several = tiles.banks_of(rdr), isinstance(rdr.layer, list)
+        name = asked[3] or f"New input {number}"
+        own = album.add(tile.picture, tile.classes, name)
     names = rdr.reader.names if several else [""]
-    attributes: list[Any] = [None] * len(regions)
+    layers = []
+    for name, region, bank in zip(names, regions, tiles.banks_of(rdr), strict=True):
+        rows = region_rows(region, bank, reference, tile, n_members)
+        strips = [_strip(one, own, album, region, bank) for one in rows]
+        strips[-1] = _with_all(strips[-1], region, bank, album)
+        neurons = neurons_of(region, bank, album, _aspect(tile))
+        verdict, said = _verdict([region]), _said(region, album)
+        layers.append(LayerPart(name, region, verdict, said, strips, neurons))
     if method is not None and all(len(region.neurons) for region in regions):
         scores = rdr.concept_score(list(regions) if several else regions[0])
-        attributes = [method(score) for score in (scores if several else [scores])]
-    layers = []
-    for name, region, bank, attribute in zip(
-        names, regions, banks, attributes, strict=True
-    ):
-        rows = region_rows(region, bank, reference, tile, n_members)
-        strips = [_strip(one, own, album) for one in rows]
-        drawings = [_neurons(region, rdr, bank, reference, query)]
-        if attribute is not None:
-            drawings.append(_concept(region, rdr, attribute, reference, query))
-        layers.append(LayerPart(name, region, _verdict([region]), strips, drawings))
+        scores = scores if several else [scores]
+        layers = [
+            one._replace(drawing=_concept(one.region, rdr, method(score), album, query))
+            for one, score in zip(layers, scores, strict=True)
+        ]
     neighbors = []
-    if not several and banks[0].features is not None:
+    if not several and tiles.banks_of(rdr)[0].features is not None:
         rows = neighbor_rows(rdr, asked, reference, tile)
         neighbors = [_strip(one, own, album) for one in rows]
-    return QueryPart(
-        number,
-        album.shown[own].name,
-        Item(own, is_query=True),
-        album.shown[own],
-        layers,
-        overlaps(regions) if several else [],
-        neighbors,
-        _verdict(regions),
-    )
+    shared = overlaps(regions) if several else []
+    shown, verdict = album.shown[own], _verdict(regions)
+    item = Item(own, is_query=True)
+    return QueryPart(number, item, shown, layers, shared, neighbors, verdict)
 
 
-def _strip(row: tiles.Row, own: int, album: Album) -> Strip:
-    """A row of a figure as one of a page."""
+def _aspect(tile: tiles.Tile) -> float:
+    height, width = tile.picture.shape[:2]
+    return height / width
+
+
+def _strip(
+    row: tiles.Row,
+    own: int,
+    album: Album,
+    region: Region | None = None,
+    bank: ConfigurationBank | None = None,
+) -> Strip:
+    """A row of a figure as one of a page; with a region, where in each its concept is."""
+    veils = [""] * len(row.tiles)
+    if region is not None and bank is not None and row.tiles:
+        states = bank.states([tile.row or 0 for tile in row.tiles])
+        if row.tiles[0].is_query:
+            states[0] = query_states(bank, [region])[0]
+        veils = veils_of(region, bank, states, _aspect(row.tiles[0]))
     items = []
-    for tile in row.tiles:
+    for tile, veil in zip(row.tiles, veils, strict=True):
         number = own if tile.is_query else album.row(tile.row or 0)
-        items.append(Item(number, tile.notes, is_query=tile.is_query))
+        items.append(Item(number, tile.notes, veil=veil, is_query=tile.is_query))
     return Strip(row.heading, items, row.is_warning)
+
+
+def _with_all(
+    strip: Strip, region: Region, bank: ConfigurationBank, album: Album
+) -> Strip:
+    """A strip of members outside S that can show all of them, or the first 200."""
+    rows = tiles.ranked(region, bank)
+    far = rows[~torch.isin(rows, region.neighbors)].tolist()
+    if len(far) <= len(strip.items):
+        return strip
+    few = "all" if len(far) <= _ALL else f"{_ALL} of"
+    more = [album.row(row) for row in far[:_ALL]]
+    return strip._replace(more=more, more_said=f"Show {few} {len(far)}")
+
+
+def _said(region: Region, album: Album) -> str:
+    """Who the members of a region are, and how many of the model's errors."""
+    count, reference = len(region.members), album.reference
+    said = f"{count:,} member{'s' * (count != 1)}"
+    if reference.labels is None and count > _ALL:
+        return f"{said}."  # each image would be read for its label
+    known = [reference.classes(row) for row in region.members.tolist()]
+    labels = Counter(one.label for one in known if one.label is not None)
+    parts = [f"{times:,} {label}" for label, times in labels.most_common(4)]
+    if others := labels.total() - sum(dict(labels.most_common(4)).values()):
+        parts.append(f"{others:,} others")
+    wrong = sum(one.is_wrong for one in known)
+    errors = ""
+    if album.n_errors:
+        errors = f" {wrong:,} of the {album.n_errors:,} errors are in this region."
+    return f"{said}{': ' * bool(parts)}{', '.join(parts)}.{errors}"
 
 
 def _verdict(regions: Sequence[Region]) -> str:
@@ -162,36 +205,15 @@ def _verdict(regions: Sequence[Region]) -> str:
     return next((one for one in _WORST_FIRST if one in verdicts), "not tested")
 
 
-def _neurons(
-    region: Region,
-    rdr: RelaxedDecisionRegion,
-    bank: ConfigurationBank,
-    reference: Reference,
-    query: Any,
-) -> Drawing:
-    # Without features the model would run anew for each neuron of each query.
-    count = 4 if bank.features is not None else 0
-    fig, _ = visualize_principal_neurons(
-        region, rdr, reference, query, n_neurons=count, use_pyplot=False
-    )
-    active = int(region.states.sum())
-    return Drawing(
-        "Principal neurons",
-        f"Where the {len(region.neurons)} principal neurons sit: {active} must be active,"
-        f" {len(region.neurons) - active} inactive",
-        figure_uri(fig),
-    )
-
-
 def _concept(
     region: Region,
     rdr: RelaxedDecisionRegion,
     attribute: Callable[[Tensor], Tensor],
-    reference: Reference,
+    album: Album,
     query: Any,
 ) -> Drawing:
     fig, _ = visualize_concept(
-        region, rdr, reference, query, attribute=attribute, use_pyplot=False
+        region, rdr, album.reference, query, attribute=attribute, use_pyplot=False
     )
     return Drawing(
         "Where the concept is",

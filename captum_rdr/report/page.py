@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -64,12 +65,14 @@ class Strip(NamedTuple):
         items: those to see.
         is_warning: whether the heading warns.
         more: all of them, to be shown when asked for; empty where all are seen.
+        more_said: what asks for them.
     """
 
     heading: str
     items: Sequence[Item] = ()
     is_warning: bool = False
     more: Sequence[int] = ()
+    more_said: str = ""
 
 
 class Album:
@@ -105,6 +108,14 @@ class Album:
     def uris(self) -> list[str]:
         """The pictures by number."""
         return list(self._numbers)
+
+    @cached_property
+    def n_errors(self) -> int:
+        """Bank rows that the model predicts wrongly, as far as that is known."""
+        known = self.reference
+        if known.labels is None or known.predictions is None:
+            return 0
+        return sum(known.classes(row).is_wrong for row in range(len(known.labels)))
 
     def row(self, row: int) -> int:
         """The number of a bank row."""

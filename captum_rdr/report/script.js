@@ -59,6 +59,7 @@ const byId = (id) => document.getElementById(id);
 // Tables sort by the column whose heading is pressed.
 all("table.sortable").forEach((table) => {
   all("thead th", table).forEach((heading, column) => {
+    if (heading.classList.contains("plain")) return;
     const button = document.createElement("button");
     button.type = "button";
     button.append(...heading.childNodes);

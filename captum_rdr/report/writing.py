@@ -32,6 +32,8 @@ def write_report(
     regions: Sequence[Any] | None = None,
     query_labels: Any = None,
     query_predictions: Any = None,
+    query_names: Any = None,
+    names: Any = None,
     method: Method | None = None,
     n_members: int = 16,
     title: str = "Relaxed decision regions",
@@ -39,10 +41,12 @@ def write_report(
 ) -> None:
     """Write one HTML file that shows the regions of many queries.
 
-    The file needs neither network nor server. It has an overview with what tests of the
-    regions found, and for each query its neighbors and members, principal neurons, where
-    the concept is (with ``method``), the overlap between layers (for a list of layers)
-    and the nearest by several distances (where the bank has features); and filters by
+    The file needs neither network nor server. It begins with what was found in words and
+    a table of all queries. Of each query it has: who the members of its region are, its
+    neighbors and members, where in them the evidence lies (where the layer has places),
+    principal neurons, where the concept is (with ``method``), the overlap between layers
+    (for a list of layers) and the nearest by several distances (where the bank has
+    features). Pictures open larger, the table sorts by column, and filters choose by
     class, predicted class and significance. An old file is replaced at the end, in one
     step.
 
@@ -60,6 +64,10 @@ def write_report(
         query_labels: class of each input by position, a whole number or a name; not for
             bank rows.
         query_predictions: class that the model predicts for each input.
+        query_names: what each input is called, such as its file's name; else "New input
+            1".
+        names: what each bank row is called; None for the names of the files, where the
+            data set has ``samples`` as torchvision's folders do, else "Row 12".
         method: from a concept score to what attributes it to inputs, e.g.
             ``lambda score: Saliency(score).attribute``; None to leave that out.
         n_members: neighbors, and further members, to show of each region at most.
@@ -84,8 +92,9 @@ def write_report(
     2
     """
     check_whole("n_members", n_members)
-    album = Album(as_reference(dataset), None, len(queries) * (2 * n_members + 1))
-    asked = _asked(rdr, queries, query_labels, query_predictions)
+    known = {"labels": query_labels, "predictions": query_predictions}
+    asked = _asked(rdr, queries, {**known, "names": query_names})
+    album = Album(as_reference(dataset), names, len(queries) * (2 * n_members + 1))
     by_query = _by_query(rdr, queries, regions, len(asked), show_progress)
     bar = tqdm(asked, "Drawing", unit="query", disable=not show_progress, delay=1)
     parts = [
@@ -107,32 +116,30 @@ def write_report(
 
 
 def _asked(
-    rdr: RelaxedDecisionRegion,
-    queries: Tensor | Sequence[int],
-    labels: Any,
-    predictions: Any,
+    rdr: RelaxedDecisionRegion, queries: Tensor | Sequence[int], known: dict[str, Any]
 ) -> list[Asked]:
-    """The queries, each with its classes."""
+    """The queries, each with its classes and name."""
     if not len(queries):
         raise ValueError("queries is empty; give one bank row or input, or more")
-    classes = []
-    for name, of_all in (("query_labels", labels), ("query_predictions", predictions)):
+    columns = []
+    for name, of_all in known.items():
         if of_all is not None and _are_rows(queries):
             raise ValueError(
-                f"{name} is for inputs, but queries are bank rows; give the classes of "
-                "the reference set in dataset=Reference(dataset, labels, predictions)"
+                f"query_{name} is for inputs, but queries are bank rows; give what is "
+                "known of the reference set: dataset=Reference(dataset, labels, "
+                "predictions), or names"
             )
-        given = [None] * len(queries) if of_all is None else positional(of_all, name)
-        if len(given) != len(queries):
+        given = [None] * len(queries) if of_all is None else of_all
+        columns.append(positional(given, f"query_{name}"))
+        if len(columns[-1]) != len(queries):
             raise ValueError(
-                f"{name} has {len(given)} items for {len(queries)} queries; give one each"
+                f"query_{name} has {len(columns[-1])} items for {len(queries)} queries; "
+                "give one each"
             )
-        classes.append(given)
     if _are_rows(queries):
         fewest = min(len(bank) for bank in banks_of(rdr))
-        rows = checked_rows(queries, fewest, "queries")
-        return list(rows.tolist())
-    return list(zip(torch.as_tensor(queries), *classes, strict=True))
+        return list(checked_rows(queries, fewest, "queries").tolist())
+    return list(zip(torch.as_tensor(queries), *columns, strict=True))
 
 
 def _are_rows(queries: Tensor | Sequence[int]) -> bool:
