@@ -92,6 +92,8 @@ def report(options: argparse.Namespace) -> Answer:
         inputs,
         _reference(images),
         regions=regions,
+        query_names=[str(options.images[number]) for number in kept],
+        names=images.paths,
         title=f"{setup.name}, layer {setup.layers[0].name}",
         show_progress=not options.quiet,
     )

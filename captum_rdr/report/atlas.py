@@ -18,8 +18,8 @@ from captum_rdr.visualization.reference import UNKNOWN, as_reference
 
 Floats = npt.NDArray[np.float64]
 
-_WIDE = 1.6  # width of the map in shares of its height
-_COVERED = 0.3  # of the map by bubbles
+# Width of the map in shares of its height, and how much of it bubbles cover.
+_WIDE, _COVERED = 1.6, 0.3
 
 
 class Card(NamedTuple):
@@ -122,13 +122,13 @@ def _card(number: int, concept: Concept, bank: ConfigurationBank, album: Album) 
         # As the data set's own labels are named.
         named = album.reference.classes_of((torch.empty(0), label)).label
         known[named or UNKNOWN] += times
-    height, width = album.reference.picture(int(rows[0])).shape[:2]
-    veils = veils_of(concept.region, bank, bank.states(rows), height / width)
+    picture = album.reference.picture(int(rows[0]))
+    veils = veils_of(concept.region, bank, bank.states(rows), picture)
     exemplars = [
         Item(album.row(row), veil=veil)
         for row, veil in zip(rows.tolist(), veils, strict=True)
     ]
-    neurons = neurons_of(concept.region, bank, album, height / width)
+    neurons = neurons_of(concept.region, bank, album, picture)
     return Card(number, concept, known.most_common(), exemplars, neurons)
 
 
@@ -159,7 +159,6 @@ def bubbles_of(overlap: Floats, sizes: Floats) -> Floats:
     values, axes = np.linalg.eigh(centering @ (1 - overlap) ** 2 @ centering / -2)
     points = (axes * np.sqrt(np.clip(values, 0, None)))[:, ::-1][:, :2]
     points = np.pad(points, ((0, 0), (0, 2 - points.shape[1])))
-    points *= np.where(points.sum(0) < 0, -1, 1)
     box = np.array([_WIDE, 1.0]) / 2
     turns = np.arange(count)[:, None] * 2.4
     points = points / max(np.abs(points).max(initial=0), 1e-9) * 0.7 * box

@@ -44,13 +44,9 @@ def veil_uri(shares: Picture, aspect: float) -> str:
     'data:image/png;base64,'
     """
     alpha = np.round(215 * (1 - np.clip(shares, 0, 1))).astype(np.uint8)
-    size = np.maximum(np.round(28 * np.array([1.0, aspect]) / max(1.0, aspect)), 1)
-    fine = Image.fromarray(alpha).resize(
-        (int(size[0]), int(size[1])), Image.Resampling.BICUBIC
-    )
-    veil = Image.new("LA", fine.size)
-    veil.putalpha(fine)
-    return _uri(veil, "png")
+    size = [max(1, round(28 * one / max(1.0, aspect))) for one in (1.0, aspect)]
+    fine = Image.fromarray(alpha).resize((size[0], size[1]), Image.Resampling.BICUBIC)
+    return _uri(Image.merge("LA", [Image.new("L", fine.size), fine]), "png")
 
 
 def figure_uri(fig: Figure) -> str:

@@ -12,6 +12,7 @@ from captum_rdr.bank import ConfigurationBank
 from captum_rdr.method.region import Region
 from captum_rdr.report.images import veil_uri
 from captum_rdr.report.page import Album, Item
+from captum_rdr.visualization.reference import Picture
 
 _NEURONS, _TOP = 10, 4  # principal neurons of a region, and instances of each
 _CROP = 0.35  # of a picture around a neuron's place
@@ -36,7 +37,7 @@ class Neuron(NamedTuple):
 
 
 def veils_of(
-    region: Region, bank: ConfigurationBank, states: Tensor, aspect: float
+    region: Region, bank: ConfigurationBank, states: Tensor, picture: Picture
 ) -> list[str]:
     """Images that cover what speaks no more for a region than it does on average.
 
@@ -44,11 +45,12 @@ def veils_of(
         region: the region.
         bank: its bank.
         states: bool ``(B, D)``, of instances.
-        aspect: height of their pictures in shares of the width.
+        picture: one of theirs; all are of its shape.
 
     Returns:
         one each; empty where the layer has no places.
     """
+    aspect = picture.shape[0] / picture.shape[1]
     weights = torch.zeros(bank.n_neurons, dtype=torch.float64)
     weights[region.neurons] = region.weights
     excess = (states.double() - bank.active_counts.cpu() / len(bank)) * weights
@@ -62,10 +64,11 @@ def veils_of(
 
 
 def neurons_of(
-    region: Region, bank: ConfigurationBank, album: Album, aspect: float
+    region: Region, bank: ConfigurationBank, album: Album, picture: Picture
 ) -> list[Neuron]:
     """The first principal neurons and, where the bank has features, what they look for."""
     neurons, coordinates = [], region.unravel()
+    aspect = picture.shape[0] / picture.shape[1]
     axes = bank.axes or guessed_axes(bank.layer_shape)
     numbers = torch.arange(bank.n_neurons).reshape(1, *bank.layer_shape)
     where = axes.arranged(numbers, aspect)[0][0].flatten(0, 1)

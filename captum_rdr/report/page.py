@@ -15,8 +15,9 @@ from captum_rdr.report.images import thumbnail_uri
 from captum_rdr.version import __version__
 from captum_rdr.visualization.reference import UNKNOWN, Classes, Picture, Reference
 
-_PIXELS = 6e7  # of all pictures of a page together, about: some 20 MB
-_SIDES = (96, 320)  # pixels along the longer side of a picture
+# Pixels of all pictures of a page together, about (some 20 MB), and along the longer
+# side of each.
+_PIXELS, _SIDES = 6e7, (96, 320)
 
 
 class Shown(NamedTuple):
@@ -84,6 +85,10 @@ class Album:
             (``samples``, as torchvision's folders have), else by their number.
         expected: pictures, about; the more, the smaller they are stored.
 
+    Attributes:
+        shown: the instances.
+        uris: the pictures, each with its number.
+
     >>> album = Album(Reference(np.zeros((2, 4, 4, 3)), [0, 1]), None, 2)
     >>> album.row(1), album.row(0), album.row(1)
     (0, 1, 0)
@@ -101,13 +106,8 @@ class Album:
         self._side = int(np.clip((_PIXELS / max(expected, 1)) ** 0.5, *_SIDES))
         self.reference = reference
         self.shown: list[Shown] = []
+        self.uris: dict[str, int] = {}
         self._rows: dict[int, int] = {}
-        self._numbers: dict[str, int] = {}
-
-    @property
-    def uris(self) -> list[str]:
-        """The pictures by number."""
-        return list(self._numbers)
 
     @cached_property
     def n_errors(self) -> int:
@@ -119,9 +119,16 @@ class Album:
 
     def row(self, row: int) -> int:
         """The number of a bank row."""
+        names = self._names
+        if names is not None and row >= len(names):
+            raise ValueError(
+                f"names has {len(names)} items, but row {row} of the bank is to be "
+                "shown; give one for every row"
+            )
         if row not in self._rows:
+            name = f"Row {row}" if names is None else str(names[row])
             picture, classes = self.reference.picture(row), self.reference.classes(row)
-            self._rows[row] = self.add(picture, classes, self.name(row), row)
+            self._rows[row] = self.add(picture, classes, name, row)
         return self._rows[row]
 
     def add(
@@ -129,20 +136,9 @@ class Album:
     ) -> int:
         """The number of an instance that is new to the page."""
         uri = thumbnail_uri(picture, self._side)
-        number = self._numbers.setdefault(uri, len(self._numbers))
+        number = self.uris.setdefault(uri, len(self.uris))
         self.shown.append(Shown(name, row, *classes, classes.is_wrong, number))
         return len(self.shown) - 1
-
-    def name(self, row: int) -> str:
-        """What a bank row is called."""
-        if self._names is None:
-            return f"Row {row}"
-        if row >= len(self._names):
-            raise ValueError(
-                f"names has {len(self._names)} items, but row {row} of the bank is to be "
-                "shown; give one for every row"
-            )
-        return str(self._names[row])
 
 
 def write_page(
@@ -159,11 +155,7 @@ def write_page(
     """
     loader = jinja2.PackageLoader("captum_rdr.report", ".")
     environment = jinja2.Environment(
-        loader=loader,
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined
     )
     environment.globals.update(album=album, unknown=UNKNOWN, version=__version__)
     template = environment.get_template("page.html")

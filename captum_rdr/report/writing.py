@@ -12,14 +12,9 @@ from captum_rdr._arguments import check_whole, checked_rows, positional
 from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.method.region import Region
 from captum_rdr.metrics import significance
-from captum_rdr.report.contents import (
-    Asked,
-    Method,
-    bank_maps,
-    query_part,
-)
+from captum_rdr.report.contents import Asked, Method, bank_maps, query_part
 from captum_rdr.report.page import Album, write_page
-from captum_rdr.visualization.reference import UNKNOWN, as_reference
+from captum_rdr.visualization.reference import as_reference
 from captum_rdr.visualization.tiles import banks_of
 
 
@@ -93,26 +88,19 @@ def write_report(
     """
     check_whole("n_members", n_members)
     known = {"labels": query_labels, "predictions": query_predictions}
+    if query_names is None and not _are_rows(queries):
+        query_names = [f"New input {number + 1}" for number in range(len(queries))]
     asked = _asked(rdr, queries, {**known, "names": query_names})
     album = Album(as_reference(dataset), names, len(queries) * (2 * n_members + 1))
     by_query = _by_query(rdr, queries, regions, len(asked), show_progress)
     bar = tqdm(asked, "Drawing", unit="query", disable=not show_progress, delay=1)
     parts = [
-        query_part(rdr, found, query, album, number, method, n_members)
-        for number, (query, found) in enumerate(zip(bar, by_query, strict=True), 1)
+        query_part(rdr, found, query, album, method, n_members)
+        for query, found in zip(bar, by_query, strict=True)
     ]
-    shown = [part.shown for part in parts]
-    write_page(
-        path,
-        "report.html",
-        title,
-        album,
-        layers=rdr.reader.names,
-        queries=parts,
-        maps=bank_maps(rdr, by_query, album.reference),
-        labels=sorted({one.label or UNKNOWN for one in shown}),
-        predictions=sorted({one.prediction or UNKNOWN for one in shown}),
-    )
+    maps = bank_maps(rdr, by_query, album)
+    values = {"layers": rdr.reader.names, "queries": parts, "maps": maps}
+    write_page(path, "report.html", title, album, **values)
 
 
 def _asked(
@@ -156,26 +144,25 @@ def _by_query(
     show_progress: bool,
 ) -> list[list[Region]]:
     """The regions of each query, one a layer."""
-    found = given
+    found: Any = given
     if found is None and _are_rows(queries):
-        found = rdr.attribute_members(
-            queries, weighting="evidence", show_progress=show_progress
-        )
+        options: Any = {"weighting": "evidence", "show_progress": show_progress}
+        found = rdr.attribute_members(queries, **options)
     elif found is None:
         _, found = rdr.attribute(queries, weighting="evidence")
-    by_layer = list(found or []) if isinstance(rdr.layer, list) else [list(found or [])]
+    by_layer = list(found) if isinstance(rdr.layer, list) else [found]
+    banks = banks_of(rdr)
     if given is None:
         by_layer = [
             significance(regions, bank, show_progress=show_progress)
             if bank.n_neurons > 1  # half of them judge
             else regions
-            for regions, bank in zip(by_layer, banks_of(rdr), strict=True)
+            for regions, bank in zip(by_layer, banks, strict=True)
         ]
-    n_layers = len(banks_of(rdr))
-    if len(by_layer) != n_layers or any(len(one) != count for one in by_layer):
+    if len(by_layer) != len(banks) or any(len(one) != count for one in by_layer):
         raise ValueError(
             f"regions has {[len(one) for one in by_layer]} items for {count} queries in "
-            f"{n_layers} layers; give what attribute or attribute_members returned for "
+            f"{len(banks)} layers; give what attribute or attribute_members returned for "
             "these queries"
         )
     return [list(of_query) for of_query in zip(*by_layer, strict=True)]

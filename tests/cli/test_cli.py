@@ -148,7 +148,8 @@ def test_report(folder, capsys):
     assert found == {"report": "page.html"}
     page = (folder / "page.html").read_text()
     assert page.count("<article") == 1
-    assert "light" in page
+    assert ">query.png" in page
+    assert "light/" in page
 
 
 def test_atlas(folder, capsys):

@@ -108,7 +108,8 @@ def test_it_opens_quickly_and_without_errors(browser, page):
     )
     assert loaded < 2, (loaded, took)
     width = browser.execute_async_script(
-        "const done = arguments[0], image = document.querySelector('#query-1 img');"
+        "const done = arguments[0], map = document.querySelector('details.map');"
+        "map.open = true; const image = map.querySelector('img');"
         "image.scrollIntoView(); image.decode().then(() => done(image.naturalWidth));"
     )
     assert width == 660
@@ -141,6 +142,36 @@ def test_it_filters(browser, page):
         time.sleep(0.02)
     assert shown(browser) == list(range(N_QUERIES))
     assert status.text == "200 of 200 queries shown"
+    assert browser.get_log("browser") == []
+
+
+def test_its_table_sorts_and_all_members_show(browser, page):
+    browser.get(page)
+    column = browser.find_element("xpath", "//th[contains(., 'Members')]/button")
+    members = (
+        "[...document.querySelectorAll('tbody tr[data-for]')]"
+        ".map(row => +row.cells[row.cells.length - 1].textContent)"
+    )
+    column.click()
+    assert run(browser, members) == sorted(run(browser, members))
+    column.click()
+    counts = run(browser, members)
+    assert counts == sorted(counts, reverse=True)
+    heading = browser.find_element("xpath", "//th[contains(., 'Members')]")
+    assert heading.get_attribute("aria-sort") == "descending"
+    choose(browser, "sort", "most members")
+    first = browser.find_element("css selector", "article")
+    assert int(first.get_attribute("data-members")) == counts[0]
+    more = first.find_element("css selector", ".more")
+    total = int(more.text.split()[-1])
+    assert total > 8
+    browser.execute_script("arguments[0].scrollIntoView(); arguments[0].click()", more)
+    lists = first.find_elements("css selector", ".tiles")
+    pictures = lists[1].find_elements("css selector", "button.t")
+    assert len(pictures) == min(total, 200)
+    assert not first.find_elements("css selector", ".more")
+    browser.switch_to.active_element.click()
+    assert browser.find_element("id", "large-place").text == f"1 of {len(pictures)}"
     assert browser.get_log("browser") == []
 
 
@@ -257,7 +288,7 @@ def test_an_atlas_opens_quickly_and_without_errors(browser, atlas_page):
     assert run(browser, "document.scripts.length") == 1
     assert run(browser, "document.querySelectorAll('[onclick]').length") == 0
     found = browser.find_element("css selector", ".found").text
-    assert "100 concepts of 400 rows in layer" in found
+    assert "100 concepts of 400 rows in the layer Flatten" in found
     assert "23 err more than the rest: concept 99" in found
     assert "99 % wrong against 30 %" in found
     assert browser.get_log("browser") == []
