@@ -303,7 +303,7 @@ def test_an_atlas_sorts_filters_and_searches(browser, atlas_page):
     choose(browser, "sort", "most rows")
     rows = [1 + number % 4 for number in concepts_shown(browser)]
     assert rows == sorted(rows, reverse=True)
-    choose(browser, "sort", "order found")
+    choose(browser, "sort", "order of the atlas")
     choose(browser, "errs", "more than the rest")
     erring = [number for number in range(0, N_CONCEPTS, 3) if number > 30]
     assert concepts_shown(browser) == erring
