@@ -125,6 +125,11 @@ document.addEventListener("click", (event) => {
     byId("large-picture").className = `t t${picture}`;
     byId("large-picture").replaceChildren(...(veil ? [veil.cloneNode()] : []));
     byId("large-where").hidden = !veil;
+    const whole = new Image(); // tells how wide and high the picture is
+    whole.onload = () => {
+      byId("large-picture").style.aspectRatio = `${whole.width} / ${whole.height}`;
+    };
+    whole.src = getComputedStyle(byId("large-picture")).backgroundImage.slice(5, -2);
     const said = [
       row !== null && name !== `Row ${row}` ? `row ${row}` : "",
       label === null ? "" : `label ${label}`,
