@@ -18,6 +18,8 @@ _EXAMPLES = """examples:
   captum-rdr explain --model torchvision:resnet50 --data photos --bank photos.rdr cat.jpg
   captum-rdr report --model torchvision:resnet50 --data photos --bank photos.rdr \\
       --output report.html *.jpg
+  captum-rdr atlas --model torchvision:resnet50 --data photos --bank photos.rdr \\
+      --output atlas.html
   captum-rdr inspect photos.rdr
 
 A model of your own is a function without arguments that returns a torch.nn.Module, or a
@@ -108,6 +110,11 @@ def parser() -> argparse.ArgumentParser:
     report = command("report", "write a page on the regions of images")
     _add_query(report)
     report.add_argument("--output", required=True, type=Path, help="HTML file")
+    atlas = command("atlas", "write a page on the concepts of the layer")
+    _add_model(atlas)
+    number = "how many to find (default: as many as cover the images)"
+    atlas.add_argument("--n-concepts", type=int, metavar="NUMBER", help=number)
+    atlas.add_argument("--output", required=True, type=Path, help="HTML file")
     inspect = command("inspect", "describe a bank")
     inspect.add_argument("bank", help="what fit wrote")
     return whole

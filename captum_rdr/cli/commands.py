@@ -78,29 +78,56 @@ def explain(options: argparse.Namespace) -> Answer:
 def report(options: argparse.Namespace) -> Answer:
     """Write a page that shows the region of each image."""
     from captum_rdr.report import write_report  # it draws matplotlib in
-    from captum_rdr.visualization import Reference
 
-    if options.output.is_dir():
-        raise ValueError(f"{os.fspath(options.output)!r} is a folder; give a file")
-    check_output(options.output.parent)
+    _check_page(options.output)
     images, setup, rdr, kept, inputs, regions = _explained(options)
-    reference = Reference(
-        images,
-        images.targets,
-        class_names=images.classes or None,
-        to_image=lambda one: as_shown(one, images.transform),
-    )
     write_report(
         options.output,
         rdr,
         inputs,
-        reference,
+        _reference(images),
         regions=regions,
+        query_names=[str(options.images[number]) for number in kept],
+        names=images.paths,
         title=f"{setup.name}, layer {setup.layers[0].name}",
         show_progress=not options.quiet,
     )
     data = {"report": str(options.output)}
     return Answer(f"written to {options.output}", data, _skipped(options, kept))
+
+
+def atlas(options: argparse.Namespace) -> Answer:
+    """Find the concepts of the layer, and write a page of them."""
+    from captum_rdr import discovery
+    from captum_rdr.report import write_atlas
+
+    _check_page(options.output)
+    images, setup, rdr = _loaded(options)
+    reference = _reference(images)
+    quietly: Any = {"show_progress": not options.quiet}
+    labels, count = reference.labels, options.n_concepts
+    found = discovery.atlas(rdr, None, count, labels=labels, **quietly)
+    names, title = images.paths, f"{setup.name}, layer {setup.layers[0].name}"
+    write_atlas(options.output, found, reference, names=names, title=title, **quietly)
+    data = {"atlas": str(options.output), "concepts": len(found)}
+    return Answer(f"{found}\nwritten to {options.output}", data)
+
+
+def _check_page(output: Path) -> None:
+    if output.is_dir():
+        raise ValueError(f"{os.fspath(output)!r} is a folder; give a file")
+    check_output(output.parent)
+
+
+def _reference(images: Images) -> Any:
+    from captum_rdr.visualization import Reference
+
+    return Reference(
+        images,
+        images.targets if images.classes else None,
+        class_names=images.classes or None,
+        to_image=lambda one: as_shown(one, images.transform),
+    )
 
 
 def check_output(folder: Path) -> None:
@@ -124,19 +151,26 @@ def inspect(options: argparse.Namespace) -> Answer:
     return Answer("\n".join(f"{name}: {value}" for name, value in data.items()), data)
 
 
+def _loaded(
+    options: argparse.Namespace,
+) -> tuple[Images, zoo.Setup, RelaxedDecisionRegion]:
+    """The reference images, the model, and the attribution with the stored bank."""
+    bank = ConfigurationBank.load(options.bank)
+    images = Images(options.data, skip_damaged=options.skip_damaged)
+    setup = load_setup(options, images, 0.0)  # the bank has its own thresholds
+    listing.check(Path(options.bank), images, len(bank))
+    layer, pool = setup.rdr.layer, setup.pools[0]
+    rdr = RelaxedDecisionRegion(setup.model, layer, pool=pool, bank=bank)
+    return images, setup, rdr
+
+
 def _explained(
     options: argparse.Namespace,
 ) -> tuple[Images, zoo.Setup, RelaxedDecisionRegion, list[int], Tensor, list[Region]]:
     """The reference images, the model, the attribution with the stored bank, which images
     are explained, what the model takes for them, and their regions, each tested.
     """
-    bank = ConfigurationBank.load(options.bank)
-    images = Images(options.data, skip_damaged=options.skip_damaged)
-    setup = load_setup(options, images, 0.0)  # the bank has its own thresholds
-    listing.check(Path(options.bank), images, len(bank))
-    rdr = RelaxedDecisionRegion(
-        setup.model, setup.rdr.layer, pool=setup.pools[0], bank=bank
-    )
+    images, setup, rdr = _loaded(options)
     kept, inputs = images.read(options.images)
     if not kept:
         raise ValueError(f"none of the {len(options.images)} images can be read")
@@ -148,7 +182,7 @@ def _explained(
         weighting=options.weighting,
         neighbors=options.neighbors,
     )
-    tested = significance(regions, bank, show_progress=not options.quiet)
+    tested = significance(regions, rdr.bank, show_progress=not options.quiet)
     return images, setup, rdr, kept, inputs, tested
 
 

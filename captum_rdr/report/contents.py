@@ -1,208 +1,154 @@
 """What a report says of each query and of all of them."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from captum_rdr.attribution import RelaxedDecisionRegion
+from captum_rdr.bank import ConfigurationBank
 from captum_rdr.method.region import Region
-from captum_rdr.metrics._regions import jaccard
+from captum_rdr.metrics._labels import without_query
+from captum_rdr.metrics._regions import jaccard, query_states
 from captum_rdr.report.images import figure_uri
-from captum_rdr.visualization import (
-    Reference,
-    tiles,
-    visualize_bank,
-    visualize_concept,
-    visualize_principal_neurons,
-)
+from captum_rdr.report.looks import neurons_of, veils_of
+from captum_rdr.report.page import Album, Item, Strip
+from captum_rdr.visualization import tiles, visualize_bank, visualize_concept
 from captum_rdr.visualization.region import neighbor_rows, region_rows
 from captum_rdr.visualization.subjects import Subject, banks_of
 
 Method = Callable[[Callable[..., Tensor]], Callable[[Tensor], Tensor]]
 """Makes of a concept score what attributes it to inputs."""
 
-_OUTCOMES = {
-    "not significant": "failed",
-    "a mixture": "mixture",
-    "not testable": "untestable",
-    "significant": "passed",
-}
 _OUTLINED = 6  # regions on the map of a bank, at most
+_ALL = 200  # members that are shown when all are asked for, at most
 
 
-class Drawing(NamedTuple):
-    """A figure of a page.
-
-    Attributes:
-        heading: what it shows, in a few words.
-        description: the same for who does not see it.
-        uri: the image.
-    """
-
-    heading: str
-    description: str
-    uri: str
-
-
-class LayerPart(NamedTuple):
-    """What is said of a query's region in one layer.
-
-    Attributes:
-        name: the layer's name; empty where there is one layer.
-        region: the region.
-        significance: ``"passed"``, ``"failed"``, ``"mixture"``, ``"untestable"`` or
-            ``"untested"``.
-        rows: summary, significance, neighbors and members.
-        drawings: the figures.
-    """
-
-    name: str
-    region: Region
-    significance: str
-    rows: list[tiles.Row]
-    drawings: list[Drawing]
-
-
-class QueryPart(NamedTuple):
-    """What is said of a query.
-
-    Attributes:
-        number: its place in the report, from 1.
-        name: what it is called.
-        tile: its picture and classes.
-        layers: its region in each layer.
-        overlaps: Jaccard indices of the layers' members, row by row.
-        neighbors: nearest by several distances, where the bank has features.
-        significance: as that of a layer; the worst of all layers.
-    """
-
-    number: int
-    name: str
-    tile: tiles.Tile
-    layers: list[LayerPart]
-    overlaps: list[list[float]]
-    neighbors: list[tiles.Row]
-    significance: str
-
-
-Asked = int | tuple[Tensor, int | None, int | None]
-"""A query: a bank row, or an input with its class and the predicted one."""
+Asked = int | tuple[Any, ...]
+"""A query: a bank row, or an input with its class, the predicted one, and its name."""
 
 
 def query_part(
     rdr: RelaxedDecisionRegion,
     regions: Sequence[Region],
     asked: Asked,
-    reference: Reference,
-    number: int,
+    album: Album,
     method: Method | None,
     n_members: int,
-) -> QueryPart:
+) -> dict[str, Any]:
     """What a report says of one query.
 
     Args:
         rdr: fitted.
         regions: the query's region in each layer.
         asked: the query.
-        reference: what bank rows look like.
-        number: its place in the report, from 1.
+        album: what bank rows look like, and what the page shows.
         method: see `captum_rdr.report.write_report`.
         n_members: members to show at most.
+
+    Returns:
+        ``item``, its picture; ``layers``, of each the region, in words who
+        its members are, strips of pictures, the first principal neurons, and where the
+        concept is by an attribution; ``overlaps``, Jaccard indices of the layers'
+        members; and ``neighbors``, the nearest by several distances where the bank has
+        features.
     """
-    query = None if isinstance(asked, int) else asked
-    banks, several = banks_of(rdr), isinstance(rdr.layer, list)
-    names = rdr.reader.names if several else [""]
-    attributes: list[Any] = [None] * len(regions)
+    reference, several = album.reference, isinstance(rdr.layer, list)
+    query, banks, neighbors = None, banks_of(rdr), []
+    if isinstance(asked, int):
+        own = album.row(asked)
+    else:
+        query, classes = asked, reference.classes_of(asked)
+        own = album.add(reference.picture_of(asked), classes, str(asked[3]))
+    subjects = [
+        Subject(region, bank, reference, query)
+        for region, bank in zip(regions, banks, strict=True)
+    ]
+    layers = [_layer_part(subject, album, own, n_members) for subject in subjects]
     if method is not None and all(len(region.neurons) for region in regions):
-        scores = rdr.concept_score(list(regions) if several else regions[0])
-        attributes = [method(score) for score in (scores if several else [scores])]
-    layers = []
-    for name, region, bank, attribute in zip(
-        names, regions, banks, attributes, strict=True
-    ):
-        subject = Subject(region, bank, reference, query)
-        rows = region_rows(subject, n_members)
-        drawings = [_neurons(region, rdr, reference, query)]
-        if attribute is not None:
-            drawings.append(_concept(region, rdr, attribute, reference, query))
-        layers.append(LayerPart(name, region, _outcome([region]), rows, drawings))
-    overlaps = [[jaccard(a.members, b.members) for b in regions] for a in regions]
-    neighbors = []
+        scores: Any = rdr.concept_score(list(regions) if several else regions[0])
+        for part, score in zip(layers, scores if several else [scores], strict=True):
+            options: Any = {"attribute": method(score), "use_pyplot": False}
+            shown = (part["region"], rdr, reference, query)
+            part["drawing"] = figure_uri(visualize_concept(*shown, **options)[0])
     if not several and banks[0].features is not None:
-        neighbors = neighbor_rows(subject, rdr)
-    return QueryPart(
-        number,
-        f"Row {asked}" if query is None else f"New input {number}",
-        subject.tile,
-        layers,
-        overlaps if several else [],
-        neighbors,
-        _outcome(regions),
-    )
+        rows = neighbor_rows(subjects[0], rdr)
+        neighbors = [_strip(one, own, album) for one in rows]
+    shared = [[jaccard(a.members, b.members) for b in regions] for a in regions]
+    shared, item = shared if several else [], Item(own, is_query=True)
+    return {"item": item, "layers": layers, "overlaps": shared, "neighbors": neighbors}
 
 
-def _outcome(regions: Sequence[Region]) -> str:
-    tested = [one.significance for one in regions if one.significance is not None]
-    verdicts = {one.verdict for one in tested}
-    worst = (name for verdict, name in _OUTCOMES.items() if verdict in verdicts)
-    return next(worst, "untested")
+def _layer_part(
+    subject: Subject, album: Album, own: int, n_members: int
+) -> dict[str, Any]:
+    """What a report says of a query's region in one layer."""
+    region, bank = subject.region, subject.bank
+    rows = region_rows(subject, n_members)
+    strips = [_strip(one, own, album, (region, bank)) for one in rows]
+    rest = without_query(region.members, region)
+    far = rest[~torch.isin(rest, region.neighbors)]
+    if len(far) > n_members:
+        said = f"Show {'all' if len(far) <= _ALL else f'{_ALL} of'} {len(far)}"
+        more = [album.row(row) for row in subject.ranked(_ALL, far).tolist()]
+        strips[-1] = strips[-1]._replace(more=more, more_said=said)
+    said, picture = _said(region, album), rows[-2].tiles[0].picture
+    neurons = neurons_of(region, bank, album, picture)
+    return {"region": region, "said": said, "strips": strips, "neurons": neurons}
 
 
-def _neurons(
-    region: Region,
-    rdr: RelaxedDecisionRegion,
-    reference: Reference,
-    query: Any,
-) -> Drawing:
-    fig, _ = visualize_principal_neurons(
-        region, rdr, reference, query, use_pyplot=False
-    )
-    active = int(region.states.sum())
-    return Drawing(
-        "Principal neurons",
-        f"Where the {len(region.neurons)} principal neurons sit: {active} must be active,"
-        f" {len(region.neurons) - active} inactive",
-        figure_uri(fig),
-    )
+def _strip(
+    row: tiles.Row,
+    own: int,
+    album: Album,
+    where: tuple[Region, ConfigurationBank] | None = None,
+) -> Strip:
+    """A row of a figure as one of a page; with a region, where in each its concept is."""
+    numbers = [tile.row or 0 for tile in row.tiles]
+    veils = [""] * len(numbers)
+    if where is not None and numbers:
+        region, bank = where
+        states = bank.states(numbers)
+        if row.tiles[0].is_query:
+            states[0] = query_states(bank, [region])[0]
+        veils = veils_of(region, bank, states, row.tiles[0].picture)
+    items = []
+    for tile, number, veil in zip(row.tiles, numbers, veils, strict=True):
+        which = own if tile.is_query else album.row(number)
+        items.append(Item(which, tile.notes, "", tile.is_query, veil))
+    return Strip(row.heading, items, row.is_warning)
 
 
-def _concept(
-    region: Region,
-    rdr: RelaxedDecisionRegion,
-    attribute: Callable[[Tensor], Tensor],
-    reference: Reference,
-    query: Any,
-) -> Drawing:
-    fig, _ = visualize_concept(
-        region, rdr, reference, query, attribute=attribute, use_pyplot=False
-    )
-    return Drawing(
-        "Where the concept is",
-        "The query and members of its region, and below each where in it the region's "
-        "concept is",
-        figure_uri(fig),
-    )
+def _said(region: Region, album: Album) -> str:
+    """Who the members of a region are, and how many of the model's errors."""
+    count, reference = len(region.members), album.reference
+    said = f"{count:,} member{'s' * (count != 1)}"
+    if reference.labels is None and count > _ALL:
+        return f"{said}."  # each image would be read for its label
+    known = [reference.classes(row) for row in region.members.tolist()]
+    labels = Counter(one.label for one in known if one.label is not None)
+    named = dict(labels.most_common(4))
+    if others := labels.total() - sum(named.values()):
+        named["others"] = others
+    parts = [f"{times:,} {label}" for label, times in named.items()]
+    said = f"{said}: {', '.join(parts)}." if parts else f"{said}."
+    if not album.n_errors:
+        return said
+    wrong = sum(one.is_wrong for one in known)
+    return f"{said} {wrong:,} of the {album.n_errors:,} errors are in this region."
 
 
 def bank_maps(
-    rdr: RelaxedDecisionRegion,
-    by_query: Sequence[Sequence[Region]],
-    reference: Reference,
-) -> list[Drawing]:
+    rdr: RelaxedDecisionRegion, by_query: Sequence[Sequence[Region]], album: Album
+) -> dict[str, str]:
     """A map of each layer's bank; regions are outlined where they are few."""
-    maps = []
-    by_layer = zip(*by_query, strict=True)
-    for name, bank, regions in zip(
-        rdr.reader.names, banks_of(rdr), by_layer, strict=True
+    maps = {}
+    for number, (name, bank) in enumerate(
+        zip(rdr.reader.names, banks_of(rdr), strict=True)
     ):
-        fig, _ = visualize_bank(
-            regions if len(regions) <= _OUTLINED else (),
-            bank,
-            reference,
-            use_pyplot=False,
-        )
-        heading = f"Map of the reference set in layer {name}"
-        text = "The first two principal components of the reference set's states"
-        maps.append(Drawing(heading, text, figure_uri(fig)))
+        regions = [one[number] for one in by_query if len(by_query) <= _OUTLINED]
+        fig, _ = visualize_bank(regions, bank, album.reference, use_pyplot=False)
+        maps[name] = figure_uri(fig)
     return maps

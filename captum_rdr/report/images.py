@@ -1,4 +1,4 @@
-"""Images as text that a page can hold, each stored once."""
+"""Images as text that a page can hold."""
 
 import base64
 import io
@@ -9,38 +9,18 @@ from PIL import Image
 
 from captum_rdr.visualization.reference import Picture
 
-_SMALL, _LARGEST = 64, 112  # pixels along the longer side
+_SMALL = 64  # pixels along the longer side of a picture that is stored as it is
 _DPI = 110
 
 
-class Thumbnails:
-    """Pictures that a page shows, the same ones once.
-
-    >>> thumbnails = Thumbnails()
-    >>> black = np.zeros((2, 2, 3))
-    >>> thumbnails.number(black), thumbnails.number(black), thumbnails.number(black + 1)
-    (0, 0, 1)
-    >>> len(thumbnails.uris)
-    2
-    """
-
-    def __init__(self) -> None:
-        self._numbers: dict[str, int] = {}
-
-    @property
-    def uris(self) -> list[str]:
-        """The pictures by number."""
-        return list(self._numbers)
-
-    def number(self, picture: Picture) -> int:
-        """The number of a picture, by which the page's style sheet knows it."""
-        return self._numbers.setdefault(thumbnail_uri(picture), len(self._numbers))
-
-
-def thumbnail_uri(picture: Picture) -> str:
-    """A picture as a data URI: as it is where it is small, else averaged to 112 pixels.
+def thumbnail_uri(picture: Picture, side: int = 112) -> str:
+    """A picture as a data URI: as it is where it is small, else averaged.
 
     Small pictures are PNG, exact to the pixel; averaged ones JPEG, a fraction of that.
+
+    Args:
+        picture: the picture.
+        side: pixels along the longer side, at most.
 
     >>> thumbnail_uri(np.zeros((2, 2, 3)))[:22]
     'data:image/png;base64,'
@@ -49,8 +29,24 @@ def thumbnail_uri(picture: Picture) -> str:
     image = Image.fromarray(pixels)
     if max(image.size) <= _SMALL:
         return _uri(image, "png")
-    image.thumbnail((_LARGEST, _LARGEST), Image.Resampling.BOX)
+    image.thumbnail((side, side), Image.Resampling.BOX)
     return _uri(image, "jpeg")
+
+
+def veil_uri(shares: Picture, aspect: float) -> str:
+    """A veil over what matters little, as a data URI of a black image with alpha.
+
+    Args:
+        shares: how much each place matters, from 0 to 1, ``(H, W)``.
+        aspect: height of the picture below it in shares of its width.
+
+    >>> veil_uri(np.eye(2), 1.0)[:22]
+    'data:image/png;base64,'
+    """
+    alpha = np.round(215 * (1 - np.clip(shares, 0, 1))).astype(np.uint8)
+    size = [max(1, round(28 * one / max(1.0, aspect))) for one in (1.0, aspect)]
+    fine = Image.fromarray(alpha).resize((size[0], size[1]), Image.Resampling.BICUBIC)
+    return _uri(Image.merge("LA", [Image.new("L", fine.size), fine]), "png")
 
 
 def figure_uri(fig: Figure) -> str:

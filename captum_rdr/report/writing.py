@@ -2,30 +2,19 @@
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-import jinja2
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from captum_rdr._arguments import check_whole, checked_rows, positional
 from captum_rdr.attribution import RelaxedDecisionRegion
-from captum_rdr.bank.files import replacing
 from captum_rdr.method.region import Region
 from captum_rdr.metrics import significance
-from captum_rdr.report.contents import (
-    Asked,
-    Drawing,
-    Method,
-    QueryPart,
-    bank_maps,
-    query_part,
-)
-from captum_rdr.report.images import Thumbnails
-from captum_rdr.version import __version__
-from captum_rdr.visualization.reference import UNKNOWN, as_reference
+from captum_rdr.report.contents import Asked, Method, bank_maps, query_part
+from captum_rdr.report.page import Album, write_page
+from captum_rdr.visualization.reference import as_reference
 from captum_rdr.visualization.subjects import banks_of
 
 
@@ -38,6 +27,8 @@ def write_report(
     regions: Sequence[Any] | None = None,
     query_labels: Any = None,
     query_predictions: Any = None,
+    query_names: Any = None,
+    names: Any = None,
     method: Method | None = None,
     n_members: int = 16,
     title: str = "Relaxed decision regions",
@@ -45,10 +36,12 @@ def write_report(
 ) -> None:
     """Write one HTML file that shows the regions of many queries.
 
-    The file needs neither network nor server. It has an overview with what tests of the
-    regions found, and for each query its neighbors and members, principal neurons, where
-    the concept is (with ``method``), the overlap between layers (for a list of layers)
-    and the nearest by several distances (where the bank has features); and filters by
+    The file needs neither network nor server. It begins with what was found in words and
+    a table of all queries. Of each query it has: who the members of its region are, its
+    neighbors and members, where in them the evidence lies (where the layer has places),
+    principal neurons, where the concept is (with ``method``), the overlap between layers
+    (for a list of layers) and the nearest by several distances (where the bank has
+    features). Pictures open larger, the table sorts by column, and filters choose by
     class, predicted class and significance. An old file is replaced at the end, in one
     step.
 
@@ -66,6 +59,10 @@ def write_report(
         query_labels: class of each input by position, a whole number or a name; not for
             bank rows.
         query_predictions: class that the model predicts for each input.
+        query_names: what each input is called, such as its file's name; else "New input
+            1".
+        names: what each bank row is called; None for the names of the files, where the
+            data set has ``samples`` as torchvision's folders do, else "Row 12".
         method: from a concept score to what attributes it to inputs, e.g.
             ``lambda score: Saliency(score).attribute``; None to leave that out.
         n_members: neighbors, and further members, to show of each region at most.
@@ -78,6 +75,7 @@ def write_report(
             cannot be drawn.
 
     >>> import tempfile
+    >>> from pathlib import Path
     >>> model = torch.nn.Flatten()
     >>> data = torch.rand(30, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     >>> rdr = RelaxedDecisionRegion(model, model, threshold=0.5)
@@ -89,47 +87,47 @@ def write_report(
     2
     """
     check_whole("n_members", n_members)
-    reference = as_reference(dataset)
-    asked = _asked(rdr, queries, query_labels, query_predictions)
+    known = {"labels": query_labels, "predictions": query_predictions}
+    if query_names is None and not _are_rows(queries):
+        query_names = [f"New input {number + 1}" for number in range(len(queries))]
+    asked = _asked(rdr, queries, {**known, "names": query_names})
+    album = Album(as_reference(dataset), names, len(queries) * (2 * n_members + 1))
     by_query = _by_query(rdr, queries, regions, len(asked), show_progress)
     bar = tqdm(asked, "Drawing", unit="query", disable=not show_progress, delay=1)
     parts = [
-        query_part(rdr, found, query, reference, number, method, n_members)
-        for number, (query, found) in enumerate(zip(bar, by_query, strict=True), 1)
+        query_part(rdr, found, query, album, method, n_members)
+        for query, found in zip(bar, by_query, strict=True)
     ]
-    maps = bank_maps(rdr, by_query, reference)
-    page = _rendered(title, rdr.reader.names, parts, maps)
-    with replacing(Path(path)) as file:
-        file.write(page.encode(errors="replace"))  # of names that are no text
+    maps = bank_maps(rdr, by_query, album)
+    values = {"layers": rdr.reader.names, "queries": parts, "maps": maps}
+    write_page(path, "report.html", title, album, **values)
 
 
 def _asked(
-    rdr: RelaxedDecisionRegion,
-    queries: Tensor | Sequence[int],
-    labels: Any,
-    predictions: Any,
+    rdr: RelaxedDecisionRegion, queries: Tensor | Sequence[int], known: dict[str, Any]
 ) -> list[Asked]:
-    """The queries, each with its classes."""
+    """The queries, each with its classes and name."""
     if not len(queries):
         raise ValueError("queries is empty; give one bank row or input, or more")
-    classes = []
-    for name, of_all in (("query_labels", labels), ("query_predictions", predictions)):
+    columns = []
+    for name, of_all in known.items():
         if of_all is not None and _are_rows(queries):
             raise ValueError(
-                f"{name} is for inputs, but queries are bank rows; give the classes of "
-                "the reference set in dataset=Reference(dataset, labels, predictions)"
+                f"query_{name} is for inputs, but queries are bank rows; give what is "
+                "known of the reference set: dataset=Reference(dataset, labels, "
+                "predictions), or names"
             )
-        given = [None] * len(queries) if of_all is None else positional(of_all, name)
-        if len(given) != len(queries):
+        given = [None] * len(queries) if of_all is None else of_all
+        columns.append(positional(given, f"query_{name}"))
+        if len(columns[-1]) != len(queries):
             raise ValueError(
-                f"{name} has {len(given)} items for {len(queries)} queries; give one each"
+                f"query_{name} has {len(columns[-1])} items for {len(queries)} queries; "
+                "give one each"
             )
-        classes.append(given)
     if _are_rows(queries):
         fewest = min(len(bank) for bank in banks_of(rdr))
-        rows = checked_rows(queries, fewest, "queries")
-        return list(rows.tolist())
-    return list(zip(torch.as_tensor(queries), *classes, strict=True))
+        return list(checked_rows(queries, fewest, "queries").tolist())
+    return list(zip(torch.as_tensor(queries), *columns, strict=True))
 
 
 def _are_rows(queries: Tensor | Sequence[int]) -> bool:
@@ -146,56 +144,25 @@ def _by_query(
     show_progress: bool,
 ) -> list[list[Region]]:
     """The regions of each query, one a layer."""
-    found = given
+    found: Any = given
     if found is None and _are_rows(queries):
-        found = rdr.attribute_members(
-            queries, weighting="evidence", show_progress=show_progress
-        )
+        options: Any = {"weighting": "evidence", "show_progress": show_progress}
+        found = rdr.attribute_members(queries, **options)
     elif found is None:
         _, found = rdr.attribute(queries, weighting="evidence")
-    by_layer = list(found or []) if isinstance(rdr.layer, list) else [list(found or [])]
+    by_layer = list(found) if isinstance(rdr.layer, list) else [found]
+    banks = banks_of(rdr)
     if given is None:
         by_layer = [
             significance(regions, bank, show_progress=show_progress)
             if bank.n_neurons > 1  # half of them judge
             else regions
-            for regions, bank in zip(by_layer, banks_of(rdr), strict=True)
+            for regions, bank in zip(by_layer, banks, strict=True)
         ]
-    n_layers = len(banks_of(rdr))
-    if len(by_layer) != n_layers or any(len(one) != count for one in by_layer):
+    if len(by_layer) != len(banks) or any(len(one) != count for one in by_layer):
         raise ValueError(
             f"regions has {[len(one) for one in by_layer]} items for {count} queries in "
-            f"{n_layers} layers; give what attribute or attribute_members returned for "
+            f"{len(banks)} layers; give what attribute or attribute_members returned for "
             "these queries"
         )
     return [list(of_query) for of_query in zip(*by_layer, strict=True)]
-
-
-def _rendered(
-    title: str,
-    layers: Sequence[str],
-    parts: Sequence[QueryPart],
-    maps: Sequence[Drawing],
-) -> str:
-    """The page, with everything that came from outside escaped."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("captum_rdr.report", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    thumbnails = Thumbnails()
-    environment.filters["number"] = thumbnails.number
-    classes = [part.tile.classes for part in parts]
-    return environment.get_template("page.html").render(
-        title=title,
-        layers=layers,
-        queries=parts,
-        maps=maps,
-        labels=sorted({one.label or UNKNOWN for one in classes}),
-        predictions=sorted({one.prediction or UNKNOWN for one in classes}),
-        unknown=UNKNOWN,
-        thumbnails=thumbnails,
-        version=__version__,
-    )

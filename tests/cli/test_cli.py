@@ -155,7 +155,24 @@ def test_report(folder, capsys):
     assert found == {"report": "page.html"}
     page = (folder / "page.html").read_text()
     assert page.count("<article") == 1
-    assert "light" in page
+    assert ">query.png" in page
+    assert "light/" in page
+
+
+def test_atlas(folder, capsys):
+    model = ["--model", "cli_models:make_with_transform", "--data", "images"]
+    fitted = [*model, "--bank", "bank", "--quiet"]
+    answer(capsys, "fit", *fitted, "--keep-features")
+    found = answer(capsys, "atlas", *fitted, "--output", "page.html", "--n-concepts=2")
+    assert found == {"atlas": "page.html", "concepts": 2}
+    page = (folder / "page.html").read_text()
+    assert page.count("<article") == 2
+    assert "light/00.png" in page or "dark/00.png" in page
+    assert main(["atlas", *fitted, "--output", "page.html"]) == 0
+    assert "written to page.html" in capsys.readouterr().out
+    assert "'images' is a folder; give a file" in refusal(
+        capsys, "atlas", *fitted, "--output", "images"
+    )
 
 
 @pytest.mark.filterwarnings("ignore:.*unanimous")
@@ -206,7 +223,9 @@ def test_wrong_usage(arguments, capsys):
     assert "usage: captum-rdr" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", [[], ["fit"], ["explain"], ["report"], ["inspect"]])
+@pytest.mark.parametrize(
+    "command", [[], ["fit"], ["explain"], ["report"], ["atlas"], ["inspect"]]
+)
 def test_help_has_examples(command, capsys):
     with pytest.raises(SystemExit) as error:
         main([*command, "--help"])

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -82,15 +83,17 @@ def test_everything_is_in_the_page(data, tmp_path):
     assert pyplot.get_fignums() == []
     articles = page.all("article")
     assert [one["data-significance"] for one in articles] == [
-        "passed",
-        "failed",
-        "untested",
+        "significant",
+        "not significant",
+        "not tested",
     ]
     assert [one["data-label"] for one in articles] == ["0", "1", "0"]
     assert [one["data-prediction"] for one in articles] == ["0"] * 3
     for wanted in (
         "Bars",
-        "3 queries",
+        "3 queries in the layer 4. 1 is significant, 1 is not significant, 1 is not tested.",
+        "The model is wrong on 1, most often it takes standing for lying (1).",
+        described(regions[1], labels, 30),
         "Row 5 : standing , predicted lying (wrong) not significant".replace(" ,", ","),
         "Significant: adjusted p=0.008, effect 4",
         "Not significant: p=0.3 (level 0.01), so this may be a chance find",
@@ -99,25 +102,79 @@ def test_everything_is_in_the_page(data, tmp_path):
         "Where the concept is",
     ):
         assert re.sub(r"\W", "", wanted) in re.sub(r"\W", "", page.text), wanted
-    options = [one["value"] for one in page.all("option")]
-    outcomes = ["passed", "failed", "mixture", "untestable", "untested"]
+    options = [one["value"] for one in page.all("option")][
+        5:
+    ]  # behind those of sorting
+    outcomes = [
+        "significant",
+        "not significant",
+        "a mixture",
+        "not testable",
+        "not tested",
+    ]
     assert options == ["", "0", "1", "", "0", "", *outcomes]
     images = page.all("img")
-    assert len(images) == 1 + 2 * 3  # a map; neurons and concept of each
+    assert len(images) == 1 + 3  # a map; where the concept of each is
     assert all(one["alt"] and one["loading"] == "lazy" for one in images)
-    pictures = [a for a in page.all("span") if a.get("role") == "img"]
+    pictures = [a for a in page.all("button") if "data-i" in a]
     assert all(one["aria-label"] for one in pictures)
     numbers = {int(re.search(r"t(\d+)", one["class"])[1]) for one in pictures}
     source = (tmp_path / "report.html").read_text()
-    assert source.count("background-image:url(data:") == len(numbers)
-    assert len(pictures) > 2 * len(numbers)  # the same picture is stored once
+    stored = source.count("background-image:url(data:")
+    assert numbers <= set(range(stored))
+    assert stored == len({one[5] for one in instances(source)})
+    assert len(pictures) > len(numbers)  # the same picture is stored once
     tags = [tag for tag, _ in page.elements]
     for landmark in ("header", "main", "footer", "form", "h1", "table"):
         assert landmark in tags
     assert ("html", {"lang": "en"}) in page.elements
     assert {one["for"] for one in page.all("label")} == {
-        one["id"] for one in page.all("select")
+        one["id"] for one in [*page.all("select"), *page.all("input")]
     }
+
+
+def instances(source):
+    """What a page knows of each instance, the number of its picture last."""
+    return json.loads(re.search(r"const instances = (.*);", source)[1])
+
+
+def described(region, labels, n_errors):
+    """What a report says of a region in which every standing bar is an error."""
+    standing = sum(labels[row] for row in region.members)
+    lying = len(region.members) - standing
+    counts = sorted([(standing, "standing"), (lying, "lying")], reverse=True)
+    parts = [f"{count} {name}" for count, name in counts if count]
+    return (
+        f"{len(region.members)} members: {', '.join(parts)}. {standing} of the {n_errors} "
+        "errors are in this region."
+    )
+
+
+def test_names_and_all_members(data, tmp_path):
+    rdr = hidden(data)
+    new = data[:2] * 0.9
+    files = [f"bars/{row}.png" for row in range(60)]
+    names = {"query_names": ["first.png", "second.png"], "names": files}
+    regions = rdr.attribute(new, 5, 4, tolerance=2)[1]
+    page = written(
+        tmp_path / "report.html", rdr, new, data, regions=regions, n_members=3, **names
+    )
+    assert "first.png" in page.text
+    assert "bars/" in str(page.all("button"))
+    assert "New input" not in page.text
+    shown = instances((tmp_path / "report.html").read_text())
+    for region, part in zip(regions, page.all("article"), strict=True):
+        more = [one for one in page.all("button") if one.get("class") == "more"]
+        assert f"{len(region.members)} members" in part["data-text"]
+    assert len(more) == 2
+    for region, button in zip(regions, more, strict=True):
+        rows = {shown[int(one)][1] for one in button["data-more"].split()}
+        assert rows == set(region.members.tolist()) - set(region.neighbors.tolist())
+        assert shown[int(button["data-more"].split()[0])][0].startswith("bars/")
+    with pytest.raises(ValueError, match="names has 1 items, but row"):
+        write_report(tmp_path / "r.html", rdr, [4], data, names=["one"])
+    with pytest.raises(ValueError, match="query_names has 1 items for 2 queries"):
+        write_report(tmp_path / "r.html", rdr, new, data, query_names=["one"])
 
 
 def test_the_page_needs_nothing_from_elsewhere(data, tmp_path):
@@ -188,7 +245,7 @@ def test_a_failed_layer_makes_a_failed_query(data, tmp_path):
     found[1][1] = outcome(found[1][1], FAILED)
     page = written(tmp_path / "report.html", both, [4, 5], data, regions=found)
     outcomes = [one["data-significance"] for one in page.all("article")]
-    assert outcomes == ["passed", "failed"]
+    assert outcomes == ["significant", "not significant"]
 
 
 def test_mixtures_and_what_cannot_be_tested_are_told_apart(data, tmp_path):
@@ -198,7 +255,7 @@ def test_mixtures_and_what_cannot_be_tested_are_told_apart(data, tmp_path):
     found[1] = outcome(found[1], Significance(1.0, 0.0, 0, untestable="no member"))
     page = written(tmp_path / "report.html", rdr, [4, 5], data, regions=found)
     outcomes = [one["data-significance"] for one in page.all("article")]
-    assert outcomes == ["mixture", "untestable"]
+    assert outcomes == ["a mixture", "not testable"]
     assert "A mixture: coherence 0.2, adjusted p=0.008, so members need" in page.text
     assert "Not testable: no member" in page.text
 

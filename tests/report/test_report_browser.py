@@ -1,13 +1,16 @@
-"""The report in a real browser: it opens, filters, and fits a phone."""
+"""The pages in a real browser: they open, filter, sort, enlarge, and fit a phone."""
 
 import shutil
 import time
+from collections import Counter
 
 import pytest
 import torch
 from drawing import FAILED, PASSED, hidden, outcome, shapes
 
-from captum_rdr.report import write_report
+from captum_rdr import RelaxedDecisionRegion
+from captum_rdr.discovery import Atlas, Concept, Errors
+from captum_rdr.report import write_atlas, write_report
 from captum_rdr.visualization import Reference
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -105,7 +108,8 @@ def test_it_opens_quickly_and_without_errors(browser, page):
     )
     assert loaded < 2, (loaded, took)
     width = browser.execute_async_script(
-        "const done = arguments[0], image = document.querySelector('#query-1 img');"
+        "const done = arguments[0], map = document.querySelector('details.map');"
+        "map.open = true; const image = map.querySelector('img');"
         "image.scrollIntoView(); image.decode().then(() => done(image.naturalWidth));"
     )
     assert width == 660
@@ -129,7 +133,7 @@ def test_it_filters(browser, page):
     assert shown(browser) == failed.nonzero().flatten().tolist()
     rows = run(
         browser,
-        "[...document.querySelectorAll('tbody tr[data-query]')].map(r => !r.hidden)",
+        "[...document.querySelectorAll('tbody tr[data-for]')].map(r => !r.hidden)",
     )
     assert rows == failed.tolist()
     browser.find_element("css selector", "button[type=reset]").click()
@@ -138,6 +142,36 @@ def test_it_filters(browser, page):
         time.sleep(0.02)
     assert shown(browser) == list(range(N_QUERIES))
     assert status.text == "200 of 200 queries shown"
+    assert browser.get_log("browser") == []
+
+
+def test_its_table_sorts_and_all_members_show(browser, page):
+    browser.get(page)
+    column = browser.find_element("xpath", "//th[contains(., 'Members')]/button")
+    members = (
+        "[...document.querySelectorAll('tbody tr[data-for]')]"
+        ".map(row => +row.cells[row.cells.length - 1].textContent)"
+    )
+    column.click()
+    assert run(browser, members) == sorted(run(browser, members))
+    column.click()
+    counts = run(browser, members)
+    assert counts == sorted(counts, reverse=True)
+    heading = browser.find_element("xpath", "//th[contains(., 'Members')]")
+    assert heading.get_attribute("aria-sort") == "descending"
+    choose(browser, "sort", "most members")
+    first = browser.find_element("css selector", "article")
+    assert int(first.get_attribute("data-members")) == counts[0]
+    more = first.find_element("css selector", ".more")
+    total = int(more.text.split()[-1])
+    assert total > 8
+    browser.execute_script("arguments[0].scrollIntoView(); arguments[0].click()", more)
+    lists = first.find_elements("css selector", ".tiles")
+    pictures = lists[1].find_elements("css selector", "button.t")
+    assert len(pictures) == min(total, 200)
+    assert not first.find_elements("css selector", ".more")
+    browser.switch_to.active_element.click()
+    assert browser.find_element("id", "large-place").text == f"1 of {len(pictures)}"
     assert browser.get_log("browser") == []
 
 
@@ -168,12 +202,17 @@ def test_names_from_outside_are_text(browser, page):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_has_contrast_in_light_and_dark(browser, page, scheme):
+    selectors = ("body", "article .warning", ".note", ".verdict.not-significant")
+    check_contrast(browser, page, scheme, (*selectors, "a[href]"))
+
+
+def check_contrast(browser, page, scheme, selectors):
     features = [{"name": "prefers-color-scheme", "value": scheme}]
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
     browser.get(page)
     paper = luminance(run(browser, "getComputedStyle(document.body).backgroundColor"))
     assert (paper > 0.9) == (scheme == "light")
-    for selector in ("body", "article .warning", ".note", ".verdict.failed", "a[href]"):
+    for selector in selectors:
         element = f"document.querySelector({selector!r})"
         ink = luminance(run(browser, f"getComputedStyle({element}).color"))
         for ground in ("body", "article"):
@@ -198,9 +237,160 @@ def luminance(color):
     return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
 
-def test_it_fits_a_phone(browser, page):
-    size = {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True}
+N_CONCEPTS = 100
+
+
+@pytest.fixture(scope="module")
+def atlas_page(tmp_path_factory):
+    """An atlas of 100 concepts; each third errs more, each third was not tested."""
+    data = torch.rand(400, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    model = torch.nn.Flatten()
+    rdr = RelaxedDecisionRegion(model, model, threshold="median")
+    rdr = rdr.fit(data, keep_features=True, show_progress=False)
+    labels = [HOSTILE[row % 2] for row in range(400)]
+    regions = rdr.attribute_members(range(N_CONCEPTS), 5, 4, show_progress=False)
+    concepts = []
+    for number, region in enumerate(regions):
+        rows = torch.arange(number, 400, N_CONCEPTS)[: 1 + number % 4]
+        counts = Counter({HOSTILE[number % 2]: len(rows)})
+        errors = Errors(1, number / N_CONCEPTS, 0.3, 0.01 if number % 3 == 0 else 0.5)
+        tested = [outcome(region, PASSED), outcome(region, FAILED), region][number % 3]
+        concepts.append(Concept(tested, rows, rows, 0.01, 0.5, counts, errors))
+    numbers = torch.arange(400) % N_CONCEPTS
+    found = Atlas(tuple(concepts), torch.arange(400), numbers, 0.9, rdr)
+    path = tmp_path_factory.mktemp("atlas") / "atlas.html"
+    names = [f"folder/{row:03}.png" for row in range(400)]
+    write_atlas(path, found, data, labels=labels, names=names, show_progress=False)
+    return path.as_uri()
+
+
+def waited(browser, script, wanted):
+    """What a script gives, as soon as it is what is wanted, or after five seconds."""
+    deadline = time.monotonic() + 5
+    while (found := run(browser, script)) != wanted and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return found
+
+
+def concepts_shown(browser):
+    return [number + 1 for number in shown(browser)]
+
+
+def test_an_atlas_opens_quickly_and_without_errors(browser, atlas_page):
+    browser.get(atlas_page)
+    assert run(browser, "document.readyState") == "complete"
+    loaded = run(
+        browser, "performance.getEntriesByType('navigation')[0].duration / 1000"
+    )
+    assert loaded < 2
+    assert concepts_shown(browser) == list(range(N_CONCEPTS))
+    assert len(browser.find_elements("css selector", "#map a")) == N_CONCEPTS
+    assert run(browser, "document.scripts.length") == 1
+    assert run(browser, "document.querySelectorAll('[onclick]').length") == 0
+    found = browser.find_element("css selector", ".found").text
+    assert "100 concepts of 400 rows in the layer Flatten" in found
+    assert "23 err more than the rest: concept 99" in found
+    assert "99 % wrong against 30 %" in found
+    assert browser.get_log("browser") == []
+
+
+def test_an_atlas_sorts_filters_and_searches(browser, atlas_page):
+    from selenium.webdriver.common.keys import Keys
+
+    browser.get(atlas_page)
+    choose(browser, "sort", "highest error rate")
+    assert concepts_shown(browser) == list(range(N_CONCEPTS))[::-1]
+    choose(browser, "sort", "most rows")
+    rows = [1 + number % 4 for number in concepts_shown(browser)]
+    assert rows == sorted(rows, reverse=True)
+    choose(browser, "sort", "order of the atlas")
+    choose(browser, "errs", "more than the rest")
+    erring = [number for number in range(0, N_CONCEPTS, 3) if number > 30]
+    assert concepts_shown(browser) == erring
+    choose(browser, "label", HOSTILE[1])
+    assert concepts_shown(browser) == [number for number in erring if number % 2]
+    assert len(browser.find_elements("css selector", "#map a.out")) == N_CONCEPTS - 12
+    browser.find_element("id", "rows").send_keys("4")
+    assert concepts_shown(browser) == [one for one in erring if one % 4 == 3]
+    browser.find_element("css selector", "button[type=reset]").click()
+    every = f"{N_CONCEPTS} of {N_CONCEPTS} concepts shown"
+    status = "document.getElementById('count').textContent"
+    assert waited(browser, status, every) == every
+    choose(browser, "significance", "not significant")
+    assert concepts_shown(browser) == list(range(1, N_CONCEPTS, 3))
+    choose(browser, "significance", "all")
+    browser.find_element("id", "find").send_keys("folder/107")
+    assert concepts_shown(browser) == [7]
+    # A link to a concept that is hidden shows it.
+    browser.execute_script("location.hash = '#concept-3'")
+    assert waited(browser, status, every) == every
+    browser.find_element("id", "find").send_keys(Keys.ESCAPE)
+    assert browser.get_log("browser") == []
+
+
+def test_pictures_open_larger_and_arrows_go_on(browser, atlas_page):
+    from selenium.webdriver.common.keys import Keys
+
+    browser.get(atlas_page)
+    first = browser.find_element("css selector", "#concept-3 button.t")
+    browser.execute_script("arguments[0].focus()", first)
+    browser.switch_to.active_element.send_keys(Keys.ENTER)
+    dialog = browser.find_element("id", "large")
+    assert dialog.is_displayed()
+    name = browser.find_element("id", "large-name")
+    assert name.text == "folder/003.png"
+    said = browser.find_element("id", "large-said").text
+    assert said == f"row 3 · label {HOSTILE[1]}"
+    larger = "document.getElementById('large-picture').offsetWidth"
+    assert run(browser, larger) > 3 * first.size["width"]
+    for key, wanted in ((Keys.ARROW_RIGHT, 103), (Keys.ARROW_LEFT, 3)):
+        browser.switch_to.active_element.send_keys(key)
+        assert name.text == f"folder/{wanted:03}.png"
+    browser.switch_to.active_element.send_keys(Keys.ARROW_LEFT)  # and around
+    assert name.text == "folder/303.png"
+    assert browser.find_element("id", "large-place").text == "4 of 4"
+    browser.switch_to.active_element.send_keys(Keys.ESCAPE)
+    assert not dialog.is_displayed()
+    assert run(browser, "document.activeElement.dataset.i") is not None
+    # Tab goes from list to list, not through every picture.
+    stops = run(
+        browser,
+        "[...document.querySelectorAll('#concept-3 .tiles button.t')]"
+        ".map(one => one.tabIndex)",
+    )
+    assert stops == [0, -1, -1, -1]
+    browser.execute_script("document.querySelector('#map a').focus()")
+    browser.switch_to.active_element.send_keys(Keys.ENTER)
+    assert run(browser, "location.hash") == "#concept-0"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_an_atlas_has_contrast_in_light_and_dark(browser, atlas_page, scheme):
+    check_contrast(
+        browser, atlas_page, scheme, ("body", ".note", "article h2", "a[href]", "dt")
+    )
+
+
+@pytest.mark.parametrize("which", ["page", "atlas_page"])
+def test_they_fit_a_phone(browser, which, request):
+    size = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    browser.get(page)
-    assert run(browser, "document.documentElement.scrollWidth") <= 360
+    browser.get(request.getfixturevalue(which))
+    assert run(browser, "document.documentElement.scrollWidth") <= 390
+    # Each control stays beside its label.
+    apart = run(
+        browser,
+        "[...document.querySelectorAll('#filters .pair')].map(one => Math.abs("
+        "one.children[0].getBoundingClientRect().top"
+        " - one.children[1].getBoundingClientRect().top))",
+    )
+    assert max(apart) < 12
+    browser.execute_script("document.querySelector('article button.t').click()")
+    left, right = run(
+        browser,
+        "[document.getElementById('large').getBoundingClientRect()]"
+        ".map(one => [one.left, one.right])[0]",
+    )
+    assert left >= 0
+    assert right <= 390
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
