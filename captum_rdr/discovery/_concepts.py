@@ -149,13 +149,9 @@ def atlas(
     where = assigned([one.region for one in found], bank)
     of_rows = where.concept.clone()
     of_rows[sample] = torch.from_numpy(covered.labels)
+    wrong = None if known is None or predicted is None else known != predicted
     shown = _described(found, where.depth, known, n_exemplars)
-    if known is not None and predicted is not None:
-        wrong = torch.from_numpy(known != predicted)
-        rates = error_rates([one.rows for one in shown], picked, wrong, "two-sided")
-        shown = [
-            replace(one, errors=its) for one, its in zip(shown, rates, strict=True)
-        ]
+    shown = _with_errors(shown, picked, wrong)
     return Atlas(tuple(shown), picked, of_rows[picked], covered.coverage, rdr)
 
 
@@ -334,6 +330,17 @@ def _described(
         exemplars = one.rows[ranked[:n_exemplars]]
         described.append(replace(one, exemplars=exemplars, labels=held))
     return described
+
+
+def _with_errors(
+    found: list[Concept], rows: Tensor, is_wrong: Ints | None
+) -> list[Concept]:
+    """The concepts with how often the model errs on each, if that is known."""
+    if is_wrong is None:
+        return found
+    wrong = torch.from_numpy(is_wrong)
+    rates = error_rates([one.rows for one in found], rows, wrong, "two-sided")
+    return [replace(one, errors=its) for one, its in zip(found, rates, strict=True)]
 
 
 def error_rates(

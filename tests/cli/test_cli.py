@@ -302,7 +302,7 @@ def test_a_normalized_input_is_shown_as_it_was():
     assert as_shown((x - mean) / std, Normalized()).allclose(x, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/command-line.md"])
+@pytest.mark.parametrize("name", ["docs/command-line.md"])
 def test_documented_commands_are_accepted(name):
     text = (ROOT / name).read_text()
     lines = re.findall(r"^captum-rdr (.+)$", text, re.MULTILINE)
