@@ -17,7 +17,7 @@ from captum_rdr.method.region import Region
 Ints = npt.NDArray[np.int64]
 
 _NEIGHBORS = 8  # size of S of an error among the errors
-_WALKS = 64, 16  # steps of walks that tell causes, the coarser ones first
+_WALKS = 512, 256, 128, 64, 32, 16  # steps of walks that tell causes, coarse ones first
 _AT_MOST = 50  # groups that errors fall into at a time
 _LEAST_GAIN = 0.01  # share of the errors that a further group must newly cover
 _SAME = 20.0  # how much more a link counts for each of class and prediction that agree
