@@ -161,11 +161,10 @@ def cover(vectors: Vectors, at_most: int, least_gain: float) -> Cover:
     The objective is that of facility location, ``f(C) = mean over x of the largest
     likeness of x to a row of C``, from 0 to 1. It is monotone and submodular. Greedy
     choice takes, again and again, the row that raises f most. What others have made
-    needless leaves, and each chosen row is exchanged for the best of those most like it
-    and of those that add most, as long as f rises. So for K chosen rows f is at least
-    ``1 - (1 - 1/K)^K``, hence more than ``1 - 1/e`` = 63 %, of the largest value that any
-    K rows reach. What a row would add only falls as others are chosen, so most need not
-    be looked at again (lazy greedy).
+    needless leaves, and each chosen row is exchanged for the best of those most like it,
+    as long as f rises. So for K chosen rows f is at least ``1 - (1 - 1/K)^K``, hence more than
+    ``1 - 1/e`` = 63 %, of the largest value that any K rows reach. What a row would add
+    only falls as others are chosen, so most need not be looked at again (lazy greedy).
 
     Source: Nemhauser, Wolsey and Fisher, *An analysis of approximations for maximizing
     submodular set functions*, Mathematical Programming 1978, Theorem 4.1; Minoux,
@@ -212,17 +211,15 @@ def cover(vectors: Vectors, at_most: int, least_gain: float) -> Cover:
 def _exchanged(
     vectors: Vectors, chosen: list[int], likeness: Vectors, gains: Floats
 ) -> bool:
-    """Exchange each chosen row, in place, for the best of its own and of the best others."""
+    """Exchange each chosen row, in place, for the best of those most like it."""
     is_better = False
     for turn in range(len(chosen)):
         others = np.delete(likeness, turn, 0).max(0, initial=0)
-        own = np.flatnonzero(likeness[turn] > others)
-        tried = np.append(own, np.argsort(-gains, kind="stable"))
-        tried = tried[np.sort(np.unique(tried, return_index=True)[1])][:_TRIED]
-        offers = _offers(vectors, tried, others)
+        own = np.flatnonzero(likeness[turn] > others)[:_TRIED]
+        offers = _offers(vectors, own, others)
         loss = float(np.maximum(likeness[turn] - others, 0).mean(dtype=float))
-        if offers.max() > loss + 2 * _TIE:
-            chosen[turn] = int(tried[offers.argmax()])
+        if len(own) and offers.max() > loss + 2 * _TIE:
+            chosen[turn] = int(own[offers.argmax()])
             likeness[turn] = vectors @ vectors[chosen[turn]]
             gains += loss  # what any row adds to the others, at most
             is_better = True
