@@ -1,7 +1,7 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: demo test test-oldest test-zoo docs notebooks bench purity recipe calibration ablation atlas subclasses planted scale clean
+.PHONY: demo test test-oldest test-zoo docs notebooks bench purity recipe calibration ablation atlas planted scale clean
 
 demo: .venv/demo.stamp
 	$(PY) examples/quickstart.py
@@ -39,9 +39,6 @@ calibration: .venv/bench.stamp
 
 ablation: .venv/bench.stamp
 	$(PY) benchmarks/ablation.py
-
-subclasses: .venv/bench.stamp
-	$(PY) benchmarks/subclasses.py
 
 atlas: .venv/bench.stamp
 	$(PY) benchmarks/atlas.py

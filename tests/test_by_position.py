@@ -122,13 +122,6 @@ BY_ROWS = {
     "compare": lambda r, w, _: repr(
         compare(w[0].bank, w[1].bank[1], r, n_neighbors=4, show_progress=False)
     ),
-    "visualize_bank": lambda r, w, _: (
-        visualize_bank([], w[0].bank, rows=r, use_pyplot=False)[1]
-        .child_axes[0]
-        .collections[0]
-        .get_offsets()
-        .tolist()
-    ),
     "write_report": lambda r, w, path: page_of_rows(r, w, path / "rows.html"),
     "states": lambda r, w, _: w[0].bank.states(r).tolist(),
     "features_of": lambda r, w, _: w[0].bank.features_of(r).tolist(),

@@ -87,6 +87,9 @@ class Misclassification(Sequence[ErrorGroup]):
         """Share of the errors that are in groups of an adjusted p-value up to a level.
 
         The layer of which this is largest tells errors best from other inputs.
+
+        >>> Misclassification((), torch.empty(0).long(), 10).separation()
+        0.0
         """
         sizes = [len(one.rows) for one in self if one.errors.p_value <= level]
         return sum(sizes) / max(len(self.rows), 1)
@@ -191,7 +194,8 @@ def misclassification(
     >>> wrong = data.clone()
     >>> wrong[:12, :2] = torch.tensor([3.0, 5.0])
     >>> evaluated = torch.utils.data.TensorDataset(wrong, labels)
-    >>> misclassification(rdr, evaluated, show_progress=False)
+    >>> found = misclassification(rdr, evaluated, show_progress=False)
+    >>> found
     Misclassification: ... errors of 100 inputs, 1 group, ... errors in none
       group  errors  class x errors  taken for x errors ...
           0 ...

@@ -34,6 +34,10 @@ class Repair:
         by_chance: share of ten random sets of as many other neurons whose flip makes the
             prediction right too (where there are fewer others, some of those that depart
             make up the number); None without a repair.
+
+    >>> Repair(3, torch.tensor([5, 2]), torch.tensor([True, False]), n_repairing=1)
+    Repair(index=3, neurons=tensor([5, 2]), states=tensor([ True, False]),
+           n_repairing=1, by_chance=None)
     """
 
     index: int
@@ -45,14 +49,12 @@ class Repair:
 
 def _means_of_states(rdr: RelaxedDecisionRegion) -> Tensor:
     """Each neuron's mean activation where it is inactive, and active: ``(2, D)``."""
-    return torch.cat(
-        [
-            rdr.bank.state_means(some.repeat(2), torch.arange(2 * len(some)) >= len(some))
-            .reshape(2, -1)
-            for some in torch.split(torch.arange(rdr.bank.n_neurons), _COLUMNS)
-        ],
-        1,
-    )  # fmt: skip
+    means = []
+    for some in torch.split(torch.arange(rdr.bank.n_neurons), _COLUMNS):
+        is_active = torch.arange(2 * len(some)) >= len(some)
+        both = rdr.bank.state_means(some.repeat(2), is_active)
+        means.append(both.reshape(2, -1))
+    return torch.cat(means, 1)
 
 
 def repaired(

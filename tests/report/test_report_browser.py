@@ -278,7 +278,7 @@ def concepts_shown(browser):
 
 def test_an_atlas_opens_quickly_and_without_errors(browser, atlas_page):
     browser.get(atlas_page)
-    assert run(browser, "document.readyState") == "complete"
+    assert waited(browser, "document.readyState", "complete") == "complete"
     loaded = run(
         browser, "performance.getEntriesByType('navigation')[0].duration / 1000"
     )
