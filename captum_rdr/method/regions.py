@@ -28,7 +28,7 @@ from captum_rdr.method.neurons import (
 from captum_rdr.method.region import Region
 from captum_rdr.method.rule import Rule
 
-_QUERIES = 64  # explained at a time, at most
+_QUERIES = 256  # explained at a time, at most
 _WORK_BYTES = 1 << 27  # evidence of all rows for the queries of a step
 
 
