@@ -62,9 +62,9 @@ def significance(
     significant region whose coherence is below 0.55 is *a mixture* and does not pass.
 
     *Not testable* is a region without a member outside S, in the whole bank or on the
-    first half, and one whose neurons cannot be split: there is a single channel, or
-    nobody says which axis holds channels, and the axis that was assumed (the first)
-    holds units that are alike because of their place.
+    first half, one that holds every row outside S, and one whose neurons cannot be
+    split: there is a single channel, or nobody says which axis holds channels, and the
+    axis that was assumed (the first) holds units that are alike because of their place.
 
     The p-values are adjusted for the number of regions by the method of Benjamini and
     Hochberg: of the regions that pass, at most a share of ``level`` are chance finds, on
@@ -184,6 +184,8 @@ def _test(
     if not len(judged.picked):
         reason = "no member outside S on the half that finds"
         return replace(none, untestable=reason)
+    if len(judged.picked) == len(judged.agreements):
+        return replace(none, untestable="no row outside S to compare members with")
     found, own, n_judging = split.found[index], split.own[index], split.own.shape[1]
     agreed = int(judged.agreements[judged.picked].sum())
     return replace(

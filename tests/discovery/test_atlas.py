@@ -62,7 +62,10 @@ def test_noise_has_no_significant_concept(walk_length):
         data = torch.randn(300, 120, generator=torch.Generator().manual_seed(seed))
         rdr = fitted(data, keep_features=True)
         found = atlas(rdr, n_concepts=6, walk_length=walk_length, show_progress=False)
-        passed += any(one.region.significance.passed for one in found)
+        tests = [one.region.significance for one in found]
+        passed += any(test.passed for test in tests)
+        # Long walks mix noise into one concept of all rows, which nothing compares with.
+        assert all(test.untestable or test.n_outside < 150 for test in tests)
     assert passed <= 1
 
 
