@@ -46,18 +46,6 @@ def bank_regions(
     return found
 
 
-def input_regions(
-    rdr: RelaxedDecisionRegion, inputs: Any, choices: Choices
-) -> list[Region]:
-    """The regions of inputs by the `recipe`, in the one layer that ``rdr`` explains."""
-    to_input = rdr.bank.attribute_to_layer_input
-    found: list[Region]
-    _, found = rdr.attribute(
-        inputs, attribute_to_layer_input=to_input, **recipe(choices)
-    )
-    return found
-
-
 def explainer_of(rdr: RelaxedDecisionRegion, index: int) -> RelaxedDecisionRegion:
     """An explainer of one of the layers, with its bank and its thresholds.
 
