@@ -68,9 +68,9 @@ def cifar_layers(folder: Path) -> Iterator[Layer]:
     model.load_state_dict(load_file(folder / "resnet20_cifar10.safetensors"))
     images = normalize(torch.from_numpy(data["images"][::2]))
     labels = torch.from_numpy(data["labels"][::2]).long()
-    for name in ("layer1", "layer2", "layer3"):
-        found = read(model, getattr(model, name), images)
-        yield Layer(f"ResNet-20 {name}", found, labels, chose=name == "layer2")
+    for name in ("layer1", "layer2.0", "layer2", "layer3.0", "layer3"):
+        found = read(model, model.get_submodule(name), images)
+        yield Layer(f"ResNet-20 {name}", found, labels, chose="." not in name)
 
 
 def photo_layers(folder: Path) -> Iterator[Layer]:
@@ -86,11 +86,11 @@ def photo_layers(folder: Path) -> Iterator[Layer]:
     labels = torch.from_numpy(data["labels"][::2]).long()
     small = torch.from_numpy(data["images"][::2]).permute(0, 3, 1, 2)
     # One pass for all layers; quarters keep the last one small.
-    layers = {"block 4": model.blocks[4], "block 5": model.blocks[5], "last": model.bn2}
+    layers = {f"block {number}": model.blocks[number] for number in (3, 4, 5, 6)}
+    layers["last"] = model.bn2
+    quarters = nn.AdaptiveMaxPool2d(2)
     rdr = RelaxedDecisionRegion(
-        model,
-        list(layers.values()),
-        pool=[None, nn.AdaptiveMaxPool2d(2), nn.AdaptiveMaxPool2d(2)],
+        model, list(layers.values()), pool=[None, None, quarters, quarters, quarters]
     )
     enlarged = (
         F.interpolate(part.float() / 127.5 - 1, size=128, mode="bicubic")
@@ -99,7 +99,8 @@ def photo_layers(folder: Path) -> Iterator[Layer]:
     rdr.fit(enlarged, keep_features=True, show_progress=False)
     for name, bank in zip(layers, rdr.bank, strict=True):
         found = bank.features.reshape(-1, *bank.layer_shape)
-        yield Layer(f"EfficientNet-Lite0 {name}", found, labels, name == "block 5")
+        chose = name in ("block 4", "block 5", "last")
+        yield Layer(f"EfficientNet-Lite0 {name}", found, labels, chose)
 
 
 class DigitTransformer(nn.Module):
@@ -144,16 +145,26 @@ def digit_layers() -> Iterator[Layer]:
     seen, kept = slice(0, None, 2), slice(1, None, 2)  # trained on one half
     torch.manual_seed(SEED)
     vit: Any = trained(DigitTransformer(), images[seen], labels[seen], 6)
-    for number in (0, 2):
-        block = vit.blocks.layers[number]
-        found = read(vit, block, images[kept])
-        yield Layer(f"digit transformer block {number}", found, labels[kept])
+    for number in range(3):
+        found = read(vit, vit.blocks.layers[number], images[kept])
+        yield Layer(
+            f"digit transformer block {number}", found, labels[kept], number != 1
+        )
     mlp: Any = nn.Sequential(
         nn.Flatten(), nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU()
     ).append(nn.Linear(128, 10))
     trained(mlp, images[seen], labels[seen], 4)
-    found = read(mlp, mlp[2], images[kept])
-    yield Layer("digit MLP layer 1 (ReLU)", found, labels[kept])
+    for number, layer in enumerate((mlp[2], mlp[4]), 1):
+        found = read(mlp, layer, images[kept])
+        yield Layer(
+            f"digit MLP layer {number} (ReLU)", found, labels[kept], number == 1
+        )
+    cnn: Any = nn.Sequential(nn.Conv2d(1, 16, 5, 2), nn.ReLU())
+    cnn.extend([nn.Conv2d(16, 32, 3, 2), nn.BatchNorm2d(32), nn.ReLU()])
+    cnn.extend([nn.Flatten(), nn.Linear(800, 10)])
+    trained(cnn, images[seen], labels[seen], 3)
+    found = read(cnn, cnn[3], images[kept])
+    yield Layer("digit CNN layer 2 (batch norm)", found, labels[kept])
 
 
 def docstrings() -> tuple[list[str], list[int]]:
@@ -176,7 +187,7 @@ def docstrings() -> tuple[list[str], list[int]]:
 
 
 def text_layers() -> Iterator[Layer]:
-    """Give a layer of a bag-of-words network that tells which package a docstring is of."""
+    """Give layers of bag-of-words networks that tell which package a docstring is of."""
     texts, packages = docstrings()
     counts = torch.zeros(len(texts), WORDS)
     for row, text in zip(counts, texts, strict=True):
@@ -187,9 +198,16 @@ def text_layers() -> Iterator[Layer]:
     model: Any = nn.Sequential(nn.Linear(WORDS, 192), nn.ReLU(), nn.Linear(192, 64))
     model.extend([nn.ReLU(), nn.Linear(64, len(CODE))])
     trained(model, inputs[::2], labels[::2], 3)
-    yield Layer(
-        "docstring network layer 1", read(model, model[1], inputs[1::2]), labels[1::2]
-    )
+    for number, layer in enumerate((model[1], model[3]), 1):
+        found = read(model, layer, inputs[1::2])
+        yield Layer(
+            f"docstring network layer {number}", found, labels[1::2], number == 1
+        )
+    smooth: Any = nn.Sequential(nn.Linear(WORDS, 96, bias=False), nn.LayerNorm(96))
+    smooth.extend([nn.GELU(), nn.Linear(96, 96), nn.GELU(), nn.Linear(96, len(CODE))])
+    trained(smooth, inputs[::2], labels[::2], 3)
+    found = read(smooth, smooth[4], inputs[1::2])
+    yield Layer("docstring network with GELU", found, labels[1::2])
 
 
 def explainer(activations: Tensor, *, features: bool = True) -> RelaxedDecisionRegion:

@@ -265,11 +265,11 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
                 as it stands: neurons weigh their log-odds, unanimous or not, and
                 members are told by their summed evidence.
             neighbors: what chooses S: ``"configuration"`` distance, ``"cosine"``,
-                ``"centered_cosine"`` (features minus their mean) or ``"euclidean"``
+                ``"centered_cosine"`` (features minus their mean), ``"direction"``
+                (features at unit length minus the mean of these) or ``"euclidean"``
                 distance, or bank rows, int64 ``(m,)`` for all inputs or ``(B, m)``,
                 which make ``n_neighbors`` idle. None for configuration, or with
-                ``weighting="evidence"`` for centered cosine distance where the bank has
-                features.
+                ``weighting="evidence"`` for direction where the bank has features.
             rounds: with ``weighting="evidence"``, how often S is chosen; from the second
                 time on it holds the instances of largest evidence.
             return_regions: False for the mask alone, as Captum's tools expect it.

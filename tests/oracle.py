@@ -83,7 +83,11 @@ def evidence(
 ) -> tuple[list[int], list[float], float]:
     """Give the heaviest neurons, the evidence of every row and that of the query."""
     inside = np.array([bank[i] for i in rows] + ([query] if with_query else []))
-    weighed = weights(inside, bank)
+    common = common_weight(inside, bank)
+    weighed = [
+        (w - common, offset + common * float(column.mean())) if w else (0.0, 0.0)
+        for (w, offset), column in zip(weights(inside, bank), bank.T, strict=True)
+    ]
     order = sorted(
         (i for i, (w, _) in enumerate(weighed) if w != 0),
         key=lambda i: (-abs(weighed[i][0]), i),
@@ -97,6 +101,22 @@ def evidence(
     return chosen, [total(row) for row in bank], total(query)
 
 
+def common_weight(inside: np.ndarray, bank: np.ndarray) -> float:
+    """Give what of the mean weight is due to neurons that are active together."""
+    k = len(inside)
+    weighty = [w for w, _ in weights(inside, bank) if w]
+    if k < 2 or not weighty:
+        return 0.0
+    shares = [Fraction(int(column.sum()), k) for column in inside.T]
+    alone = float(sum(p * (1 - p) for p in shares)) * k / (k - 1)
+    totals = [int(states.sum()) for states in inside]
+    mean = sum(totals) / k
+    spread = sum((total - mean) ** 2 for total in totals) / (k - 1)
+    if spread <= alone:
+        return 0.0
+    return round(64 * sum(weighty) / len(weighty) * (1 - (alone / spread) ** 0.5)) / 64
+
+
 def evidence_cut(
     bank: np.ndarray, inside: np.ndarray, chosen: list[int], by_own: list[float]
 ) -> float:
@@ -106,9 +126,12 @@ def evidence_cut(
     left_out = []
     for j, states in enumerate(inside):
         others, rest = np.delete(inside, j, 0), 0.0
+        common = common_weight(others, bank)
         for i, (weight, offset) in enumerate(raw_weights(others, bank)):
             if i in chosen:
                 rest += offset + (weight if states[i] else 0.0)
+                if round(64 * weight):
+                    rest += common * (float(bank[:, i].mean()) - float(states[i]))
         left_out.append(rest)
     return min(*by_own, sorted(left_out)[(len(inside) - 1) // 4])
 

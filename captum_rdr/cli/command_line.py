@@ -12,7 +12,7 @@ from captum_rdr.version import __version__
 
 _FAILURES = (ImportError, OSError, RuntimeError, TypeError, ValueError)
 _POOLS = ("spatial_mean", "spatial_max", "class_token", "last_token", "token_mean")
-_METRICS = ("configuration", "cosine", "centered_cosine", "euclidean")
+_METRICS = ("configuration", "cosine", "centered_cosine", "direction", "euclidean")
 _EXAMPLES = """examples:
   captum-rdr fit --model torchvision:resnet50 --data photos --bank photos.rdr
   captum-rdr explain --model torchvision:resnet50 --data photos --bank photos.rdr cat.jpg

@@ -259,7 +259,7 @@ def rule_for(bank: ConfigurationBank, of: Tensor, query: int, among: Tensor) -> 
     if len(of) > 1:  # by the weights of the others: its own ones flatter a row
         states = bank.states(of).numpy()
         frequencies = Frequencies.of(bank.active_counts.numpy(), len(bank))
-        own = left_out_evidence(states, states.sum(0), frequencies)
+        own = left_out_evidence(states, frequencies, np.arange(bank.n_neurons))
         # Rounding may put it above what the row has by all weights.
         sums[of] = torch.minimum(sums[of], torch.from_numpy(own))
     order = among[sums[among].argsort(descending=True, stable=True)]

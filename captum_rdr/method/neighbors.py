@@ -157,7 +157,8 @@ def nearest_features(
         count: number of rows wanted, at most N.
         metric: ``"cosine"`` (one minus the cosine similarity, 1 for a zero vector),
             ``"centered_cosine"`` (the same after the mean of ``features`` was taken
-            off) or ``"euclidean"``.
+            off), ``"direction"`` (the same, of rows that are scaled to unit length
+            first) or ``"euclidean"``.
 
     Returns:
         for each query int64 rows, nearest first, and their float64 distances.
@@ -166,17 +167,15 @@ def nearest_features(
     >>> nearest_features(features, features[1:2], 2, "cosine")[0][0]
     tensor([1, 2])
     """
-    mean = torch.zeros(features.shape[1], dtype=torch.float64, device=features.device)
-    if metric == "centered_cosine":
-        for rows in _blocks(features):
-            mean += features[rows].double().sum(0)
-        mean /= len(features)
-    targets = queries.detach().to(features.device).double() - mean
-    products, lengths = _products(features, targets, mean)
+    mean, scales = _center(features, metric)
+    targets = queries.detach().to(features.device).double()
+    own = _lengths(targets) if metric == "direction" else scales.new_ones(len(targets))
+    targets = targets - own[:, None] * mean
+    products, lengths = _products(features, targets, mean, scales)
     target_lengths = targets.norm(dim=1)[:, None]
     # What rounding can change in a product of a stretch of so many terms, at most.
     rounding = 4 * _STRETCH * torch.finfo(_exactly(features.dtype)).eps
-    error = rounding * (lengths + 2 * mean.norm()) * target_lengths
+    error = rounding * (lengths + 2 * scales * mean.norm()) * target_lengths
     if metric == "euclidean":
         square = lengths.square()
         distances = square + target_lengths.square() - 2 * products
@@ -189,7 +188,7 @@ def nearest_features(
         near = _candidates(away, bound, count)
         exact = [np.empty(0)]
         for part in torch.split(near, max(1, _BLOCK_VALUES // features.shape[1])):
-            held = features[part].double() - mean
+            held = features[part].double() - scales[part, None] * mean
             exact.append(_exact(target.cpu().numpy(), held.cpu().numpy(), metric))
         away, places = np.concatenate(exact), near.cpu().numpy()
         order = np.lexsort((places, away))[:count]
@@ -197,12 +196,39 @@ def nearest_features(
     return found
 
 
+def _center(features: Tensor, metric: str) -> tuple[Tensor, Tensor]:
+    """What is taken off of each row: a mean, float64 ``(D,)``, times so much ``(N,)``.
+
+    Rows of unit length less their mean have the directions of the rows less their own
+    length times that mean.
+    """
+    mean = features.new_zeros(features.shape[1], dtype=torch.float64)
+    scales = features.new_ones(len(features), dtype=torch.float64)
+    if metric in ("centered_cosine", "direction"):
+        for rows in _blocks(features):
+            block = features[rows].double()
+            if metric == "direction":
+                scales[rows] = _lengths(block)
+                block = block / scales[rows, None].clamp_min(1e-300)
+            mean += block.sum(0)
+    return mean / len(features), scales
+
+
+def _lengths(rows: Tensor) -> Tensor:
+    """Lengths of rows, also where squares alone would overflow."""
+    largest = rows.abs().amax(1).clamp_min(1e-300)
+    scaled: Tensor = torch.linalg.vector_norm(rows / largest[:, None], dim=1)
+    return largest * scaled
+
+
 def _exactly(dtype: torch.dtype) -> torch.dtype:
     """The dtype in which features are multiplied: their own, or float32 for half."""
     return dtype if dtype in (torch.float32, torch.float64) else torch.float32
 
 
-def _products(features: Tensor, targets: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+def _products(
+    features: Tensor, targets: Tensor, mean: Tensor, scales: Tensor
+) -> tuple[Tensor, Tensor]:
     """Inner products ``(Q, N)`` of targets and centered rows, and these rows' lengths."""
     dtype = _exactly(features.dtype)
     narrow, center = targets.to(dtype), mean.to(dtype)
@@ -211,7 +237,8 @@ def _products(features: Tensor, targets: Tensor, mean: Tensor) -> tuple[Tensor, 
     for rows in _blocks(features):
         for start in range(0, features.shape[1], _STRETCH):
             part = slice(start, start + _STRETCH)
-            block = features[rows, part].to(dtype) - center[part]
+            off = scales[rows, None].to(dtype) * center[part]
+            block = features[rows, part].to(dtype) - off
             products[:, rows] += (narrow[:, part] @ block.T).double()
             squares[rows] += torch.linalg.vecdot(block, block).double()
     return products, squares.sqrt()

@@ -4,7 +4,7 @@ Pure functions on arrays. Frequencies are given as counts, whole numbers, so tha
 between scores are ties and not a matter of rounding.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -74,16 +74,15 @@ def by_score(
     return Principal(neurons, inside > 0, scores, weights / UNITS, offset)
 
 
-def by_evidence(
-    active_inside: Ints, n_inside: int, bank: "Frequencies", count: int
-) -> Principal:
+def by_evidence(states: Bools, bank: "Frequencies", count: int) -> Principal:
     """The ``count`` neurons of largest ``|w_i|``, heaviest first, ties to the lower index.
 
-    Neurons without weight are left out, so there may be fewer.
+    Neurons without weight are left out, so there may be fewer. Of each weight that is left
+    `common_weight` is taken off, and is given back in the offset as often as the neuron is
+    active in the bank.
 
     Args:
-        active_inside: in how many instances of S each neuron is active, ``(D,)``.
-        n_inside: number of instances in S.
+        states: those of S, bool ``(k, D)``.
         bank: how often each neuron is active in the bank.
         count: number of neurons wanted.
 
@@ -91,15 +90,61 @@ def by_evidence(
         the neurons; their scores are the absolute weights.
 
     >>> bank = Frequencies.of(np.array([5, 0, 9]), 10)
-    >>> by_evidence(np.array([8, 0, 0]), 8, bank, 3).neurons
+    >>> by_evidence(np.array([[True, False, False]] * 8), bank, 3).neurons
     array([2, 0])
     """
-    weights, when_inactive = evidence_weights(active_inside, n_inside, bank)
-    weighty = np.flatnonzero(weights)
-    chosen = weighty[largest(np.abs(weights[weighty]), count)]
-    neurons = chosen[np.argsort(-np.abs(weights[chosen]), kind="stable")]
-    offset, nats = _in_units(when_inactive[neurons]), weights[neurons] / UNITS
+    active = active_in(states)
+    weights, when_inactive = evidence_weights(active, len(states), bank)
+    common = common_weight(states, active, weights)
+    own = np.where(weights != 0, weights - common, 0)
+    weighty = np.flatnonzero(own)
+    chosen = weighty[largest(np.abs(own[weighty]), count)]
+    neurons = chosen[np.argsort(-np.abs(own[chosen]), kind="stable")]
+    expected = common / UNITS * bank.active[neurons] / bank.size
+    offset, nats = _in_units(when_inactive[neurons] + expected), own[neurons] / UNITS
     return Principal(neurons, nats > 0, np.abs(nats), nats, offset)
+
+
+def active_in(states: Bools) -> Ints:
+    """In how many instances each neuron is active."""
+    narrow = np.uint8 if len(states) <= 255 else np.int64  # the narrow one is faster
+    active: Ints = states.view(np.uint8).sum(0, dtype=narrow).astype(np.int64)
+    return active
+
+
+def common_weight(states: Bools, active: Ints, weights: Ints) -> int:
+    """What every weight has only because neurons are active together, in units.
+
+    Weights take neurons as independent. Where a whole layer rises and falls as one, with
+    the length of a text or the contrast of an image, each neuron says that again. It shows
+    in S: the number of active neurons spreads f times as wide (in standard deviations) as
+    that of independent neurons of the same frequencies. Then ``1 - 1/f`` of the mean
+    weight is what was said before, and nothing where f is 1 or less.
+
+    Args:
+        states: those of S, bool ``(k, D)``.
+        active: in how many of them each neuron is active, ``(D,)``.
+        weights: as `evidence_weights` gives them.
+
+    >>> alike = np.array([[1, 1, 1, 1], [0, 0, 0, 0], [1, 1, 1, 1]]) > 0
+    >>> common_weight(alike, alike.sum(0), np.array([64, 64, 64, 64]))
+    32
+    >>> one_each = np.eye(4) > 0
+    >>> common_weight(one_each, one_each.sum(0), np.array([64, 64, 64, 64]))
+    0
+    """
+    weighty, k = weights[weights != 0], len(states)
+    if k < 2 or not len(weighty):
+        return 0
+    alone = float((active * (k - active)).sum()) / (k * (k - 1))
+    spread = np.count_nonzero(states, axis=1).var(ddof=1)
+    return int(_common(weighty.mean(), alone, spread))
+
+
+def _common(mean: Any, alone: Any, spread: Any) -> Any:
+    """Part of a mean weight; by the variances of independent neurons and of these."""
+    wider = 1 - np.sqrt(alone / np.maximum(spread, 1e-300))
+    return np.rint(np.where(spread > alone, mean * wider, 0.0))
 
 
 def _in_units(values: Floats) -> float:
@@ -173,7 +218,7 @@ def evidence_weights(
     return units, np.where(useful, when_inactive, 0.0)
 
 
-def left_out_evidence(states: Bools, active_inside: Ints, bank: Frequencies) -> Floats:
+def left_out_evidence(states: Bools, bank: Frequencies, neurons: Ints) -> Floats:
     """Evidence of each instance of S by the weights that the others of S give.
 
     A further instance of what S holds would reach as much as these, one and all: none of
@@ -181,24 +226,40 @@ def left_out_evidence(states: Bools, active_inside: Ints, bank: Frequencies) -> 
 
     Args:
         states: those of S, bool ``(k, D)``, k at least 2.
-        active_inside: in how many of them each neuron is active, ``(D,)``.
         bank: how often each neuron is active in the bank.
+        neurons: those whose evidence counts, int64 ``(t,)``.
 
     Returns:
         float64 ``(k,)``, in nats, whole multiples of ``1 / UNITS``.
 
     >>> states = np.array([[1, 0], [1, 0], [0, 1]]) > 0
-    >>> left_out_evidence(states, states.sum(0), Frequencies.of(np.array([5, 5]), 10))
+    >>> bank = Frequencies.of(np.array([5, 5]), 10)
+    >>> left_out_evidence(states, bank, np.array([0, 1]))
     array([ 0.    ,  0.    , -2.1875])
     """
-    others = len(states) - 1
-    without_it = np.maximum(active_inside - 1, 0)  # what is left of an active one
-    weights, rest = evidence_weights(without_it, others, bank)
-    inside = np.minimum(active_inside, others)
-    _, when_inactive = evidence_weights(inside, others, bank)
-    gains = np.rint(UNITS * (weights / UNITS + rest - when_inactive))
-    found: Floats = states @ gains + np.rint(UNITS * when_inactive.sum())
-    return found / UNITS
+    others, active = len(states) - 1, active_in(states)
+    # Counts in the others, for an instance that has a neuron active and one that has not.
+    gone, kept = np.maximum(active - 1, 0), np.minimum(active, others)
+    weights, rest = evidence_weights(gone, others, bank)
+    weights_not, rest_not = evidence_weights(kept, others, bank)
+
+    def total(if_active: Any, if_not: Any, of: Any = slice(None)) -> Any:
+        return states[:, of] @ (if_active - if_not)[of] + if_not[of].sum()
+
+    counts = np.count_nonzero(states, axis=1).astype(float)
+    squares = np.square(counts).sum() - counts**2
+    squares -= (counts.sum() - counts) ** 2 / others
+    alone = total(gone * (others - gone), kept * (others - kept)) / others
+    weighty, weighty_not = (weights != 0) * 1.0, (weights_not != 0) * 1.0
+    mean = total(weights, weights_not) / np.maximum(total(weighty, weighty_not), 1)
+    common = _common(mean, alone, squares)
+    share = bank.active / bank.size
+    expected = total(share * weighty, share * weighty_not, neurons)
+    gains = weights + np.rint(UNITS * (rest - rest_not))
+    level = np.rint(UNITS * rest_not[neurons].sum() + common * expected)
+    level -= common * (states[:, neurons] @ weighty[neurons])
+    found: Floats = (states[:, neurons] @ gains[neurons] + level) / UNITS
+    return found
 
 
 def largest(values: npt.NDArray[np.number], count: int) -> Ints:

@@ -18,8 +18,8 @@ from captum_rdr.method.neurons import (
     UNITS,
     Bools,
     Frequencies,
-    Ints,
     Principal,
+    active_in,
     by_evidence,
     by_score,
     largest,
@@ -106,22 +106,14 @@ def _drafts(
         if queries.rows[index] is None:
             rows = torch.cat([rows, queries.packed[index : index + 1]])
         states = bits.unpack(rows, bank.n_neurons).numpy()
-        active, k = _active(states), len(states)
         if frequencies is None:
             of_bank = bank.active_counts.numpy(), len(bank)
-            chosen = by_score(active, k, *of_bank, count)
+            chosen = by_score(active_in(states), len(states), *of_bank, count)
         else:
-            chosen = by_evidence(active, k, frequencies, count)
+            chosen = by_evidence(states, frequencies, count)
         every.append(states)
         drafts.append(_draft(bank, queries, index, one, rule, chosen))
     return every, drafts
-
-
-def _active(states: Bools) -> Ints:
-    """In how many instances each neuron is active."""
-    narrow = np.uint8 if len(states) <= 255 else np.int64  # the narrow one is faster
-    active: Ints = states.view(np.uint8).sum(0, dtype=narrow).astype(np.int64)
-    return active
 
 
 def _draft(
@@ -229,10 +221,9 @@ def _cut(draft: Region, states: Bools, bank: Frequencies) -> float:
     S; all of S reaches it by its own weights. The tolerance is taken off.
     """
     neurons = draft.neurons.numpy()
-    few = states[:, neurons]
-    cut = float((few @ draft.weights.numpy()).min()) + draft.offset
-    if len(few) > 1:
-        judged = left_out_evidence(few, _active(few), bank.some(neurons))
+    cut = float((states[:, neurons] @ draft.weights.numpy()).min()) + draft.offset
+    if len(states) > 1:
+        judged = left_out_evidence(states, bank, neurons)
         cut = min(cut, float(np.sort(judged)[(len(judged) - 1) // 4]))
     return cut - draft.tolerance
 

@@ -11,9 +11,9 @@ from torch import Tensor
 from captum_rdr._arguments import check_choice, check_range, check_whole
 from captum_rdr.bank import ConfigurationBank
 
-METRICS = ("cosine", "centered_cosine", "euclidean")
+METRICS = ("cosine", "centered_cosine", "direction", "euclidean")
 Weighting = Literal["uniform", "evidence"]
-Metric = Literal["configuration", "cosine", "centered_cosine", "euclidean"]
+Metric = Literal["configuration", "cosine", "centered_cosine", "direction", "euclidean"]
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class Rule:
         tolerance: neurons that may disagree, or nats of evidence.
         weighting: ``"uniform"`` (the paper's rule) or ``"evidence"``.
         neighbors: the metric that chooses S, or int64 bank rows ``(m,)`` or ``(Q, m)``;
-            None for centered cosine distance by evidence where the bank has features,
-            else configuration distance.
+            None for ``"direction"`` by evidence where the bank has features, else
+            configuration distance.
         rounds: how often S is chosen; from the second time on by evidence.
     """
 
@@ -81,7 +81,7 @@ class Rule:
         """
         by_features = self.is_evidence and bank.features is not None
         size = min(16 if self.is_evidence else 8, len(bank))
-        metric: Metric = "centered_cosine" if by_features else "configuration"
+        metric: Metric = "direction" if by_features else "configuration"
         settled = replace(
             self,
             n_neighbors=size if self.n_neighbors is None else self.n_neighbors,

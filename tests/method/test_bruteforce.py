@@ -18,7 +18,10 @@ def distance(metric, rows, features, query, query_features):
     bank, one = features.astype(float), query_features.astype(float)
     if metric == "euclidean":
         return np.sqrt(((bank - one) ** 2).sum(1))
-    if metric == "centered_cosine":
+    if metric == "direction":
+        bank = bank / np.linalg.norm(bank, axis=1, keepdims=True)
+        one = one / np.linalg.norm(one)
+    if metric in ("centered_cosine", "direction"):
         mean = bank.mean(0)
         bank, one = bank - mean, one - mean
     norms = np.linalg.norm(bank, axis=1) * np.linalg.norm(one)
@@ -34,7 +37,14 @@ def weights_of(inside, rows):
     offset = np.log((1 - smooth) / (1 - clamped))
     weight = np.log(smooth / clamped) - offset
     agrees = ((weight > 0) & (p_s > p)) | ((weight < 0) & (p_s < p))
-    return np.where(agrees, np.round(64 * weight) / 64, 0), np.where(agrees, offset, 0)
+    weight = np.where(agrees, np.round(64 * weight) / 64, 0)
+    totals, common = inside.sum(1), 0.0
+    independent = np.sqrt((p_s * (1 - p_s)).sum() * k / max(k - 1, 1))
+    if k > 1 and weight.any() and totals.std(ddof=1) > independent * (1 + 1e-12):
+        left = 1 - independent / totals.std(ddof=1)
+        common = np.round(64 * weight[weight != 0].mean() * left) / 64
+    offset = np.where(weight != 0, offset + common * p, 0)
+    return np.where(weight != 0, weight - common, 0), offset
 
 
 def a_case(seed):
@@ -50,7 +60,8 @@ def a_case(seed):
     k, t = int(rng.integers(1, n + 1)), int(rng.integers(1, d + 1))
     tolerance = int(rng.integers(0, t))
     metrics = ["configuration", "cosine", "centered_cosine", "euclidean", "given"]
-    return rng, features, own, k, t, tolerance, metrics[seed % 5]
+    metrics.append("direction")
+    return rng, features, own, k, t, tolerance, metrics[seed // 3 % 6]
 
 
 @pytest.mark.parametrize("part", range(PARTS))

@@ -46,4 +46,5 @@ def test_a_neuron_that_never_fires_has_no_weight():
     often = selection.Frequencies.of(np.array([0, 99]), 99)
     weights, _ = selection.evidence_weights(np.array([0, 8]), 8, often)
     assert weights.tolist() == [0, 0]
-    assert len(selection.by_evidence(np.array([0, 8]), 8, often, 2).neurons) == 0
+    states = np.array([[False, True]] * 8)
+    assert len(selection.by_evidence(states, often, 2).neurons) == 0

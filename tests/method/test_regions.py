@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from captum_rdr import ConfigurationBank, Region, RelaxedDecisionRegion
 from captum_rdr.method.neighbors import nearest_features
+from captum_rdr.method.rule import METRICS
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fewer (unanimous|weighty) neurons")
 
@@ -104,15 +105,21 @@ def test_evidence(seed, n, d, data):
         check_invariants(region, states, torch.from_numpy(query))
 
 
-@pytest.mark.parametrize("metric", ["cosine", "centered_cosine", "euclidean"])
+@pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
 def test_feature_neighbors(metric, dtype):
     features = torch.randn(60, 12, generator=torch.Generator().manual_seed(0)).to(dtype)
     features[7], features[30] = features[3], 0
     rdr = explainer(bank_of(features > 0, features))
     rows = features.double().numpy()
-    if metric == "centered_cosine":
-        rows = rows - rows.mean(0)
+    if metric == "direction":
+        lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+        rows = np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 0)
+    if metric in ("centered_cosine", "direction"):
+        centered = rows - rows.mean(0)
+        # A row of zeros has no direction.
+        is_zero = ~rows.any(1, keepdims=True) & (metric == "direction")
+        rows = np.where(is_zero, 0, centered)
     found = rdr.attribute_members(range(60), 6, 5, neighbors=metric)
     for query, region in enumerate(found):
         if metric == "euclidean":
@@ -132,7 +139,7 @@ def test_feature_neighbors(metric, dtype):
 def test_an_input_that_the_bank_holds_is_its_row():
     features = torch.randn(50, 9, generator=torch.Generator().manual_seed(0))
     rdr = explainer(bank_of(features > 0, features))
-    for metric in ("configuration", "cosine", "centered_cosine", "euclidean"):
+    for metric in ("configuration", *METRICS):
         members = rdr.attribute_members(range(4), 5, 4, neighbors=metric)
         _, inputs = rdr.attribute(features[:4], 5, 4, neighbors=metric)
         for one, other in zip(members, inputs, strict=True):
@@ -170,7 +177,7 @@ def test_results_do_not_depend_on_how_many_queries_come_together():
     rdr = explainer(bank_of(features > 0, features))
     choices = [
         {},
-        {"weighting": "evidence", "n_neurons": 40, "neighbors": "centered_cosine"},
+        {"weighting": "evidence", "n_neurons": 40, "neighbors": "direction"},
         {"weighting": "evidence", "rounds": 2},
     ]
     for choice in choices:
@@ -201,7 +208,7 @@ def test_a_region_without_principal_neurons_is_the_whole_bank():
         rdr.concept_score(region)
 
 
-@pytest.mark.parametrize("metric", ["cosine", "centered_cosine", "euclidean"])
+@pytest.mark.parametrize("metric", METRICS)
 def test_single_images_of_the_bank_are_recognized(net, images, metric):
     rdr = RelaxedDecisionRegion(net, net[2])
     rdr.fit(images, keep_features=True, show_progress=False)
