@@ -184,6 +184,34 @@ def on_clusters(n_banks: int) -> None:
             line(f"{n_clusters} clusters, {flip:.0%} flipped, {rule}", tests)
 
 
+def on_shares(n_banks: int) -> None:
+    """What share of further instances of a query's cluster lies in its region."""
+    print(
+        "\nRegions by evidence of rows of clusters, 512 neurons: held-out instances inside\n\n"
+        "| clusters of 3,000 rows, flipped | of the same cluster | of others |\n"
+        "|---|---|---|"
+    )
+    layer = nn.Identity()
+    for n_clusters, flip in ((100, 0.1), (50, 0.1), (50, 0.2), (20, 0.2), (20, 0.3)):
+        own, others = [], []
+        for seed in range(n_banks):
+            draw = clusters(n_clusters, flip, 512, 3000 + 100 * n_clusters)
+            features = draw(torch.Generator().manual_seed(seed))
+            kept, held = features[:3000], features[3000:]
+            rdr = RelaxedDecisionRegion(layer, layer)
+            rdr.fit(kept, keep_features=True, show_progress=False)
+            regions = rdr.attribute_members(range(40), show_progress=False, **EVIDENCE)
+            for row, region in enumerate(regions):
+                inside = region.contains(held > 0).float()
+                same = (torch.arange(3000, len(features)) - row) % n_clusters == 0
+                own.append(float(inside[same].mean()))
+                others.append(float(inside[~same].mean()))
+        print(
+            f"| {n_clusters}, {flip:.0%} | {np.mean(own):.2f} | {np.mean(others):.4f} |",
+            flush=True,
+        )
+
+
 MIXTURES = {  # clusters of S, and of members outside S, in turn; -1 for any row
     "one cluster": ([0], [0]),
     "four in five of the cluster": ([0], [0, 0, 0, 0, -1]),
@@ -343,6 +371,7 @@ def cost(n_rows: int) -> None:
 PARTS: dict[str, tuple[Callable[[int], None], int]] = {
     "noise": (on_noise, 80),
     "clusters": (on_clusters, 4),
+    "shares": (on_shares, 4),
     "mixtures": (on_mixtures, 30),
     "intervals": (on_intervals, 1000),
     "cost": (cost, 3000),

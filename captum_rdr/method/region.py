@@ -176,7 +176,7 @@ class Region:
         tolerance: neurons that may disagree; with an evidence cut, nats that were taken
             off the cut.
         evidence_cut: smallest evidence of a member in nats, or None where members are
-            told by ``tolerance``. Three quarters of what is like S reach it: the lower
+            told by ``tolerance``. Three quarters of what is as near as S reach it: the lower
             quartile of the evidence of S, each instance judged by the weights that the
             others give.
         members: int64 ``(M,)``, rows of the bank in the region, ascending.

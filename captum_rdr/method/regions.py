@@ -217,8 +217,8 @@ def _cut(draft: Region, states: Bools, bank: Frequencies) -> float:
     """What a member must reach, in nats.
 
     Three quarters of S reach it when they are judged by the weights of the others (the
-    lower quartile of `left_out_evidence`), and so do three quarters of what else is like
-    S; all of S reaches it by its own weights. The tolerance is taken off.
+    lower quartile of `left_out_evidence`), and so do three quarters of what is as near to
+    the query as S; all of S reaches it by its own weights. The tolerance is taken off.
     """
     neurons = draft.neurons.numpy()
     cut = float((states[:, neurons] @ draft.weights.numpy()).min()) + draft.offset

@@ -1,13 +1,14 @@
 """A sheet of blocks, one below the other, drawn within one Axes."""
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, NamedTuple, TypedDict
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
+from matplotlib.font_manager import FontProperties, get_font_names
 from matplotlib.textpath import TextToPath
 
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
@@ -20,6 +21,14 @@ PALETTE = ("#D55E00", "#56B4E9", "#009E73", "#332288", "#000000")
 """Colors that also differ for those who see no red or no green."""
 
 SIGNED = LinearSegmentedColormap.from_list("signed", [ORANGE, "white", BLUE])
+
+# With letters that Matplotlib's own font lacks, on Linux, macOS and Windows.
+_OTHER_SCRIPTS = (
+    *("Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans Devanagari", "Noto Sans Thai"),
+    *("WenQuanYi Zen Hei", "Arial Unicode MS", "PingFang SC", "Hiragino Sans"),
+    *("Apple SD Gothic Neo", "Microsoft YaHei", "Yu Gothic", "Malgun Gothic"),
+    *("Nirmala UI", "Leelawadee UI"),
+)
 
 _MARGIN = 0.08
 WIDTH = 6.0 - 2 * _MARGIN
@@ -123,7 +132,8 @@ def draw(
     scale = min(width / needed[0], height / needed[1])
     ax.set_axis_off()
     canvas = Canvas(ax, width / scale, height / scale, scale)
-    whole.draw(canvas, _MARGIN, _MARGIN)
+    with matplotlib.rc_context({"font.family": _families()}):
+        whole.draw(canvas, _MARGIN, _MARGIN)
     return fig, ax
 
 
@@ -215,12 +225,22 @@ def shortened(
     return "…"
 
 
+def _families() -> list[str]:
+    """Matplotlib's fonts, and behind them what this system has for other scripts."""
+    return [*matplotlib.rcParams["font.family"], *_other_scripts()]
+
+
+@cache
+def _other_scripts() -> list[str]:
+    known = set(get_font_names())
+    return [one for one in _OTHER_SCRIPTS if one in known]
+
+
 def text_width(string: str, size: float, weight: str = "normal") -> float:
     """Width of a string in inches, for the font that matplotlib is set to.
 
     With some room: hinting makes letters wider on a screen.
     """
-    family = matplotlib.rcParams["font.family"]
-    font = FontProperties(family=family, size=size, weight=weight)
+    font = FontProperties(family=_families(), size=size, weight=weight)
     width, _, _ = TextToPath().get_text_width_height_descent(string, font, False)
     return 1.05 * float(width) / 72

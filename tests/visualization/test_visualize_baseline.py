@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import skimage
 import torch
 from captum.attr import Saliency
 from conftest import bank_of, random_states
@@ -96,6 +97,28 @@ def test_concept():
             region, rdr, data, attribute=attribute, n_members=2, use_pyplot=False
         )
     )
+
+
+def photos() -> Tensor:
+    """Crops of three photos, ``(36, 3, 48, 48)``, from 0 to 1."""
+    crops = []
+    for name in ("chelsea", "coffee", "rocket"):
+        photo = torch.tensor(getattr(skimage.data, name)()).permute(2, 0, 1) / 255
+        small = nn.functional.interpolate(photo[None], size=(96, 144), mode="area")[0]
+        for top in (0, 24, 48):
+            crops += [small[:, top : top + 48, x : x + 48] for x in (0, 32, 64, 96)]
+    return torch.stack(crops)
+
+
+@drawn
+def test_photos():
+    data = photos()
+    reference = Reference(data, ["cat"] * 12 + ["coffee"] * 12 + ["rocket"] * 12)
+    layer = nn.AvgPool2d(8)
+    rdr = RelaxedDecisionRegion(layer, layer, threshold="median")
+    rdr.fit(data, keep_features=True, show_progress=False)
+    (region,) = rdr.attribute_members([30], 6, weighting="evidence")
+    return without_text(visualize_region(region, rdr, reference, use_pyplot=False))
 
 
 @drawn

@@ -19,11 +19,13 @@ from drawing import (
 from matplotlib import pyplot
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from torch import nn
 
 from captum_rdr import RelaxedDecisionRegion
 from captum_rdr.visualization import (
     Reference,
+    sheet,
     visualize_principal_neurons,
     visualize_region,
 )
@@ -299,3 +301,15 @@ def test_text_is_cut_and_wrapped_to_its_room():
     assert all(text_width(line, 8) <= 0.8 for line in lines)
     assert shortened("any", 0, 7) == "…"
     assert wrapped("", 1, 8) == [""]
+
+
+def test_other_scripts_have_fonts_behind_matplotlibs_own(monkeypatch):
+    monkeypatch.setattr(sheet, "_OTHER_SCRIPTS", ("No such font", "DejaVu Serif"))
+    sheet._other_scripts.cache_clear()
+    try:
+        fig, _ = sheet.draw([sheet.paragraph("a label")], use_pyplot=False)
+        (text,) = (one for one in fig.findobj(Text) if one.get_text() == "a label")
+        families = text.get_fontfamily()
+        assert families == [*matplotlib.rcParams["font.family"], "DejaVu Serif"]
+    finally:
+        sheet._other_scripts.cache_clear()
