@@ -1,4 +1,4 @@
-"""Print the table of `docs/zoo.md`: each torchvision model's recommended layer.
+"""Print the table of `docs/models.md`: each torchvision model's recommended layer.
 
 Shapes are those at the resolution of the default weights. The cost is the share of the
 forward pass's floating-point operations (as ``torch.utils.flop_counter`` counts them:

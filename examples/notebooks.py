@@ -1,6 +1,7 @@
-"""Make a notebook of each tutorial, run it, and keep its last figure for the documentation.
+"""Make a notebook of each tutorial, run it, and keep two figures for other pages.
 
-Run with ``make notebooks``. The scripts are the source: nobody edits the notebooks.
+Run with ``make notebooks``. The scripts are the source: nobody edits the notebooks. The
+documentation makes its gallery of them (docs/gallery.py).
 """
 
 import argparse
@@ -14,10 +15,19 @@ from nbclient import NotebookClient
 from PIL import Image
 
 EXAMPLES = Path(__file__).parent
-FIGURES = EXAMPLES.parent / "docs" / "tutorials"
-TUTORIALS = ["quickstart", "photo", "atlas", "tabular", "text", "time_series"]
-
-WHOLE = {"photo"}  # tutorials of which the documentation shows every figure
+FIGURES = EXAMPLES.parent / "docs" / "figures"
+KEPT = {"photo": 0, "atlas": 1}  # figures that pages show outside of the gallery
+TUTORIALS = [
+    "quickstart",
+    "photo",
+    "misclassification",
+    "atlas",
+    "vision_transformer",
+    "text",
+    "time_series",
+    "tabular",
+    "digits",
+]
 
 
 def notebook_of(script: Path) -> Any:
@@ -32,7 +42,9 @@ def notebook_of(script: Path) -> Any:
     }
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number}"
-        cell.metadata = {}
+        # What is installed already is not installed again when the notebook is made.
+        installs = cell.source.startswith("%pip")
+        cell.metadata = {"tags": ["skip-execution"]} if installs else {}
     return notebook
 
 
@@ -86,17 +98,13 @@ def main() -> None:
     """Make, run and write the notebooks that are named, or all."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", default=TUTORIALS, help="of the tutorials")
-    FIGURES.mkdir(exist_ok=True)
     for name in parser.parse_args().names:
         print(f"{name} ...")
         notebook = notebook_of(EXAMPLES / f"{name}.py")
         run(notebook, EXAMPLES.parent)
         jupytext.write(notebook, EXAMPLES / f"{name}.ipynb")
-        shown = figures(notebook)
-        for figure in shown[-1:]:
-            (FIGURES / f"{name}.png").write_bytes(figure)
-        for number, figure in enumerate(shown[:-1] if name in WHOLE else (), 1):
-            (FIGURES / f"{name}-{number}.png").write_bytes(figure)
+        if name in KEPT:
+            (FIGURES / f"{name}.png").write_bytes(figures(notebook)[KEPT[name]])
 
 
 if __name__ == "__main__":

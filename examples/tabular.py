@@ -7,6 +7,9 @@
 # measurements make it do so?
 
 # %%
+# %pip install --quiet captum-rdr scikit-learn
+
+# %%
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -53,8 +56,9 @@ print(
 # %% [markdown]
 # ## Regions in the last hidden layer
 #
-# The training tumors are the reference. Each held-out malignant tumor gets a region, the
-# missed ones and the found ones.
+# Any layer will do, here the last hidden one. A median threshold suits a table, since each neuron
+# is then active in half of the reference set. The training tumors are the reference. Each
+# held-out malignant tumor gets a region, the missed ones and the found ones.
 
 # %%
 rdr = RelaxedDecisionRegion(model, model[3], threshold="median")
@@ -77,8 +81,9 @@ share_found = sum(malignant_share(one.members) for one in of_found) / len(of_fou
 taken = [i for i, share in enumerate(shares) if share < 0.5]
 
 # %% [markdown]
-# Where the members are benign, the layer already takes the tumor for a benign one. Where they
-# are malignant, the layer saw what it is, and only the output layer got it wrong.
+# A region answers a question that the network's output does not: which tumors does this layer take
+# it for? Where the members are benign, the layer already takes the tumor for a benign one. Where
+# they are malignant, the layer saw what it is, and only the output layer got it wrong.
 #
 # ## Which measurements
 #
@@ -108,6 +113,8 @@ figure.savefig("demo/tabular.png", dpi=80)
 
 # %% [markdown]
 # ## The finding
+#
+# Five tumors are few, so this is a diagnosis of these five, not a law.
 
 # %%
 nearer = int((position[telling] < 0.5).sum())

@@ -8,6 +8,9 @@
 # used to find it.
 
 # %%
+# %pip install --quiet captum-rdr
+
+# %%
 import ast
 import re
 import sysconfig
@@ -15,12 +18,14 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from captum_rdr import Region, RelaxedDecisionRegion
 from captum_rdr.pooling import class_token, last_token
+from captum_rdr.visualization import Reference, visualize_text_region
 
 # %% [markdown]
 # ## The sentences
@@ -147,7 +152,12 @@ print(f"right about {accuracy:.0%} of the held-out sentences")
 #
 # The layer is the hidden layer of the last block, `(B, T, 96)` after its ReLU. A pool picks
 # the position: `class_token` the first, `last_token` the last that is not padding. The pool's
-# parameter `attention_mask` is filled from the model's argument of that name.
+# parameter `attention_mask` is filled from the model's argument of that name, so sentences of any
+# length can be padded to one.
+#
+# Decoders that pad on the *left* count positions from the first token, padding or not, unless they
+# are told: the same sentence then has other states in another batch. Pass `position_ids` with the
+# inputs, to `fit` and to `attribute`: `(attention_mask.cumsum(-1) - 1).clamp(min=0)`.
 
 
 # %%
@@ -159,9 +169,10 @@ def inputs(rows: Tensor) -> dict[str, Tensor]:
 train = [inputs(rows) for rows in torch.arange(n_train).split(256)]
 pools = {"class token": class_token, "last token": last_token}
 regions: dict[str, list[Region]] = {}
+fitted = {}
 for position, pool in pools.items():
     rdr = RelaxedDecisionRegion(model, model.last.hidden, pool=pool)
-    rdr.fit(train, show_progress=False)  # batches, or a DataLoader
+    fitted[position] = rdr.fit(train, show_progress=False)  # batches, or a DataLoader
     _, regions[position] = rdr.attribute(inputs(held_out), n_neighbors=8, n_neurons=8)
 
 # %% [markdown]
@@ -211,6 +222,20 @@ for position in pools:
     print("    last words:", ", ".join(f"{word} ({n})" for word, n in last_words))
 
 # %% [markdown]
+# The same as `visualize_text_region` shows it, for the last token: highlighted are words that
+# members use more often than other sentences do.
+
+# %%
+reference = Reference(texts[:n_train], topics[:n_train], class_names=names)
+visualize_text_region(
+    regions["last token"][query],
+    fitted["last token"],
+    reference,
+    (texts[held_out[query]], int(topics[held_out[query]])),
+    n_members=6,
+)
+
+# %% [markdown]
 # ## The finding
 #
 # Averages over all held-out sentences; `lift` is how many times more often than in a sentence
@@ -226,8 +251,22 @@ for (position, name), share in shared.items():
         f"{position:11} same {name:9} {share.mean():.0%} of members, {chance:.1%} by "
         f"chance, lift {lift[position, name]:.1f}"
     )
+
+# %%
+figure, (left, right) = plt.subplots(1, 2, figsize=(6, 2.2), layout="constrained")
+for ax, name in ((left, "topic"), (right, "last word")):
+    ax.bar(list(pools), [lift[position, name] for position in pools], width=0.5)
+    ax.axhline(1, color="black", linewidth=0.8)
+    ax.set_title(f"members share the {name}", fontsize=9)
+left.set_ylabel("times chance")
+
+# %% [markdown]
+# So the same layer tells two different things at two positions, and neither was asked for by a
+# label: choose the position by the question.
+
+# %%
 print(
-    f"\nFinding: members by the class token share the topic "
+    f"Finding: members by the class token share the topic "
     f"{lift['class token', 'topic']:.1f} times as often as chance, by the last token the "
     f"last word {lift['last token', 'last word']:.0f} times as often."
 )

@@ -7,6 +7,9 @@
 # and when in the signal each of them happens.
 
 # %%
+# %pip install --quiet captum-rdr
+
+# %%
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -89,8 +92,9 @@ print(f"right about {accuracy:.0%} of 400 new signals")
 # %% [markdown]
 # ## Regions of new faulty signals
 #
-# Two layers: the second convolution, averaged over time, and the hidden layer behind it. The
-# training signals are the reference. How many members of a region have the query's cause?
+# Two layers, read in one forward pass: the second convolution, averaged over time by
+# `spatial_mean`, and the hidden layer behind it. The training signals are the reference. How many
+# members of a region have the query's cause?
 
 # %%
 layers = {"convolution": model[4], "hidden layer": model[8]}
@@ -153,6 +157,9 @@ figure.savefig("demo/time_series.png", dpi=80)
 
 # %% [markdown]
 # ## The finding
+#
+# So the place to look for subclasses that a label hides is not the last layer: what does not help
+# with the label is gone there.
 
 # %%
 print(

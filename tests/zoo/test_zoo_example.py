@@ -46,4 +46,4 @@ def test_an_empty_folder(tmp_path):
 
 @pytest.mark.parametrize("name", ["alexnet", "squeezenet1_1", "vit_b_32", "r3d_18"])
 def test_the_table_in_the_documentation(name):
-    assert row(name) in (ROOT / "docs" / "zoo.md").read_text().splitlines()
+    assert row(name) in (ROOT / "docs" / "models.md").read_text().splitlines()
