@@ -4,7 +4,7 @@ PY := .venv/bin/python
 .PHONY: demo test test-oldest test-zoo docs notebooks bench purity recipe calibration ablation atlas planted scale clean
 
 demo: .venv/demo.stamp
-	$(PY) examples/quickstart.py
+	$(PY) examples/digits.py
 
 test: .venv/test.stamp
 	$(PY) -m ruff check .

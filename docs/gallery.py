@@ -117,9 +117,9 @@ def page_of(name: str, repository: str | None = None) -> Any:
     links = f"{{download}}`Script <../../examples/{name}.py>` · "
     links += f"{{download}}`Notebook <../../examples/{name}.ipynb>`"
     head = f"![{page.alt}]({name}.png)\n\n> {finding(notebook)}\n\n{links}"
-    notebook.cells[0].source = (
-        f"{title}\n\n{head}{badge(name, repository)}\n\n{rest.strip()}"
-    )
+    notebook.cells[
+        0
+    ].source = f"{title}\n\n{head}{badge(name, repository)}\n\n{rest.strip()}"
     for cell in notebook.cells:
         cell.source = cell.source.replace("](../docs/", "](../")
     return notebook

@@ -54,7 +54,7 @@ for _ in range(6):
     for rows in torch.randperm(4000).split(32):
         loss = F.cross_entropy(model(images[rows]), labels[rows])
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
 model.eval()
 with torch.inference_mode():
