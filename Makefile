@@ -1,7 +1,11 @@
 PYTHON ?= python3
 PY := .venv/bin/python
+# What a benchmark prints is kept: the pages quote it, and a test compares them.
+SHELL := bash
+.SHELLFLAGS := -o pipefail -c
+RECORD = | tee benchmarks/results/$@.txt
 
-.PHONY: demo test test-oldest test-zoo docs notebooks bench purity recipe calibration ablation atlas planted scale clean
+.PHONY: demo test test-oldest test-zoo docs notebooks bench purity recipe calibration ablation atlas planted choices scale clean
 
 demo: .venv/demo.stamp
 	$(PY) examples/digits.py
@@ -26,28 +30,31 @@ test-zoo: .venv/test.stamp
 	$(PY) -m pytest --no-cov -m zoo tests/zoo/test_zoo_names.py
 
 bench: .venv/bench.stamp
-	$(PY) benchmarks/core.py
+	$(PY) benchmarks/core.py $(RECORD)
 
 purity: .venv/bench.stamp
-	$(PY) benchmarks/purity.py
+	$(PY) benchmarks/purity.py $(RECORD)
 
 recipe: .venv/bench.stamp
-	$(PY) benchmarks/recipe.py
+	$(PY) benchmarks/recipe.py $(RECORD)
 
 calibration: .venv/bench.stamp
-	$(PY) benchmarks/calibration.py
+	$(PY) benchmarks/calibration.py $(RECORD)
 
 ablation: .venv/bench.stamp
-	$(PY) benchmarks/ablation.py
+	$(PY) benchmarks/ablation.py $(RECORD)
 
 atlas: .venv/bench.stamp
-	$(PY) benchmarks/atlas.py
+	$(PY) benchmarks/atlas.py $(RECORD)
 
 planted: .venv/bench.stamp
-	$(PY) benchmarks/planted_cause.py
+	$(PY) benchmarks/planted_cause.py $(RECORD)
+
+choices: .venv/bench.stamp
+	$(PY) benchmarks/choices.py $(RECORD)
 
 scale: .venv/bench.stamp
-	$(PY) benchmarks/scale.py
+	$(PY) benchmarks/scale.py $(RECORD)
 
 $(PY):
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name it with make PYTHON=python3.11")'

@@ -6,6 +6,7 @@ import statistics
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import tomllib
 import zipfile
 from pathlib import Path
@@ -44,8 +45,8 @@ def run(*command, **options) -> str:
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> Path:
-    """The wheel, built from the source distribution as a release is."""
+def dist(tmp_path_factory) -> Path:
+    """A folder of the source distribution and the wheel built from it, as a release is."""
     folder = tmp_path_factory.mktemp("dist")
     run(
         sys.executable,
@@ -57,12 +58,45 @@ def wheel(tmp_path_factory) -> Path:
         ROOT,
         cwd=folder,
     )
-    (sdist,) = folder.glob("*.tar.gz")
-    (wheel,) = folder.glob("*.whl")
     version = captum_rdr.__version__
-    assert sdist.name == f"captum_rdr-{version}.tar.gz"
-    assert wheel.name == f"captum_rdr-{version}-py3-none-any.whl"
+    assert {path.name for path in folder.iterdir()} == {
+        f"captum_rdr-{version}.tar.gz",
+        f"captum_rdr-{version}-py3-none-any.whl",
+    }
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(dist) -> Path:
+    (wheel,) = dist.glob("*.whl")
     return wheel
+
+
+def test_the_source_distribution_can_be_tested(dist, tmp_path):
+    """It holds all that a clone does, and its tests run in it."""
+    (sdist,) = dist.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tmp_path, filter="data")
+    (root,) = tmp_path.iterdir()
+    for folder in ("tests", "docs", "examples", "benchmarks", ".ci", ".github"):
+        for path in (ROOT / folder).rglob("*"):
+            made = {"__pycache__", "gallery", ".pytest_cache"} & set(path.parts)
+            if path.is_file() and not made:
+                assert (root / path.relative_to(ROOT)).is_file(), path
+    for name in ("Makefile", "setup.cfg", "CHANGELOG.md", "CITATION.cff", "LICENSE"):
+        assert (root / name).is_file()
+    clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    some = ["tests/method/test_golden.py", "captum_rdr/axes.py", "README.md"]
+    pytest_ = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "--no-cov",
+        "-p",
+        "no:cacheprovider",
+    ]
+    assert " passed" in run(*pytest_, *some, cwd=root, env=clean)
 
 
 def test_the_wheel_holds_the_package_and_nothing_else(wheel):
