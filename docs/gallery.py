@@ -90,6 +90,14 @@ def finding(notebook: Any) -> str:
     return str(found)
 
 
+def is_prose(cell: Any) -> bool:
+    """Whether what a cell prints is sentences, whose lines may break, and no table."""
+    text = "".join(output.get("text", "") for output in cell.get("outputs", []))
+    plain = [output.get("data", {}) for output in cell.get("outputs", [])]
+    text += "".join(one.get("text/plain", "") for one in plain)
+    return bool(text) and not re.search(r"\S   ", text)
+
+
 def picture(notebook: Any, number: int) -> bytes:
     """The PNG image that a notebook shows as its figure of that number."""
     shown = [
@@ -122,6 +130,8 @@ def page_of(name: str, repository: str | None = None) -> Any:
     ].source = f"{title}\n\n{head}{badge(name, repository)}\n\n{rest.strip()}"
     for cell in notebook.cells:
         cell.source = cell.source.replace("](../docs/", "](../")
+        if is_prose(cell):
+            cell.metadata = {"tags": ["prose"]}
     return notebook
 
 

@@ -11,6 +11,7 @@
 # %pip install --quiet scikit-image scikit-learn
 
 # %%
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ for _ in range(6):
     for rows in torch.split(torch.randperm(len(images)), 64):
         loss = F.cross_entropy(model(images[rows]), parity[rows])
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
 
 # %% [markdown]
@@ -87,7 +88,7 @@ def draw(found: Sequence[Concept], pictures: Any, **options: Any) -> Figure:
 
 def name(concept: Concept) -> str:
     """Its most frequent label, and of how many rows."""
-    label, count = (concept.labels or {}).most_common(1)[0]  # type: ignore[union-attr]
+    label, count = Counter(concept.labels).most_common(1)[0]
     return f"{count} of {len(concept.rows)}:\n{label}"
 
 

@@ -84,7 +84,7 @@ def train(digits: Digits, epochs: int = 6) -> SmallCNN:
         for rows in torch.split(order, 64):
             loss = F.cross_entropy(model(digits.images[rows]), digits.labels[rows])
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
     return model.eval()
 

@@ -29,7 +29,7 @@ model = nn.Sequential(
     *(nn.ReLU(), nn.Flatten(), nn.Linear(512, 64), nn.ReLU(), nn.Linear(64, 10)),
 )
 optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
-for _ in range(4):
+for _ in range(3):
     for rows in torch.randperm(4000).split(64):
         loss = F.cross_entropy(model(images[rows]), labels[rows])
         optimizer.zero_grad()

@@ -46,11 +46,18 @@ train, held_out = slice(0, 4000), slice(4000, 5000)
 
 torch.manual_seed(0)
 model: Any = VisionTransformer(
-    img_size=28, patch_size=7, in_chans=1, num_classes=10, embed_dim=64, depth=2,
-    num_heads=4, mlp_ratio=2, weight_init="reset",
-)  # fmt: skip
+    img_size=28,
+    patch_size=7,
+    in_chans=1,
+    num_classes=10,
+    embed_dim=64,
+    depth=2,
+    num_heads=4,
+    mlp_ratio=2,
+    weight_init="reset",
+)
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-for _ in range(6):
+for _ in range(5):
     for rows in torch.randperm(4000).split(32):
         loss = F.cross_entropy(model(images[rows]), labels[rows])
         optimizer.zero_grad()
