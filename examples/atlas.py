@@ -32,8 +32,8 @@ from captum_rdr import RelaxedDecisionRegion
 from captum_rdr.discovery import Atlas, Concept, atlas
 from captum_rdr.pooling import spatial_mean
 
-plt.rcParams["figure.dpi"] = 60  # as they stand in the notebook
 torch.manual_seed(0)
+plt.rcParams["figure.dpi"] = 60  # as they stand in the notebook
 
 # %% [markdown]
 # ## A network that was never told the digits

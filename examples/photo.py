@@ -35,7 +35,7 @@ weights = torch.load(
 )
 model: Any = timm.create_model("tf_efficientnet_lite0").eval()
 # The file names the weights otherwise, but in the same order.
-model.load_state_dict(dict(zip(model.state_dict(), weights.values(), strict=True)))
+_ = model.load_state_dict(dict(zip(model.state_dict(), weights.values(), strict=True)))
 
 # %% [markdown]
 # Forty crops of each of six photos are the reference set; a further crop is the query.

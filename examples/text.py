@@ -258,7 +258,7 @@ for ax, name in ((left, "topic"), (right, "last word")):
     ax.bar(list(pools), [lift[position, name] for position in pools], width=0.5)
     ax.axhline(1, color="black", linewidth=0.8)
     ax.set_title(f"members share the {name}", fontsize=9)
-left.set_ylabel("times chance")
+_ = left.set_ylabel("times chance")
 
 # %% [markdown]
 # So the same layer tells two different things at two positions, and neither was asked for by a
