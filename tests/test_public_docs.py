@@ -206,3 +206,20 @@ def test_every_code_block_is_executed(page):
         if language in ("", "python", "pycon"):
             assert block.lstrip().startswith(">>>"), block
         assert ".py" not in language  # code stands where it is read, on a forge too
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    """Pages of the gallery are made when the documentation is built."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for link in re.findall(r"\]\(([^)#\s]+)", text):
+        if link.startswith("gallery/"):
+            assert (ROOT / "examples" / f"{Path(link).name}.ipynb").exists(), link
+        elif not link.startswith("https://"):
+            assert (page.parent / link).exists(), link
+
+
+def test_the_readme_is_short_and_begins_with_a_picture():
+    text = (ROOT / "README.md").read_text()
+    assert len(text.split()) <= 500
+    assert text.split("\n\n")[1].startswith("![")
