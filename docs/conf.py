@@ -37,8 +37,6 @@ html_css_files = ["gallery.css"]
 # The gallery: notebooks that are run already.
 about = tomllib.loads((DOCS.parent / "pyproject.toml").read_text())["project"]
 repository = about.get("urls", {}).get("Repository")
-if repository:
-    html_theme_options = {"source_repository": repository, "source_directory": "docs/"}
 gallery.write(repository)
 nb_execution_mode = "off"
 
