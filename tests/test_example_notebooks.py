@@ -44,6 +44,11 @@ def test_a_page_begins_with_a_picture_and_the_finding(name):
     )
 
 
+def test_the_page_of_the_atlas_quotes_its_tutorial():
+    text = (DOCS / "atlas.md").read_text().replace("\n> ", " ")
+    assert gallery.finding(gallery.page_of("atlas")) in " ".join(text.split())
+
+
 def test_every_tutorial_is_in_the_gallery():
     assert list(gallery.PAGES) == TUTORIALS
     index = (DOCS / "index.md").read_text()
