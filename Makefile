@@ -1,6 +1,7 @@
 PYTHON ?= python3
 PY := .venv/bin/python
-# What a benchmark prints is kept: the pages quote it, and a test compares them.
+# What a benchmark prints is kept: the pages quote it, and a test compares them. Some need
+# the folder of images and weights, `make recipe DATA=FOLDER`.
 SHELL := bash
 .SHELLFLAGS := -o pipefail -c
 RECORD = | tee benchmarks/results/$@.txt
@@ -33,22 +34,22 @@ bench: .venv/bench.stamp
 	$(PY) benchmarks/core.py $(RECORD)
 
 purity: .venv/bench.stamp
-	$(PY) benchmarks/purity.py $(RECORD)
+	$(PY) benchmarks/purity.py $(DATA:%=--data %) $(RECORD)
 
 recipe: .venv/bench.stamp
-	$(PY) benchmarks/recipe.py $(RECORD)
+	$(PY) benchmarks/recipe.py $(DATA:%=--data %) $(RECORD)
 
 calibration: .venv/bench.stamp
 	$(PY) benchmarks/calibration.py $(RECORD)
 
 ablation: .venv/bench.stamp
-	$(PY) benchmarks/ablation.py $(RECORD)
+	$(PY) benchmarks/ablation.py $(DATA:%=--data %) $(RECORD)
 
 atlas: .venv/bench.stamp
-	$(PY) benchmarks/atlas.py $(RECORD)
+	$(PY) benchmarks/atlas.py $(DATA:%=--data %) $(RECORD)
 
 planted: .venv/bench.stamp
-	$(PY) benchmarks/planted_cause.py $(RECORD)
+	$(PY) benchmarks/planted_cause.py $(DATA:%=--cifar %) $(RECORD)
 
 choices: .venv/bench.stamp
 	$(PY) benchmarks/choices.py $(RECORD)
