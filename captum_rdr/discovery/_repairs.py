@@ -11,7 +11,7 @@ from torch import Tensor
 from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.bank import ConfigurationBank
 from captum_rdr.discovery._concepts import regions_in
-from captum_rdr.discovery._evaluated import batches
+from captum_rdr.discovery._evaluated import inputs_at
 from captum_rdr.metrics._explainers import class_scores
 from captum_rdr.model.inputs import ForwardArguments
 
@@ -86,13 +86,7 @@ def repaired(
         rows[torch.randperm(len(rows), generator=generator)[:count]].tolist()
         for rows in groups
     ]
-    arguments = {
-        row: given.part(slice(row - start, row - start + 1))
-        for start, given, _ in batches(rdr, data)
-        for row in chain(*samples)
-        if 0 <= row - start < given.batch_size
-    }
-
+    arguments = dict(inputs_at(rdr, data, chain(*samples)))
     means = _means_of_states(rdr)
 
     def repair(row: int) -> Repair:
