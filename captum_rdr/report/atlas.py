@@ -1,43 +1,22 @@
 """Write a page of the concepts of a layer."""
 
 import os
-from collections import Counter
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from tqdm.auto import tqdm
 
-from captum_rdr.bank import ConfigurationBank
-from captum_rdr.discovery import Atlas, Concept
-from captum_rdr.report.looks import MOST_LOOKS, Neuron, neurons_of, veils_of
-from captum_rdr.report.page import Album, Item, write_page
-from captum_rdr.visualization.reference import UNKNOWN, as_reference
+from captum_rdr.discovery import Atlas
+from captum_rdr.report.looks import LOOKS, MOST_LOOKS
+from captum_rdr.report.page import Album, write_page
+from captum_rdr.visualization.reference import as_reference
 
 Floats = npt.NDArray[np.float64]
 
 # Width of the map in shares of its height, and how much of it bubbles cover.
 _WIDE, _COVERED = 1.6, 0.3
-
-
-class Card(NamedTuple):
-    """What a page says of a concept, beside what the concept says itself.
-
-    Attributes:
-        number: its place in the atlas.
-        concept: the concept.
-        labels: how many rows have which label, the most frequent first.
-        exemplars: its exemplars.
-        neurons: its first principal neurons.
-    """
-
-    number: int
-    concept: Concept
-    labels: list[tuple[str, int]]
-    exemplars: list[Item]
-    neurons: list[Neuron]
 
 
 def write_atlas(
@@ -79,7 +58,7 @@ def write_atlas(
         ValueError: the data set, labels or names are too few, or an image cannot be
             drawn.
 
-    >>> import tempfile
+    >>> import tempfile, torch
     >>> from pathlib import Path
     >>> from captum_rdr import RelaxedDecisionRegion
     >>> from captum_rdr.discovery import atlas
@@ -98,38 +77,32 @@ def write_atlas(
     """
     given = {"labels": labels, "predictions": predictions, "class_names": class_names}
     known = {name: value for name, value in given.items() if value is not None}
-    count = sum(len(one.exemplars) + MOST_LOOKS for one in atlas)
-    bank, overlap = atlas.explainer.bank, atlas.overlap.numpy()
-    album = Album(replace(as_reference(dataset), **known), names, min(count, len(bank)))
+    count = min(n_pictures(atlas), len(atlas.explainer.bank))
+    album = Album(replace(as_reference(dataset), **known), names, count)
+    write_page(path, "atlas.html", title, album, **atlas_part(atlas, show_progress))
+
+
+def n_pictures(atlas: Atlas | None) -> int:
+    """How many pictures an atlas shows, at most."""
+    return sum(len(one.exemplars) + MOST_LOOKS for one in atlas or ())
+
+
+def atlas_part(atlas: Atlas | None, show_progress: bool) -> dict[str, Any]:
+    """What a page is told of an atlas, and where its concepts are on a map."""
+    if atlas is None:
+        return {"atlas": None, **LOOKS}
     bar = tqdm(atlas, "Drawing", unit="concept", disable=not show_progress, delay=1)
-    cards = [_card(number, one, bank, album) for number, one in enumerate(bar)]
-    sizes = np.array([len(one.rows) for one in atlas], float)
-    values = {
+    overlap, sizes = atlas.overlap.numpy(), [len(one.rows) for one in atlas]
+    bubbles = bubbles_of(overlap, np.array(sizes, float))
+    return {
         "atlas": atlas,
-        "cards": cards,
+        "concepts": bar,
         "overlap": overlap.tolist(),
         "order": np.argsort(-overlap, kind="stable").tolist(),
-        "bubbles": (1000 * bubbles_of(overlap, sizes)).round(1).tolist(),
+        "bubbles": (1000 * bubbles).round(1).tolist(),
         "wide": int(1000 * _WIDE),
+        **LOOKS,
     }
-    write_page(path, "atlas.html", title, album, **values)
-
-
-def _card(number: int, concept: Concept, bank: ConfigurationBank, album: Album) -> Card:
-    """What a page says of a concept."""
-    rows, known = concept.exemplars, Counter[str]()
-    for label, times in (concept.labels or {}).items():
-        # As the data set's own labels are named.
-        named = album.reference.classes_of((torch.empty(0), label)).label
-        known[named or UNKNOWN] += times
-    picture = album.reference.picture(int(rows[0]))
-    veils = veils_of(concept.region, bank, bank.states(rows), picture)
-    exemplars = [
-        Item(album.row(row), veil=veil)
-        for row, veil in zip(rows.tolist(), veils, strict=True)
-    ]
-    neurons = neurons_of(concept.region, bank, album, picture)
-    return Card(number, concept, known.most_common(), exemplars, neurons)
 
 
 def bubbles_of(overlap: Floats, sizes: Floats) -> Floats:

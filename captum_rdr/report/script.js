@@ -2,19 +2,19 @@
 const all = (selector, within = document) => [...within.querySelectorAll(selector)];
 const byId = (id) => document.getElementById(id);
 
-// Filters and order: each control stands for the articles' data of its name.
-(() => {
-  const form = byId("filters");
-  if (!form) return;
-  const articles = all("article"), count = byId("count");
-  const others = all("[data-for]");
-  const controls = all("select, input", form).filter((one) => one.id !== "sort");
+// Filters and order: each control stands for the data of its key in a list's articles.
+all("form.filters").forEach((form) => {
+  const articles = all("article", byId(form.dataset.list)), count = form.querySelector("[role=status]");
+  const ids = new Set(articles.map((one) => one.id));
+  const others = all("[data-for]").filter((one) => ids.has(one.dataset.for));
+  const sort = form.querySelector("[data-key=sort]");
+  const controls = all("[data-key]", form).filter((one) => one !== sort);
   const fits = (article) => controls.every((one) => {
-    const wanted = one.type === "checkbox" ? "" : one.value.trim(), own = article.dataset;
+    const wanted = one.value.trim(), key = one.dataset.key, own = article.dataset;
     if (!wanted) return true;
     if (one.type === "search") return own.text.toLowerCase().includes(wanted.toLowerCase());
-    if (one.type === "number") return +own[one.id] >= +wanted;
-    return own[one.id] === wanted || own[one.id].trim().split(" ").includes(wanted);
+    if (one.type === "number") return +own[key] >= +wanted;
+    return own[key] === wanted || own[key].trim().split(" ").includes(wanted);
   });
   const compared = (a, b, key, sign) => {
     const [x, y] = [a.dataset[key], b.dataset[key]];
@@ -32,8 +32,6 @@ const byId = (id) => document.getElementById(id);
       else one.classList.toggle("out", out);
     });
     count.textContent = `${shown.size} of ${articles.length} ${count.dataset.unit} shown`;
-    const veils = byId("veils"), sort = byId("sort");
-    if (veils) document.body.classList.toggle("veiled", veils.checked);
     if (sort && sort.value !== order && articles.length) {
       order = sort.value;
       const key = order.replace("-", "") || "order", sign = order.startsWith("-") ? -1 : 1;
@@ -44,17 +42,26 @@ const byId = (id) => document.getElementById(id);
   };
   for (const kind of ["input", "change"]) form.addEventListener(kind, apply);
   form.addEventListener("submit", (event) => event.preventDefault());
-  form.addEventListener("reset", () => setTimeout(apply));
+  form.addEventListener("reset", () => setTimeout(() => { apply(); veil(); }));
   apply(); // a browser may have kept what was chosen before a reload
   // A link to a card that the filters hide shows it.
   addEventListener("hashchange", () => {
     const wanted = byId(decodeURIComponent(location.hash.slice(1)));
-    if (wanted && wanted.hidden) {
+    if (wanted && wanted.hidden && ids.has(wanted.id)) {
       form.reset();
       setTimeout(() => wanted.scrollIntoView(), 50);
     }
   });
-})();
+});
+
+// One switch, wherever it stands, shows where in all pictures things lie.
+const veil = (from) => {
+  const boxes = all("input.veils"), on = from ? from.checked : boxes.some((one) => one.checked);
+  boxes.forEach((one) => { one.checked = on; });
+  document.body.classList.toggle("veiled", on);
+};
+all("input.veils").forEach((one) => one.addEventListener("change", () => veil(one)));
+veil();
 
 // Tables sort by the column whose heading is pressed.
 all("table.sortable").forEach((table) => {
@@ -146,7 +153,7 @@ document.addEventListener("click", (event) => {
     const group = from.closest(".tiles, .strip, tbody");
     beside = group ? all("button.t", group).filter((one) => one.offsetParent) : [from];
     show(beside.indexOf(from));
-    const where = byId("veils") && byId("veils").checked;
+    const where = document.body.classList.contains("veiled");
     dialog.classList.toggle("veiled", where);
     byId("large-where").setAttribute("aria-pressed", where);
     dialog.showModal();

@@ -6,7 +6,8 @@ from collections import Counter
 
 import pytest
 import torch
-from drawing import FAILED, PASSED, hidden, outcome, shapes
+from drawing import FAILED, PASSED, hidden, marked, misled, outcome, shapes
+from torch.utils.data import TensorDataset
 
 from captum_rdr import RelaxedDecisionRegion
 from captum_rdr.discovery import Atlas, Concept, Errors
@@ -371,16 +372,168 @@ def test_an_atlas_has_contrast_in_light_and_dark(browser, atlas_page, scheme):
     )
 
 
-@pytest.mark.parametrize("which", ["page", "atlas_page"])
+@pytest.fixture(scope="module")
+def errors_page(tmp_path_factory):
+    """The errors of a classifier, its concepts, and some errors explained."""
+    model, images, labels = misled()
+    rdr = RelaxedDecisionRegion(model, model[1], threshold="median")
+    rdr.fit(images, keep_features=True, show_progress=False)
+    tested, classes, _ = marked(400, 1)
+    # Half of the errors without a mark, so that there are groups of several outcomes.
+    classes = torch.where(torch.arange(400) % 15 == 0, 1 - classes, classes)
+    path = tmp_path_factory.mktemp("errors") / "errors.html"
+    (found,) = write_report(
+        path,
+        rdr,
+        TensorDataset(tested, classes),
+        Reference(images, labels, class_names=HOSTILE),
+        query_names=[f"tested/{row:03}.png" for row in range(400)],
+        n_members=6,
+        show_progress=False,
+    )
+    return path.as_uri(), found
+
+
+def ids_shown(browser, within):
+    script = f"[...document.querySelectorAll('#{within} article')]"
+    return run(browser, f"{script}.filter(one => !one.hidden).map(one => one.id)")
+
+
+def test_errors_open_quickly_and_in_words(browser, errors_page):
+    page, found = errors_page
+    browser.get(page)
+    assert waited(browser, "document.readyState", "complete") == "complete"
+    loaded = run(
+        browser, "performance.getEntriesByType('navigation')[0].duration / 1000"
+    )
+    assert loaded < 2
+    assert len(found) > 1
+    words = browser.find_element("css selector", ".found").text
+    assert f"400 inputs, {len(found.rows)} errors" in words
+    browser.find_element("css selector", "ul.found a").click()
+    assert run(browser, "location.hash") == "#group-0"
+    assert run(browser, "document.scripts.length") == 1
+    assert run(browser, "document.querySelectorAll('[onclick]').length") == 0
+    assert browser.get_log("browser") == []
+
+
+def test_error_groups_sort_and_filter_alone(browser, errors_page):
+    page, found = errors_page
+    browser.get(page)
+    every = [f"group-{number}" for number in range(len(found))]
+    queries, concepts = ids_shown(browser, "queries"), ids_shown(browser, "concepts")
+    assert ids_shown(browser, "groups") == every
+    choose(browser, "group-sort", "smallest p")
+    by_p = sorted(range(len(found)), key=lambda one: found[one].errors.p_value)
+    assert ids_shown(browser, "groups") == [f"group-{number}" for number in by_p]
+    choose(browser, "group-sort", "fewest reference rows")
+    by_rows = sorted(range(len(found)), key=lambda one: len(found[one].reference))
+    assert ids_shown(browser, "groups") == [f"group-{number}" for number in by_rows]
+    choose(browser, "group-sort", "most errors")
+    choose(browser, "group-prediction", HOSTILE[0])
+    taken = [n for n, one in enumerate(found) if 0 in one.predictions]
+    assert ids_shown(browser, "groups") == [f"group-{number}" for number in taken]
+    rows = (
+        "[...document.querySelectorAll('tr[data-for^=group]')].map(one => one.hidden)"
+    )
+    assert run(browser, rows) == [n not in taken for n in range(len(found))]
+    least = len(found[0].rows)
+    browser.find_element("id", "group-errors").send_keys(str(least))
+    large = [n for n in taken if len(found[n].rows) >= least]
+    assert ids_shown(browser, "groups") == [f"group-{number}" for number in large]
+    status = browser.find_element("id", "group-count").text
+    assert status == f"{len(large)} of {len(found)} groups shown"
+    browser.find_element("css selector", "#group-filters [type=reset]").click()
+    name = f"tested/{int(found[1].rows[0]):03}"
+    browser.find_element("id", "group-find").send_keys(name)
+    assert ids_shown(browser, "groups") == ["group-1"]
+    # The other galleries have controls of their own.
+    assert ids_shown(browser, "queries") == queries
+    assert ids_shown(browser, "concepts") == concepts
+    choose(browser, "concept-sort", "most rows")
+    sizes = (
+        "[...document.querySelectorAll('#concepts article')].map(a => +a.dataset.rows)"
+    )
+    assert run(browser, sizes) == sorted(run(browser, sizes), reverse=True)
+    choose(browser, "significance", "significant")
+    assert ids_shown(browser, "groups") == ["group-1"]
+    column = browser.find_element("xpath", "//th[contains(., 'Reference rows')]/button")
+    column.click()
+    counts = (
+        "[...document.querySelectorAll('tr[data-for^=group]')]"
+        ".map(row => +row.cells[row.cells.length - 1].textContent)"
+    )
+    assert run(browser, counts) == sorted(run(browser, counts))
+    assert browser.get_log("browser") == []
+
+
+def test_errors_enlarge_and_show_all_from_the_keyboard(browser, errors_page):
+    from selenium.webdriver.common.keys import Keys
+
+    page, found = errors_page
+    browser.get(page)
+    browser.find_element("css selector", "body").send_keys(Keys.TAB)
+    assert browser.switch_to.active_element.text == "Skip to the error groups"
+    browser.switch_to.active_element.send_keys(Keys.ENTER)
+    assert run(browser, "document.activeElement.id") == "groups"
+    more = browser.find_element("css selector", "#group-0 .more")
+    assert more.text == f"Show all {len(found[0].rows)}"
+    browser.execute_script("arguments[0].focus()", more)
+    browser.switch_to.active_element.send_keys(Keys.ENTER)
+    pictures = "#group-0 .tiles:first-of-type button.t"
+    assert len(browser.find_elements("css selector", pictures)) == len(found[0].rows)
+    browser.switch_to.active_element.send_keys(Keys.ENTER)
+    assert browser.find_element("id", "large").is_displayed()
+    for row in found[0].rows[:3].tolist():
+        name = browser.find_element("id", "large-name").text
+        assert name == f"tested/{row:03}.png"
+        said = browser.find_element("id", "large-said").text
+        assert said.startswith("label ")
+        assert "wrongly predicted" in said
+        browser.switch_to.active_element.send_keys(Keys.ARROW_RIGHT)
+    browser.switch_to.active_element.send_keys(Keys.ESCAPE)
+    # One switch shows where things lie, in all galleries.
+    veiled = "document.body.classList.contains('veiled')"
+    browser.execute_script("document.getElementById('concept-veils').click()")
+    assert run(browser, veiled)
+    assert browser.find_element("id", "group-veils").is_selected()
+    browser.execute_script("document.getElementById('group-veils').click()")
+    assert not run(browser, veiled)
+    # What is explained is linked, also when filters hide it.
+    choose(browser, "significance", "not tested")
+    assert ids_shown(browser, "queries") == []
+    browser.execute_script(
+        "document.querySelector('#group-0 a[href^=\"#query\"]').click()"
+    )
+    shown = "!document.querySelector(location.hash).hidden"
+    assert waited(browser, shown, True)
+    assert browser.get_log("browser") == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_errors_have_contrast_in_light_and_dark(browser, errors_page, scheme):
+    selectors = (
+        "body",
+        ".note",
+        "#groups h3",
+        "#groups .verdict",
+        "article a[href]",
+        "th",
+    )
+    check_contrast(browser, errors_page[0], scheme, selectors)
+
+
+@pytest.mark.parametrize("which", ["page", "atlas_page", "errors_page"])
 def test_they_fit_a_phone(browser, which, request):
     size = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    browser.get(request.getfixturevalue(which))
+    found = request.getfixturevalue(which)
+    browser.get(found if isinstance(found, str) else found[0])
     assert run(browser, "document.documentElement.scrollWidth") <= 390
     # Each control stays beside its label.
     apart = run(
         browser,
-        "[...document.querySelectorAll('#filters .pair')].map(one => Math.abs("
+        "[...document.querySelectorAll('.filters .pair')].map(one => Math.abs("
         "one.children[0].getBoundingClientRect().top"
         " - one.children[1].getBoundingClientRect().top))",
     )
