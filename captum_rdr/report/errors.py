@@ -1,5 +1,6 @@
 """What a report finds of a classifier's errors on a labeled set."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -42,9 +43,12 @@ def found_errors(
 
     Returns:
         ``errors``, the groups of each layer; ``found``, those of the layer that separates
-        best; ``bank``, its bank; ``codes``, the label that each number stands for; and
-        ``atlas``.
+        best; ``bank``, its bank; ``codes``, the label that each number stands for;
+        ``reference``, with the labels that its data set lists; and ``atlas``.
     """
+    if reference.labels is None:  # those that torchvision's data sets list
+        targets_of_rows = getattr(reference.dataset, "targets", None)
+        reference = replace(reference, labels=targets_of_rows)
     codes: dict[Any, int] = {}
     labels = [codes.setdefault(one, len(codes)) for one in reference.labels or ()]
     quietly: Any = {"show_progress": show_progress}
@@ -58,7 +62,7 @@ def found_errors(
         known = {"labels": reference.labels, "predictions": reference.predictions}
         concepts = atlas(explainer_of(rdr, best), rows, **known, **quietly)
     found = {"errors": errors, "found": errors[best], "bank": bank, "codes": [*codes]}
-    return {**found, "atlas": concepts}
+    return {**found, "reference": reference, "atlas": concepts}
 
 
 def explained(

@@ -63,6 +63,51 @@ const veil = (from) => {
 all("input.veils").forEach((one) => one.addEventListener("change", () => veil(one)));
 veil();
 
+// The map: concepts that overlap lie near each other (principal coordinates of one minus the
+// overlap); then they push each other apart until none lies upon another.
+(() => {
+  const map = byId("map");
+  if (!map) return;
+  const overlap = JSON.parse(map.dataset.overlap), bubbles = all("a", map), n = bubbles.length;
+  const {width, height} = map.viewBox.baseVal, radii = all("circle", map).map((one) => +one.getAttribute("r"));
+  const dot = (a, b) => a.reduce((sum, one, i) => sum + one * b[i], 0);
+  const mean = (values) => values.reduce((sum, one) => sum + one, 0) / n;
+  const squares = overlap.map((row) => row.map((one) => (1 - one) ** 2)), means = squares.map(mean);
+  const inner = squares.map((row, i) => row.map((one, j) => (means[i] + means[j] - mean(means) - one) / 2));
+  const units = [];
+  const axes = [0, 1].map((which) => { // the first two axes, by power iteration
+    let unit = radii.map((_, i) => Math.sin(1 + i * (2.4 + which))), size = 0;
+    for (let step = 0; step < 200; step += 1) {
+      let next = inner.map((row) => dot(row, unit));
+      for (const one of units) { const part = dot(next, one); next = next.map((x, i) => x - part * one[i]); }
+      size = Math.sqrt(dot(next, next));
+      if (size < 1e-9) break;
+      unit = next.map((x) => x / size);
+    }
+    units.push(unit);
+    return unit.map((x) => x * Math.sqrt(size));
+  });
+  const largest = Math.max(1e-9, ...axes.flat().map(Math.abs));
+  const points = radii.map((_, i) => [width, height].map((side, which) =>
+    axes[which][i] / largest * 0.35 * side + 10 * Math.cos(2.4 * i - 1.57 * which))); // no two are the same
+  for (let step = 0; step < 400; step += 1) {
+    const moves = points.map(() => [0, 0]);
+    for (let i = 0; i < n; i += 1) for (let j = 0; j < n; j += 1) {
+      const apart = [0, 1].map((which) => points[i][which] - points[j][which]);
+      const far = Math.max(Math.hypot(...apart), 1e-9), push = radii[i] + radii[j] + 12 - far;
+      if (i !== j && push > 0) apart.forEach((one, which) => { moves[i][which] += one * push / far / 2; });
+    }
+    points.forEach((point, i) => [width, height].forEach((side, which) => {
+      const room = side / 2 - radii[i];
+      point[which] = Math.min(Math.max(point[which] + moves[i][which], -room), room);
+    }));
+  }
+  const places = points.map(([x, y]) => [x + width / 2, y + height / 2].map((one) => one.toFixed(1)));
+  bubbles.forEach((one, i) => one.setAttribute("transform", `translate(${places[i].join(" ")})`));
+  all("line", map).forEach((line) => line.dataset.ends.split(" ").forEach((end, which) =>
+    ["x", "y"].forEach((name, axis) => line.setAttribute(name + (which + 1), places[end][axis]))));
+})();
+
 // Tables sort by the column whose heading is pressed.
 all("table.sortable").forEach((table) => {
   all("thead th", table).forEach((heading, column) => {

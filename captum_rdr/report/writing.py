@@ -3,7 +3,6 @@
 import os
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -130,25 +129,23 @@ def write_report(
     Misclassification: 10 errors of 30 inputs, 1 group, ...
     """
     check_whole("n_members", n_members)
-    reference = as_reference(dataset)
     known = {"query_labels": query_labels, "query_predictions": query_predictions}
-    found: dict[str, Any] = {"errors": [], "atlas": None if atlas == "auto" else atlas}
+    found: dict[str, Any] = {"errors": [], "reference": as_reference(dataset)}
+    found["atlas"] = None if atlas == "auto" else atlas
     if labeled := isinstance(queries, (DataLoader, Dataset)):
         own = {"regions": regions, "query_predictions": query_predictions}
         _refuse("a labeled set, which has its own; leave it out", own)
-        if reference.labels is None:  # those that torchvision's data sets list
-            targets = getattr(reference.dataset, "targets", None)
-            reference = replace(reference, labels=targets)
-        given = queries, reference, query_labels, atlas, show_progress
+        given = queries, found["reference"], query_labels, atlas, show_progress
         found = found_errors(rdr, *given)
     count = MOST_QUERIES if labeled else len(queries)  # type: ignore[arg-type]
     expected = count * (2 * n_members + 1) + n_pictures(found["atlas"])
-    album = Album(reference, names, expected)
+    album = Album(found["reference"], names, expected)
     if labeled:
         asked: Any = explained(rdr, queries, query_names, album, found)
         queries = torch.stack([one[0] for one in asked]) if asked else torch.empty(0)
     else:
-        asked = _asked(rdr, queries, {**known, "query_names": query_names}, reference)
+        known["query_names"] = query_names
+        asked = _asked(rdr, queries, known, album.reference)
     by_query = _by_query(rdr, queries, regions, len(asked), show_progress)
     bar = tqdm(asked, "Drawing", unit="query", disable=not show_progress, delay=1)
     found["queries"] = [

@@ -3,6 +3,7 @@
 import shutil
 import time
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -261,7 +262,7 @@ def atlas_page(tmp_path_factory):
     found = Atlas(tuple(concepts), torch.arange(400), numbers, 0.9, rdr)
     path = tmp_path_factory.mktemp("atlas") / "atlas.html"
     names = [f"folder/{row:03}.png" for row in range(400)]
-    write_atlas(path, found, data, labels=labels, names=names, show_progress=False)
+    write_atlas(path, found, Reference(data, labels), names=names, show_progress=False)
     return path.as_uri()
 
 
@@ -292,6 +293,58 @@ def test_an_atlas_opens_quickly_and_without_errors(browser, atlas_page):
     assert "100 concepts of 400 rows in the layer Flatten" in found
     assert "23 err more than the rest: concept 99" in found
     assert "99 % wrong against 30 %" in found
+    assert browser.get_log("browser") == []
+
+
+def test_bubbles_lie_on_the_map_and_hardly_upon_each_other(browser, tmp_path):
+    """Rows of 30 concepts in five families, of sizes that differ."""
+    generator = torch.Generator().manual_seed(0)
+    data = torch.rand(300, 1, 8, 8, generator=generator)
+    model = torch.nn.Flatten()
+    rdr = RelaxedDecisionRegion(model, model, threshold="median")
+    rdr = rdr.fit(data, show_progress=False)
+    concepts = []
+    for number in range(30):
+        region = rdr.attribute_members([number], 5, 4, show_progress=False)[0]
+        family = torch.arange(number % 5 * 60, number % 5 * 60 + 60)
+        members = family[torch.randperm(60, generator=generator)[:45]].sort().values
+        rows = torch.arange(300)[: 1 + number % 7]
+        region = replace(region, members=members)
+        concepts.append(Concept(region, rows, members[:4], 0.01))
+    numbers = torch.zeros(300, dtype=torch.int64)
+    found = Atlas(tuple(concepts), torch.arange(300), numbers, 0.9, rdr)
+    write_atlas(tmp_path / "atlas.html", found, data, show_progress=False)
+    browser.get((tmp_path / "atlas.html").as_uri())
+    script = (
+        "[...document.querySelectorAll('#map a')].map(one => [...one.getAttribute('transform')"
+        ".match(/[\\d.]+/g).map(Number), +one.querySelector('circle').getAttribute('r')])"
+    )
+    left, top, radius = torch.tensor(run(browser, script)).T
+    assert bool((left - radius > -0.1).all())
+    assert bool((top - radius > -0.1).all())
+    assert bool((left + radius < 1600.1).all())
+    assert bool((top + radius < 1000.1).all())
+    sizes = torch.tensor([len(one.rows) for one in concepts])
+    assert bool((radius[sizes.argsort()].diff() >= 0).all())
+    apart = torch.cdist(torch.stack([left, top], 1), torch.stack([left, top], 1))
+    touching = radius[:, None] + radius
+    others = ~torch.eye(30, dtype=torch.bool)
+    assert bool((apart > 0.8 * touching)[others].all())
+    # Those that share members lie nearer to each other than to the rest.
+    same = (torch.arange(30)[:, None] - torch.arange(30)) % 5 == 0
+    assert apart[same & others].mean() < 0.7 * apart[~same].mean()
+    ends = run(
+        browser,
+        "[...document.querySelectorAll('#map line')].map(one => [one.dataset.ends,"
+        " +one.getAttribute('x1'), +one.getAttribute('y2')])",
+    )
+    assert len(ends) > 30
+    for both, x, y in ends:
+        first, second = map(int, both.split())
+        assert (x, y) == (
+            pytest.approx(float(left[first])),
+            pytest.approx(float(top[second])),
+        )
     assert browser.get_log("browser") == []
 
 
