@@ -64,14 +64,10 @@ def write_atlas(
     >>> page.count("<article") == len(found)
     True
     """
-    count = min(n_pictures(atlas), len(atlas.explainer.bank))
+    count = sum(len(one.exemplars) + MOST_LOOKS for one in atlas)
+    count = min(count, len(atlas.explainer.bank))
     album = Album(as_reference(dataset), names, count)
     write_page(path, "atlas.html", title, album, **atlas_part(atlas, show_progress))
-
-
-def n_pictures(atlas: Atlas | None) -> int:
-    """How many pictures an atlas shows, at most."""
-    return sum(len(one.exemplars) + MOST_LOOKS for one in atlas or ())
 
 
 def atlas_part(atlas: Atlas | None, show_progress: bool) -> dict[str, Any]:

@@ -76,8 +76,7 @@ def query_part(
     if by_distances and not several and banks[0].features is not None:
         rows = neighbor_rows(subjects[0], rdr)
         neighbors = [_strip(one, own, album) for one in rows]
-    item = Item(own, is_query=True)
-    return {"item": item, "layers": layers, "neighbors": neighbors}
+    return {"item": Item(own, "", "", True), "layers": layers, "neighbors": neighbors}
 
 
 def _layer_part(
@@ -125,10 +124,8 @@ def bank_maps(
     rdr: RelaxedDecisionRegion, by_query: Sequence[Sequence[Region]], album: Album
 ) -> dict[str, str]:
     """A map of each layer's bank; regions are outlined where they are few."""
-    maps = {}
-    for number, (name, bank) in enumerate(
-        zip(rdr.reader.names, banks_of(rdr), strict=True)
-    ):
+    maps, banks = {}, zip(rdr.reader.names, banks_of(rdr), strict=True)
+    for number, (name, bank) in enumerate(banks):
         regions = [one[number] for one in by_query if len(by_query) <= _OUTLINED]
         fig, _ = visualize_bank(regions, bank, album.reference, use_pyplot=False)
         maps[name] = figure_uri(fig)

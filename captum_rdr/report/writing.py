@@ -17,9 +17,9 @@ from captum_rdr.method.region import Region
 from captum_rdr.metrics import significance
 from captum_rdr.metrics._explainers import class_scores
 from captum_rdr.model.inputs import BATCH_SIZE, input_arguments
-from captum_rdr.report.atlas import atlas_part, n_pictures
+from captum_rdr.report.atlas import atlas_part
 from captum_rdr.report.contents import Asked, Method, bank_maps, query_part
-from captum_rdr.report.errors import MOST_QUERIES, explained, found_errors
+from captum_rdr.report.errors import EXPECTED, errors_part, sampled_atlas
 from captum_rdr.report.page import Album, column, write_page
 from captum_rdr.visualization.reference import Reference, as_reference
 from captum_rdr.visualization.subjects import banks_of
@@ -130,30 +130,28 @@ def write_report(
     """
     check_whole("n_members", n_members)
     known = {"query_labels": query_labels, "query_predictions": query_predictions}
-    found: dict[str, Any] = {"errors": [], "reference": as_reference(dataset)}
-    found["atlas"] = None if atlas == "auto" else atlas
-    if labeled := isinstance(queries, (DataLoader, Dataset)):
-        own = {"regions": regions, "query_predictions": query_predictions}
+    own = {"regions": regions, "query_predictions": query_predictions}
+    known["query_names"], reference = query_names, as_reference(dataset)
+    quietly: Any = {"show_progress": show_progress}
+    if isinstance(queries, (DataLoader, Dataset)):
         _refuse("a labeled set, which has its own; leave it out", own)
-        given = queries, found["reference"], query_labels, atlas, show_progress
-        found = found_errors(rdr, *given)
-    count = MOST_QUERIES if labeled else len(queries)  # type: ignore[arg-type]
-    expected = count * (2 * n_members + 1) + n_pictures(found["atlas"])
-    album = Album(found["reference"], names, expected)
-    if labeled:
-        asked: Any = explained(rdr, queries, query_names, album, found)
+        album = Album(reference, names, EXPECTED)
+        asked, found = errors_part(rdr, queries, album, known, **quietly)
         queries = torch.stack([one[0] for one in asked]) if asked else torch.empty(0)
+        if atlas == "auto":
+            atlas = sampled_atlas(rdr, found["best"], album.reference, **quietly)
     else:
-        known["query_names"] = query_names
-        asked = _asked(rdr, queries, known, album.reference)
+        album = Album(reference, names, len(queries) * (2 * n_members + 1))
+        asked, found = _asked(rdr, queries, known, reference), {"errors": []}
     by_query = _by_query(rdr, queries, regions, len(asked), show_progress)
     bar = tqdm(asked, "Drawing", unit="query", disable=not show_progress, delay=1)
     found["queries"] = [
-        query_part(rdr, of_layers, query, album, method, n_members, not labeled)
-        for query, of_layers in zip(bar, by_query, strict=True)
+        query_part(rdr, regions_, query, album, method, n_members, not found["errors"])
+        for query, regions_ in zip(bar, by_query, strict=True)
     ]
     found |= {"maps": bank_maps(rdr, by_query, album), "layers": rdr.reader.names}
-    found |= {"n_members": n_members, **atlas_part(found["atlas"], show_progress)}
+    found["n_members"] = n_members
+    found |= atlas_part(None if atlas == "auto" else atlas, show_progress)
     write_page(path, "report.html", title, album, **found)
     return found["errors"] or None
 
