@@ -72,7 +72,8 @@ def query_part(
         for part, score in zip(layers, scores if several else [scores], strict=True):
             options: Any = {"attribute": method(score), "use_pyplot": False}
             shown = (part["region"], rdr, reference, query)
-            part["drawing"] = figure_uri(visualize_concept(*shown, **options)[0])
+            fig, _ = visualize_concept(*shown, **options)
+            part["drawing"] = figure_uri(fig, on_any=True)
     if by_distances and not several and banks[0].features is not None:
         rows = neighbor_rows(subjects[0], rdr)
         neighbors = [_strip(one, own, album) for one in rows]

@@ -51,14 +51,19 @@ def veil_uri(shares: Picture, aspect: float) -> str:
     return _uri(Image.merge("LA", [Image.new("L", fine.size), fine]), "png")
 
 
-def figure_uri(fig: Figure) -> str:
-    """A figure as a data URI: without ground, and its ink a gray that reads on any.
+def figure_uri(fig: Figure, *, on_any: bool = False) -> str:
+    """A figure without ground as a data URI.
+
+    Args:
+        fig: the figure.
+        on_any: make its words of a gray that reads on light and dark: a page can turn
+            the colors of a chart around, but not those of photos.
 
     >>> figure_uri(Figure(figsize=(1, 1)))[:23]
     'data:image/webp;base64,'
     """
     for text in fig.findobj(Text):
-        if max(to_rgb(text.get_color())) < 0.5:
+        if on_any and max(to_rgb(text.get_color())) < 0.5:
             text.set_color(_INK)
     buffer = io.BytesIO()
     fig.savefig(buffer, format="png", dpi=_DPI, transparent=True)
