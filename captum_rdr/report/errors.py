@@ -16,7 +16,7 @@ from captum_rdr.visualization.subjects import banks_of
 
 _EXPLAINED, _QUERIES = 3, 60  # errors of each group, and of all, that are explained
 _OF_GROUP, _OF_ALL = 200, 1_000  # errors that are shown, about
-_SAMPLE = 3_000  # bank rows of which an atlas is made
+_SAMPLE = 2_000  # bank rows of which an atlas is made
 
 EXPECTED = 2_500
 """Pictures of a page of errors, about."""

@@ -86,7 +86,7 @@ def write_report(
         names: what each bank row is called; None for the names of the files, where the
             data set has ``samples`` as torchvision's folders do, else "Row 12".
         atlas: what `captum_rdr.discovery.atlas` found, to be shown too; "auto" for that
-            of 3,000 bank rows, drawn at random, where queries are a labeled set; None for
+            of 2,000 bank rows, drawn at random, where queries are a labeled set; None for
             none.
         method: from a concept score to what attributes it to inputs, e.g.
             ``lambda score: Saliency(score).attribute``; None to leave that out.

@@ -216,6 +216,41 @@ def test_the_smallest_repair():
             assert 0 <= error.by_chance <= 1
 
 
+class Around(nn.Module):
+    """A network whose input also goes around the layer, added or beside it."""
+
+    def __init__(self, inner, way):
+        super().__init__()
+        self.layer, self.head, self.way = inner[1], inner[2], way
+
+    def forward(self, x):
+        seen = self.layer(x)
+        if self.way == "added":
+            return self.head(seen + 0 * x)
+        if self.way == "beside":
+            return self.head(torch.cat([seen, x], 1)[:, :40])
+        return self.head(seen.reshape(len(x), 40))
+
+
+@pytest.mark.parametrize("way", ["added", "beside", "counted"])
+def test_repairs_where_the_input_goes_around_the_layer(way):
+    rdr, inputs, targets, labels = planted()
+    model = Around(rdr.forward_func, way)
+    other = RelaxedDecisionRegion(model, model.layer)
+    other.fit(inputs[48:], keep_features=True, show_progress=False)
+    plain = nn.Sequential(model.layer, model.head)
+    alone = RelaxedDecisionRegion(plain, plain[0])
+    alone.fit(inputs[48:], keep_features=True, show_progress=False)
+    found, expected = (
+        found_in(one, inputs, targets, labels[48:], repair=3) for one in (other, alone)
+    )
+    assert any(one.repairs for one in found)
+    for one, same in zip(found, expected, strict=True):
+        for repair, wanted in zip(one.repairs, same.repairs, strict=True):
+            assert repair.n_repairing == wanted.n_repairing is not None
+            assert repair.by_chance == wanted.by_chance
+
+
 def test_the_model_is_left_as_it_was():
     rdr, inputs, targets, labels = planted()
     model = rdr.forward_func
