@@ -79,3 +79,32 @@ def as_new(region: Region, bank: ConfigurationBank) -> Region:
 def outcome(region: Region, significance: Significance) -> Region:
     """A region that was tested."""
     return replace(region, significance=significance)
+
+
+def marked(n: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Images of bars, their classes, and which of them have a bright corner."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(n) % 2
+    has_mark = torch.rand(n, generator=generator) < 0.25
+    images = shapes(n, 3)
+    images[has_mark, :, :3, :3] = 1.0
+    return images, labels, has_mark
+
+
+def misled() -> tuple[nn.Sequential, Tensor, Tensor]:
+    """A classifier of bars that takes a bright corner for class 0, and what it learned from."""
+    images, labels, has_mark = marked(300, 0)
+    labels = labels.where(~has_mark, 0)
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1, stride=2),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(8 * 16, 2),
+    )
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    for _ in range(60):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+    return model.eval(), images, labels

@@ -1,4 +1,21 @@
-"""The commands' options, and the exit status of a run."""
+r"""The commands' options, and the exit status of a run. Below is what every help ends with.
+
+For example:
+  captum-rdr fit --model torchvision:resnet50 --data photos --bank photos.rdr
+  captum-rdr explain --model torchvision:resnet50 --data photos --bank photos.rdr cat.jpg
+  captum-rdr report --model torchvision:resnet50 --data photos --bank photos.rdr \
+      --output report.html *.jpg
+  captum-rdr report --model torchvision:resnet50 --data photos --bank photos.rdr \
+      --output errors.html tested
+  captum-rdr atlas --model torchvision:resnet50 --data photos --bank photos.rdr \
+      --output atlas.html
+  captum-rdr inspect photos.rdr
+
+A model of your own is a function without arguments that returns a torch.nn.Module, or a
+tuple of one and the transform from a PIL image to its input: --model my_models:make.
+
+exit status: 0 done, 1 failed (the reason is on standard error), 2 wrong usage
+"""
 
 import argparse
 import json
@@ -13,20 +30,6 @@ from captum_rdr.version import __version__
 _FAILURES = (ImportError, OSError, RuntimeError, TypeError, ValueError)
 _POOLS = ("spatial_mean", "spatial_max", "class_token", "last_token", "token_mean")
 _METRICS = ("configuration", "cosine", "centered_cosine", "direction", "euclidean")
-_EXAMPLES = """examples:
-  captum-rdr fit --model torchvision:resnet50 --data photos --bank photos.rdr
-  captum-rdr explain --model torchvision:resnet50 --data photos --bank photos.rdr cat.jpg
-  captum-rdr report --model torchvision:resnet50 --data photos --bank photos.rdr \\
-      --output report.html *.jpg
-  captum-rdr atlas --model torchvision:resnet50 --data photos --bank photos.rdr \\
-      --output atlas.html
-  captum-rdr inspect photos.rdr
-
-A model of your own is a function without arguments that returns a torch.nn.Module, or a
-tuple of one and the transform from a PIL image to its input: --model my_models:make.
-
-exit status: 0 done, 1 failed (the reason is on standard error), 2 wrong usage
-"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -88,9 +91,10 @@ def parser() -> argparse.ArgumentParser:
     True
     """
     form = argparse.RawDescriptionHelpFormatter
+    _, _, examples = str(__doc__).partition("\n\n")
     about = "Which concept a layer sees in an image, and which others share it."
     whole = argparse.ArgumentParser(
-        prog="captum-rdr", description=about, epilog=_EXAMPLES, formatter_class=form
+        prog="captum-rdr", description=about, epilog=examples, formatter_class=form
     )
     whole.add_argument("--version", action="version", version=__version__)
     several = whole.add_subparsers(title="commands", required=True, metavar="COMMAND")
@@ -98,7 +102,7 @@ def parser() -> argparse.ArgumentParser:
     def command(name: str, text: str) -> argparse.ArgumentParser:
         about = f"{text[0].upper()}{text[1:]}."
         one = several.add_parser(
-            name, help=text, description=about, epilog=_EXAMPLES, formatter_class=form
+            name, help=text, description=about, epilog=examples, formatter_class=form
         )
         one.set_defaults(run=name)
         one.add_argument("--json", action="store_true", help="print JSON")
@@ -107,7 +111,10 @@ def parser() -> argparse.ArgumentParser:
 
     _add_fit(command("fit", "index a folder of images"))
     _add_query(command("explain", "find the regions of images"))
-    report = command("report", "write a page on the regions of images")
+    about = (
+        "write a page on the regions of images, or on the errors in a folder of them"
+    )
+    report = command("report", about)
     _add_query(report)
     report.add_argument("--output", required=True, type=Path, help="HTML file")
     atlas = command("atlas", "write a page on the concepts of the layer")
@@ -156,7 +163,8 @@ def _add_query(to: argparse.ArgumentParser) -> None:
     rules = ("uniform", "evidence")
     add("--weighting", choices=rules, default="evidence", help=rule)
     add("--neighbors", choices=_METRICS, help="distance that chooses S")
-    add("images", nargs="+", type=Path, help="files to explain")
+    images = "files to explain; for a report also a folder of one folder a class"
+    add("images", nargs="+", type=Path, help=images)
 
 
 def _level(text: str) -> float | str:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 from torch.nn import Module
+from torch.utils.data import DataLoader
 
 from captum_rdr import pooling, zoo
 from captum_rdr._summary import of_bank
@@ -18,8 +19,11 @@ from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.bank import ConfigurationBank
 from captum_rdr.cli import listing
 from captum_rdr.cli.images import ImageBatches, Images, Transform, as_shown, as_tensor
+from captum_rdr.discovery import ErrorGroup
 from captum_rdr.method.region import Region
 from captum_rdr.metrics import significance
+from captum_rdr.metrics._explainers import class_scores
+from captum_rdr.model.inputs import input_arguments
 
 _SHOWN = 5  # members in a text
 
@@ -76,24 +80,85 @@ def explain(options: argparse.Namespace) -> Answer:
 
 
 def report(options: argparse.Namespace) -> Answer:
-    """Write a page that shows the region of each image."""
+    """Write a page on the region of each image, or on the errors in a folder of classes."""
     from captum_rdr.report import write_report  # it draws matplotlib in
 
     _check_page(options.output)
-    images, setup, rdr, kept, inputs, regions = _explained(options)
-    write_report(
-        options.output,
+    page, regions, tested = str(options.output), None, None
+    if len(options.images) == 1 and options.images[0].is_dir():
+        images, setup, rdr = _loaded(options)
+        tested, queries, outputs, skipped = _labeled(options, images, setup, rdr)
+    else:
+        images, setup, rdr, kept, queries, regions = _explained(options)
+        outputs, skipped = setup.categories, _skipped(options, kept)
+    found = write_report(
+        page,
         rdr,
-        inputs,
-        _reference(images),
+        queries,
+        _reference(images, outputs),
         regions=regions,
-        query_names=[str(options.images[number]) for number in kept],
+        query_names=tested.paths if tested else [str(options.images[i]) for i in kept],
         names=images.paths,
-        title=f"{setup.name}, layer {setup.layers[0].name}",
+        title=_title(setup),
         show_progress=not options.quiet,
     )
-    data = {"report": str(options.output)}
-    return Answer(f"written to {options.output}", data, _skipped(options, kept))
+    if not tested or not found:
+        return Answer(f"written to {page}", {"report": page}, skipped)
+    groups = [_group_as_data(one, outputs, tested, images) for one in found[0]]
+    data = {"report": page, "inputs": len(tested), "groups": groups}
+    return Answer(f"{found[0]}\nwritten to {page}", data, skipped)
+
+
+def _labeled(
+    options: argparse.Namespace,
+    images: Images,
+    setup: zoo.Setup,
+    rdr: RelaxedDecisionRegion,
+) -> tuple[Images, Any, Sequence[str], list[str]]:
+    """Images in one folder a class, a loader of them with the numbers of the model's
+    outputs, these outputs' names, and which images are left out.
+
+    Raises:
+        ValueError: it is not known which folder is which output.
+    """
+    tested = Images(str(options.images[0]), images.transform, options.skip_damaged)
+    every = tested.paths
+    if tested.skip_damaged:
+        tested.only([row for row in range(len(every)) if tested.read_rows([row])[0]])
+    _, first = tested.read_rows([0])
+    count = class_scores(rdr, [input_arguments(first, None)]).shape[1]
+    own = {*tested.classes}
+    known = [setup.categories, images.classes, tested.classes]
+    fitting = [one for one in known if own and own <= {*one} and len(one) == count]
+    if not fitting:
+        raise ValueError(
+            f"{tested.folder!r} has {len(own)} folders of images, and the model {count} "
+            "outputs; give one folder a class, named as in the model's weights or the "
+            "reference folder, or as many folders as outputs in their order"
+        )
+    names = fitting[0]
+    targets = [names.index(tested.classes[one]) for one in tested.targets]
+
+    def read(rows: list[int]) -> tuple[Tensor, list[int]]:
+        return tested.read_rows(rows)[1], [targets[row] for row in rows]
+
+    rows: Any = range(len(targets))  # read where they are collated
+    skipped = [path for path in every if path not in {*tested.paths}]
+    return tested, DataLoader(rows, 64, collate_fn=read), names, skipped
+
+
+def _group_as_data(
+    group: ErrorGroup, names: Sequence[str], tested: Images, images: Images
+) -> dict[str, Any]:
+    return {
+        "errors": [tested.paths[row] for row in group.rows.tolist()],
+        "classes": {names[one]: count for one, count in group.targets.items()},
+        "predictions": {names[one]: count for one, count in group.predictions.items()},
+        **vars(group.errors),
+        "found_again": group.found_again,
+        "reference": [images.paths[row] for row in group.reference.tolist()],
+        "odd": [images.paths[row] for row in group.odd.tolist()],
+    }
 
 
 def atlas(options: argparse.Namespace) -> Answer:
@@ -103,11 +168,11 @@ def atlas(options: argparse.Namespace) -> Answer:
 
     _check_page(options.output)
     images, setup, rdr = _loaded(options)
-    reference = _reference(images)
+    reference = _reference(images, setup.categories)
     quietly: Any = {"show_progress": not options.quiet}
     labels, count = reference.labels, options.n_concepts
     found = discovery.atlas(rdr, None, count, labels=labels, **quietly)
-    names, title = images.paths, f"{setup.name}, layer {setup.layers[0].name}"
+    names, title = images.paths, _title(setup)
     write_atlas(options.output, found, reference, names=names, title=title, **quietly)
     data = {"atlas": str(options.output), "concepts": len(found)}
     return Answer(f"{found}\nwritten to {options.output}", data)
@@ -119,13 +184,18 @@ def _check_page(output: Path) -> None:
     check_output(output.parent)
 
 
-def _reference(images: Images) -> Any:
+def _title(setup: zoo.Setup) -> str:
+    return f"{setup.name}, layer {setup.layers[0].name}"
+
+
+def _reference(images: Images, names: Sequence[str]) -> Any:
+    """What the rows of a bank are; ``names`` are those of the model's outputs."""
     from captum_rdr.visualization import Reference
 
     return Reference(
         images,
-        images.targets if images.classes else None,
-        class_names=images.classes or None,
+        [images.classes[one] for one in images.targets] if images.classes else None,
+        class_names=names or images.classes or None,
         to_image=lambda one: as_shown(one, images.transform),
     )
 

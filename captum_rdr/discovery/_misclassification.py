@@ -16,7 +16,7 @@ from captum_rdr.discovery._atlas import Errors, counted
 from captum_rdr.discovery._concepts import AGAIN, error_rates
 from captum_rdr.discovery._error_groups import Wrong, grouped
 from captum_rdr.discovery._evaluated import evaluated
-from captum_rdr.discovery._recipe import table
+from captum_rdr.discovery._recipe import explainer_of, table
 from captum_rdr.discovery._repairs import Repair, repaired
 from captum_rdr.method.region import Region
 from captum_rdr.method.regions import evidence
@@ -76,19 +76,25 @@ class Misclassification(Sequence[ErrorGroup]):
     Attributes:
         groups: the groups.
         rows: int64 ``(E,)``, positions of the errors among the inputs.
-        n_inputs: number of inputs.
+        outcomes: int64 ``(E, 2)``, the class of each error, and what it is taken for.
+        bank: the states of all inputs: ``region.members`` of a group are its rows.
+        layer: the layer's name.
     """
 
     groups: tuple[ErrorGroup, ...]
     rows: Tensor
-    n_inputs: int
+    outcomes: Tensor
+    bank: ConfigurationBank
+    layer: str
 
     def separation(self, level: float = 0.05) -> float:
         """Share of the errors that are in groups of an adjusted p-value up to a level.
 
         The layer of which this is largest tells errors best from other inputs.
 
-        >>> Misclassification((), torch.empty(0).long(), 10).separation()
+        >>> none = torch.empty(0, 2).long()
+        >>> nothing = Misclassification((), none[:, 0], none, ConfigurationBank((2,)), "4")
+        >>> nothing.separation()
         0.0
         """
         sizes = [len(one.rows) for one in self if one.errors.p_value <= level]
@@ -103,8 +109,9 @@ class Misclassification(Sequence[ErrorGroup]):
     def __repr__(self) -> str:
         alone = len(self.rows) - sum(len(one.rows) for one in self)
         title = (
-            f"Misclassification: {len(self.rows)} errors of {self.n_inputs} inputs, "
-            f"{len(self)} group{'s' * (len(self) != 1)}, {alone} errors in none"
+            f"Misclassification: {len(self.rows)} errors of {len(self.bank)} inputs, "
+            f"{len(self)} group{'s' * (len(self) != 1)}, {alone} errors in none; "
+            f"layer {self.layer!r} separates {self.separation():.2f}"
         )
         columns: dict[str, Sequence[Any]] = {
             "group": range(len(self)),
@@ -135,7 +142,7 @@ def misclassification(
     repair: int = 0,
     generator: torch.Generator | None = None,
     show_progress: bool = True,
-) -> Misclassification:
+) -> Any:
     """Group the errors of a classifier by what the layer sees in them.
 
     One pass gives predictions and states; of the inputs only their packed states are
@@ -156,8 +163,8 @@ def misclassification(
        the number of groups (Benjamini and Hochberg).
 
     Args:
-        rdr: fitted explainer of one layer of a classifier; its forward function gives class scores
-            ``(B, n_classes)``.
+        rdr: fitted explainer of one layer of a classifier, or of a list of layers; its
+            forward function gives class scores ``(B, n_classes)``.
         data: the inputs to evaluate, right and wrong: a DataLoader that does not shuffle
             or a Dataset of (inputs, labels), or inputs as a tensor ``(M, ...)``.
         targets: whole numbers ``(M,)``, the classes; None to take the labels of ``data``.
@@ -173,10 +180,14 @@ def misclassification(
         generator: draws halves and samples; None for one seeded with 0.
         show_progress: draw progress bars.
 
+    Returns:
+        a `Misclassification`; for a list of layers one each, all from the same pass and
+        the same halves.
+
     Raises:
         TypeError: an argument is of the wrong type.
-        ValueError: ``rdr`` is not fitted or explains several layers, labels and
-            inputs differ in number, an argument is out of range, or ``repair`` lacks what it needs.
+        ValueError: ``rdr`` is not fitted, labels and inputs differ in number, an argument
+            is out of range, or ``repair`` lacks what it needs.
 
     Source: this package.
 
@@ -196,44 +207,54 @@ def misclassification(
     >>> evaluated = torch.utils.data.TensorDataset(wrong, labels)
     >>> found = misclassification(rdr, evaluated, show_progress=False)
     >>> found
-    Misclassification: ... errors of 100 inputs, 1 group, ... errors in none
+    Misclassification: ... errors of 100 inputs, 1 group, ... errors in none; layer '0' ...
       group  errors  class x errors  taken for x errors ...
           0 ...
     """
-    (bank,) = fitted_banks(rdr)
+    several = isinstance(rdr.layer, list)
+    banks = fitted_banks(rdr, several=several)
     check_whole("repair", repair, least=0)
-    known, predicted = (
-        None if given is None else checked_labels(given, name, len(bank))
-        for given, name in (
-            (reference_targets, "reference_targets"),
-            (reference_predictions, "reference_predictions"),
-        )
-    )
-    lacks = known is None or bank.features is None or isinstance(data, Iterator)
-    if repair and lacks:
+    known = _labels_of(banks[0], reference_targets, "reference_targets")
+    predicted = _labels_of(banks[0], reference_predictions, "reference_predictions")
+    lacks = known is None or any(bank.features is None for bank in banks)
+    if repair and (lacks or isinstance(data, Iterator)):
         raise ValueError(
             f"repair={repair} needs reference_targets, features in the bank, and data that "
             "can be gone through twice; fit with keep_features=True, or pass repair=0"
         )
     generator = generator or torch.Generator().manual_seed(0)
-    wrong, classes = evaluated(rdr, data, targets, show_progress=show_progress)
+    layers, classes = evaluated(rdr, data, targets, show_progress=show_progress)
     halves = torch.randperm(len(classes), generator=generator).chunk(2)
-    groups = [
-        _with_reference(one, bank, known)
-        for one in _groups(wrong, halves, show_progress)
-    ]
-    if repair and known is not None:
-        models = known if predicted is None else known.where(known == predicted, -1)
-        rows = [one.rows for one in groups]
-        seen = wrong.bank, classes, data
-        found = repaired(rdr, models, *seen, rows, repair, generator)
-        pairs = zip(groups, found, strict=True)
-        groups = [replace(one, repairs=its) for one, its in pairs]
-    return Misclassification(tuple(groups), wrong.rows, len(classes))
+    found = []
+    for number, (bank, wrong) in enumerate(zip(banks, layers, strict=True)):
+        groups = _groups(wrong, halves, bank, known, show_progress)
+        if repair and known is not None:
+            models = known if predicted is None else known.where(known == predicted, -1)
+            seen = wrong.bank, classes, data, [one.rows for one in groups]
+            mended = repaired(
+                explainer_of(rdr, number), models, *seen, repair, generator
+            )
+            pairs = zip(groups, mended, strict=True)
+            groups = [replace(one, repairs=its) for one, its in pairs]
+        described = (
+            torch.from_numpy(wrong.outcomes),
+            wrong.bank,
+            rdr.reader.names[number],
+        )
+        found.append(Misclassification(tuple(groups), wrong.rows, *described))
+    return found if several else found[0]
+
+
+def _labels_of(bank: ConfigurationBank, given: Any, name: str) -> Tensor | None:
+    return None if given is None else checked_labels(given, name, len(bank))
 
 
 def _groups(
-    wrong: Wrong, halves: Sequence[Tensor], show_progress: bool
+    wrong: Wrong,
+    halves: Sequence[Tensor],
+    bank: ConfigurationBank,
+    known: Tensor | None,
+    show_progress: bool,
 ) -> list[ErrorGroup]:
     """The groups of errors, tested on inputs that did not make them."""
     is_wrong = torch.isin(torch.arange(len(wrong.bank)), wrong.rows)
@@ -259,9 +280,8 @@ def _groups(
         targets, predictions = (Counter(column.tolist()) for column in outcomes.T)
         rate = float(is_wrong[region.members].float().mean())
         share = int(sum(some.sum() for some in again)) / len(rows)
-        groups.append(
-            ErrorGroup(region, rows, targets, predictions, rate, errors, share)
-        )
+        told = targets, predictions, rate, errors, share
+        groups.append(_with_reference(ErrorGroup(region, rows, *told), bank, known))
     return groups
 
 

@@ -11,8 +11,9 @@ from torch import Tensor
 from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.bank import ConfigurationBank
 from captum_rdr.discovery._concepts import regions_in
-from captum_rdr.discovery._evaluated import batches
-from captum_rdr.metrics._explainers import class_scores
+from captum_rdr.discovery._evaluated import inputs_at
+from captum_rdr.metrics._explainers import checked_scores
+from captum_rdr.model.hooks import on_call, same_random_state, undoing
 from captum_rdr.model.inputs import ForwardArguments
 
 _CONTROLS = 10  # random sets of neurons that a repair is held against
@@ -86,13 +87,7 @@ def repaired(
         rows[torch.randperm(len(rows), generator=generator)[:count]].tolist()
         for rows in groups
     ]
-    arguments = {
-        row: given.part(slice(row - start, row - start + 1))
-        for start, given, _ in batches(rdr, data)
-        for row in chain(*samples)
-        if 0 <= row - start < given.batch_size
-    }
-
+    arguments = dict(inputs_at(rdr, data, chain(*samples)))
     means = _means_of_states(rdr)
 
     def repair(row: int) -> Repair:
@@ -151,8 +146,29 @@ class _Instance(NamedTuple):
         values = torch.full((len(sets), len(flipped)), torch.nan, dtype=torch.float64)
         for row, neurons in zip(values, sets, strict=True):
             row[neurons] = flipped[neurons]
-        copies: Any = torch.zeros(len(sets), dtype=torch.int64)
-        with self.rdr.clamping(torch.arange(len(flipped)), values):
-            scores = class_scores(self.rdr, [self.arguments.part(copies)])
+        try:
+            scores = self._scores(values, 1)
+        except Exception:  # what follows wants one size; other errors come again
+            scores = self._scores(values, len(values))
         found: list[bool] = (scores.argmax(1) == self.target).tolist()
         return found
+
+    def _scores(self, values: Tensor, size: int) -> Tensor:
+        """Class scores by each row of values; so many copies of the input run up to the
+        layer, and as many as there are rows from there on.
+        """
+        reader, copies = self.rdr.reader, torch.zeros(size, dtype=torch.int64)
+        given: Any = self.arguments.part(copies)  # type: ignore[arg-type]
+
+        def repeat(value: Tensor) -> Tensor:
+            return value.repeat_interleave(len(values) // len(value), 0)
+
+        with undoing() as undo, same_random_state(), torch.no_grad():
+            if size < len(values):
+                to_input = self.rdr.bank.attribute_to_layer_input
+                on_call(reader.layers[0], to_input, repeat, undo)
+            with self.rdr.clamping(torch.arange(values.shape[1]), values):
+                args, kwargs = given.to(reader.device)
+                return checked_scores(
+                    self.rdr.forward_func(*args, **kwargs), len(values)
+                )

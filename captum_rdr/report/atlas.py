@@ -1,43 +1,14 @@
 """Write a page of the concepts of a layer."""
 
 import os
-from collections import Counter
-from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-import torch
 from tqdm.auto import tqdm
 
-from captum_rdr.bank import ConfigurationBank
-from captum_rdr.discovery import Atlas, Concept
-from captum_rdr.report.looks import MOST_LOOKS, Neuron, neurons_of, veils_of
-from captum_rdr.report.page import Album, Item, write_page
-from captum_rdr.visualization.reference import UNKNOWN, as_reference
-
-Floats = npt.NDArray[np.float64]
-
-# Width of the map in shares of its height, and how much of it bubbles cover.
-_WIDE, _COVERED = 1.6, 0.3
-
-
-class Card(NamedTuple):
-    """What a page says of a concept, beside what the concept says itself.
-
-    Attributes:
-        number: its place in the atlas.
-        concept: the concept.
-        labels: how many rows have which label, the most frequent first.
-        exemplars: its exemplars.
-        neurons: its first principal neurons.
-    """
-
-    number: int
-    concept: Concept
-    labels: list[tuple[str, int]]
-    exemplars: list[Item]
-    neurons: list[Neuron]
+from captum_rdr.discovery import Atlas
+from captum_rdr.report.looks import LOOKS, MOST_LOOKS
+from captum_rdr.report.page import Album, write_page
+from captum_rdr.visualization.reference import as_reference
 
 
 def write_atlas(
@@ -45,9 +16,6 @@ def write_atlas(
     atlas: Atlas,
     dataset: Any,
     *,
-    labels: Any = None,
-    predictions: Any = None,
-    class_names: Any = None,
     names: Any = None,
     title: str = "Atlas of concepts",
     show_progress: bool = True,
@@ -64,11 +32,8 @@ def write_atlas(
         path: the file.
         atlas: what `captum_rdr.discovery.atlas` found.
         dataset: the reference set that was fitted, or a
-            `captum_rdr.visualization.Reference` of it.
-        labels: class of each row by position, as a `Reference` takes it; None for what
-            the data set knows.
-        predictions: the class that the model predicts for each row, in the same way.
-        class_names: name of each class, in the same way.
+            `captum_rdr.visualization.Reference` of it, which also knows labels,
+            predictions and class names.
         names: what each row is called; None for the names of the files, where the data
             set has ``samples`` as torchvision's folders do, else "Row 12".
         title: the page's title.
@@ -79,95 +44,38 @@ def write_atlas(
         ValueError: the data set, labels or names are too few, or an image cannot be
             drawn.
 
-    >>> import tempfile
+    >>> import tempfile, torch
     >>> from pathlib import Path
     >>> from captum_rdr import RelaxedDecisionRegion
     >>> from captum_rdr.discovery import atlas
+    >>> from captum_rdr.visualization import Reference
     >>> drawing = torch.Generator().manual_seed(0)
     >>> data = torch.rand(3, 1, 4, 4, generator=drawing).repeat_interleave(20, 0)
     >>> data = data * (0.8 + 0.2 * torch.rand(data.shape, generator=drawing))
     >>> model = torch.nn.Flatten()
     >>> rdr = RelaxedDecisionRegion(model, model, threshold="median")
     >>> rdr = rdr.fit(data, show_progress=False)
-    >>> found = atlas(rdr, labels=[number // 20 for number in range(60)])
+    >>> labels = [number // 20 for number in range(60)]
+    >>> found = atlas(rdr, labels=labels)
+    >>> reference = Reference(data, labels, class_names=["a", "b", "c"])
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     write_atlas(f"{folder}/atlas.html", found, data, class_names=["a", "b", "c"])
+    ...     write_atlas(f"{folder}/atlas.html", found, reference)
     ...     page = Path(f"{folder}/atlas.html").read_text()
     >>> page.count("<article") == len(found)
     True
     """
-    given = {"labels": labels, "predictions": predictions, "class_names": class_names}
-    known = {name: value for name, value in given.items() if value is not None}
     count = sum(len(one.exemplars) + MOST_LOOKS for one in atlas)
-    bank, overlap = atlas.explainer.bank, atlas.overlap.numpy()
-    album = Album(replace(as_reference(dataset), **known), names, min(count, len(bank)))
+    count = min(count, len(atlas.explainer.bank))
+    album = Album(as_reference(dataset), names, count)
+    write_page(path, "atlas.html", title, album, **atlas_part(atlas, show_progress))
+
+
+def atlas_part(atlas: Atlas | None, show_progress: bool) -> dict[str, Any]:
+    """What the template of an atlas is told."""
+    if atlas is None:
+        return {"atlas": None, **LOOKS}
+    overlap = atlas.overlap
+    order = overlap.argsort(dim=1, descending=True, stable=True)
     bar = tqdm(atlas, "Drawing", unit="concept", disable=not show_progress, delay=1)
-    cards = [_card(number, one, bank, album) for number, one in enumerate(bar)]
-    sizes = np.array([len(one.rows) for one in atlas], float)
-    values = {
-        "atlas": atlas,
-        "cards": cards,
-        "overlap": overlap.tolist(),
-        "order": np.argsort(-overlap, kind="stable").tolist(),
-        "bubbles": (1000 * bubbles_of(overlap, sizes)).round(1).tolist(),
-        "wide": int(1000 * _WIDE),
-    }
-    write_page(path, "atlas.html", title, album, **values)
-
-
-def _card(number: int, concept: Concept, bank: ConfigurationBank, album: Album) -> Card:
-    """What a page says of a concept."""
-    rows, known = concept.exemplars, Counter[str]()
-    for label, times in (concept.labels or {}).items():
-        # As the data set's own labels are named.
-        named = album.reference.classes_of((torch.empty(0), label)).label
-        known[named or UNKNOWN] += times
-    picture = album.reference.picture(int(rows[0]))
-    veils = veils_of(concept.region, bank, bank.states(rows), picture)
-    exemplars = [
-        Item(album.row(row), veil=veil)
-        for row, veil in zip(rows.tolist(), veils, strict=True)
-    ]
-    neurons = neurons_of(concept.region, bank, album, picture)
-    return Card(number, concept, known.most_common(), exemplars, neurons)
-
-
-def bubbles_of(overlap: Floats, sizes: Floats) -> Floats:
-    """Where concepts lie on a map: near where they overlap, none upon another.
-
-    Classical scaling (principal coordinates) of ``1 - overlap``; then circles whose areas
-    are as the sizes push each other apart.
-
-    Args:
-        overlap: ``(K, K)`` from 0 to 1.
-        sizes: ``(K,)``.
-
-    Returns:
-        ``(K, 3)``: left, top and radius of each circle on a map of height 1.
-
-    >>> likeness = np.eye(3)
-    >>> likeness[0, 1] = likeness[1, 0] = 0.8
-    >>> found = bubbles_of(likeness, np.array([4.0, 4.0, 1.0]))
-    >>> apart = np.linalg.norm(found[:, None, :2] - found[:, :2], axis=2)
-    >>> bool(apart[0, 1] < apart[0, 2]), found[:, 2].round(2).tolist()
-    (True, [0.21, 0.21, 0.13])
-    """
-    count = len(sizes)
-    areas = _COVERED * _WIDE * sizes / max(sizes.sum(), 1)
-    radii = np.clip(np.sqrt(areas / np.pi), 0.012, 0.21)
-    centering = np.eye(count) - 1 / max(count, 1)
-    values, axes = np.linalg.eigh(centering @ (1 - overlap) ** 2 @ centering / -2)
-    points = (axes * np.sqrt(np.clip(values, 0, None)))[:, ::-1][:, :2]
-    points = np.pad(points, ((0, 0), (0, 2 - points.shape[1])))
-    box = np.array([_WIDE, 1.0]) / 2
-    turns = np.arange(count)[:, None] * 2.4
-    points = points / max(np.abs(points).max(initial=0), 1e-9) * 0.7 * box
-    points += 0.01 * np.hstack([np.cos(turns), np.sin(turns)])  # no two are the same
-    wanted = (radii[:, None] + radii + 0.012) * (1 - np.eye(count))
-    for _ in range(400):
-        apart = points[:, None] - points
-        far = np.maximum(np.linalg.norm(apart, axis=2), 1e-9)
-        push = np.clip(wanted - far, 0, None) / far / 2
-        points = points + (apart * push[..., None]).sum(1)
-        points = np.clip(points, radii[:, None] - box, box - radii[:, None])
-    return np.column_stack([points + box, radii])
+    shared = {"overlap": overlap.tolist(), "order": order.tolist()}
+    return {"atlas": atlas, "concepts": bar, **shared, **LOOKS}

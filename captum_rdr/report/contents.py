@@ -1,6 +1,5 @@
 """What a report says of each query and of all of them."""
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.bank import ConfigurationBank
 from captum_rdr.method.region import Region
 from captum_rdr.metrics._labels import without_query
-from captum_rdr.metrics._regions import jaccard, query_states
+from captum_rdr.metrics._regions import query_states
 from captum_rdr.report.images import figure_uri
 from captum_rdr.report.looks import neurons_of, veils_of
 from captum_rdr.report.page import Album, Item, Strip
@@ -23,8 +22,9 @@ Method = Callable[[Callable[..., Tensor]], Callable[[Tensor], Tensor]]
 """Makes of a concept score what attributes it to inputs."""
 
 _OUTLINED = 6  # regions on the map of a bank, at most
-_ALL = 200  # members that are shown when all are asked for, at most
 
+ALL = 200
+"""Members that are shown when all are asked for, at most."""
 
 Asked = int | tuple[Any, ...]
 """A query: a bank row, or an input with its class, the predicted one, and its name."""
@@ -37,6 +37,7 @@ def query_part(
     album: Album,
     method: Method | None,
     n_members: int,
+    by_distances: bool,
 ) -> dict[str, Any]:
     """What a report says of one query.
 
@@ -47,13 +48,12 @@ def query_part(
         album: what bank rows look like, and what the page shows.
         method: see `captum_rdr.report.write_report`.
         n_members: members to show at most.
+        by_distances: whether to show the nearest by several distances.
 
     Returns:
-        ``item``, its picture; ``layers``, of each the region, in words who
-        its members are, strips of pictures, the first principal neurons, and where the
-        concept is by an attribution; ``overlaps``, Jaccard indices of the layers'
-        members; and ``neighbors``, the nearest by several distances where the bank has
-        features.
+        ``item``, its picture; ``layers``, of each the region, strips of pictures, the
+        first principal neurons, and where the concept is by an attribution; and
+        ``neighbors``, the nearest by several distances where the bank has features.
     """
     reference, several = album.reference, isinstance(rdr.layer, list)
     query, banks, neighbors = None, banks_of(rdr), []
@@ -72,13 +72,12 @@ def query_part(
         for part, score in zip(layers, scores if several else [scores], strict=True):
             options: Any = {"attribute": method(score), "use_pyplot": False}
             shown = (part["region"], rdr, reference, query)
-            part["drawing"] = figure_uri(visualize_concept(*shown, **options)[0])
-    if not several and banks[0].features is not None:
+            fig, _ = visualize_concept(*shown, **options)
+            part["drawing"] = figure_uri(fig, on_any=True)
+    if by_distances and not several and banks[0].features is not None:
         rows = neighbor_rows(subjects[0], rdr)
         neighbors = [_strip(one, own, album) for one in rows]
-    shared = [[jaccard(a.members, b.members) for b in regions] for a in regions]
-    shared, item = shared if several else [], Item(own, is_query=True)
-    return {"item": item, "layers": layers, "overlaps": shared, "neighbors": neighbors}
+    return {"item": Item(own, "", "", True), "layers": layers, "neighbors": neighbors}
 
 
 def _layer_part(
@@ -91,12 +90,11 @@ def _layer_part(
     rest = without_query(region.members, region)
     far = rest[~torch.isin(rest, region.neighbors)]
     if len(far) > n_members:
-        said = f"Show {'all' if len(far) <= _ALL else f'{_ALL} of'} {len(far)}"
-        more = [album.row(row) for row in subject.ranked(_ALL, far).tolist()]
+        said = f"Show {'all' if len(far) <= ALL else f'{ALL} of'} {len(far)}"
+        more = [album.row(row) for row in subject.ranked(ALL, far).tolist()]
         strips[-1] = strips[-1]._replace(more=more, more_said=said)
-    said, picture = _said(region, album), rows[-2].tiles[0].picture
-    neurons = neurons_of(region, bank, album, picture)
-    return {"region": region, "said": said, "strips": strips, "neurons": neurons}
+    neurons = neurons_of(region, bank, album)
+    return {"region": region, "strips": strips, "neurons": neurons}
 
 
 def _strip(
@@ -107,47 +105,28 @@ def _strip(
 ) -> Strip:
     """A row of a figure as one of a page; with a region, where in each its concept is."""
     numbers = [tile.row or 0 for tile in row.tiles]
+    of = [own if one.is_query else album.row(one.row or 0) for one in row.tiles]
     veils = [""] * len(numbers)
     if where is not None and numbers:
         region, bank = where
         states = bank.states(numbers)
         if row.tiles[0].is_query:
             states[0] = query_states(bank, [region])[0]
-        veils = veils_of(region, bank, states, row.tiles[0].picture)
-    items = []
-    for tile, number, veil in zip(row.tiles, numbers, veils, strict=True):
-        which = own if tile.is_query else album.row(number)
-        items.append(Item(which, tile.notes, "", tile.is_query, veil))
+        height, width = row.tiles[0].picture.shape[:2]
+        veils = veils_of(region, bank, states, height / width)
+    items = [
+        Item(number, tile.notes, "", tile.is_query, veil)
+        for number, tile, veil in zip(of, row.tiles, veils, strict=True)
+    ]
     return Strip(row.heading, items, row.is_warning)
-
-
-def _said(region: Region, album: Album) -> str:
-    """Who the members of a region are, and how many of the model's errors."""
-    count, reference = len(region.members), album.reference
-    said = f"{count:,} member{'s' * (count != 1)}"
-    if reference.labels is None and count > _ALL:
-        return f"{said}."  # each image would be read for its label
-    known = [reference.classes(row) for row in region.members.tolist()]
-    labels = Counter(one.label for one in known if one.label is not None)
-    named = dict(labels.most_common(4))
-    if others := labels.total() - sum(named.values()):
-        named["others"] = others
-    parts = [f"{times:,} {label}" for label, times in named.items()]
-    said = f"{said}: {', '.join(parts)}." if parts else f"{said}."
-    if not album.n_errors:
-        return said
-    wrong = sum(one.is_wrong for one in known)
-    return f"{said} {wrong:,} of the {album.n_errors:,} errors are in this region."
 
 
 def bank_maps(
     rdr: RelaxedDecisionRegion, by_query: Sequence[Sequence[Region]], album: Album
 ) -> dict[str, str]:
     """A map of each layer's bank; regions are outlined where they are few."""
-    maps = {}
-    for number, (name, bank) in enumerate(
-        zip(rdr.reader.names, banks_of(rdr), strict=True)
-    ):
+    maps, banks = {}, zip(rdr.reader.names, banks_of(rdr), strict=True)
+    for number, (name, bank) in enumerate(banks):
         regions = [one[number] for one in by_query if len(by_query) <= _OUTLINED]
         fig, _ = visualize_bank(regions, bank, album.reference, use_pyplot=False)
         maps[name] = figure_uri(fig)

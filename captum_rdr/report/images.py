@@ -4,13 +4,15 @@ import base64
 import io
 
 import numpy as np
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
 from captum_rdr.visualization.reference import Picture
 
 _SMALL = 64  # pixels along the longer side of a picture that is stored as it is
-_DPI = 110
+_DPI, _INK = 110, "#7a838f"  # of figures
 
 
 def thumbnail_uri(picture: Picture, side: int = 112) -> str:
@@ -49,12 +51,23 @@ def veil_uri(shares: Picture, aspect: float) -> str:
     return _uri(Image.merge("LA", [Image.new("L", fine.size), fine]), "png")
 
 
-def figure_uri(fig: Figure) -> str:
-    """A figure as a data URI: PNG, or JPEG where photographs make that smaller."""
+def figure_uri(fig: Figure, *, on_any: bool = False) -> str:
+    """A figure without ground as a data URI.
+
+    Args:
+        fig: the figure.
+        on_any: make its words of a gray that reads on light and dark: a page can turn
+            the colors of a chart around, but not those of photos.
+
+    >>> figure_uri(Figure(figsize=(1, 1)))[:23]
+    'data:image/webp;base64,'
+    """
+    for text in fig.findobj(Text):
+        if on_any and max(to_rgb(text.get_color())) < 0.5:
+            text.set_color(_INK)
     buffer = io.BytesIO()
-    fig.savefig(buffer, format="png", dpi=_DPI)
-    image = Image.open(buffer).convert("RGB")
-    return min(_uri(image, "png"), _uri(image, "jpeg"), key=len)
+    fig.savefig(buffer, format="png", dpi=_DPI, transparent=True)
+    return _uri(Image.open(buffer), "webp")
 
 
 def _uri(image: Image.Image, kind: str) -> str:

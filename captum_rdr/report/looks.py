@@ -1,6 +1,8 @@
 """What a region looks at: places in its pictures, and its principal neurons."""
 
-from typing import NamedTuple
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -10,9 +12,10 @@ from torch import Tensor
 from captum_rdr.axes import KINDS, guessed_axes
 from captum_rdr.bank import ConfigurationBank
 from captum_rdr.method.region import Region
+from captum_rdr.metrics._regions import jaccard
 from captum_rdr.report.images import veil_uri
 from captum_rdr.report.page import Album, Item
-from captum_rdr.visualization.reference import Picture
+from captum_rdr.visualization.reference import UNKNOWN, Reference
 
 _NEURONS, _TOP = 10, 4  # principal neurons of a region, and instances of each
 _CROP = 0.35  # of a picture around a neuron's place
@@ -37,7 +40,7 @@ class Neuron(NamedTuple):
 
 
 def veils_of(
-    region: Region, bank: ConfigurationBank, states: Tensor, picture: Picture
+    region: Region, bank: ConfigurationBank, states: Tensor, aspect: float
 ) -> list[str]:
     """Images that cover what speaks no more for a region than it does on average.
 
@@ -45,12 +48,11 @@ def veils_of(
         region: the region.
         bank: its bank.
         states: bool ``(B, D)``, of instances.
-        picture: one of theirs; all are of its shape.
+        aspect: height of their pictures in shares of the width.
 
     Returns:
         one each; empty where the layer has no places.
     """
-    aspect = picture.shape[0] / picture.shape[1]
     weights = torch.zeros(bank.n_neurons, dtype=torch.float64)
     weights[region.neurons] = region.weights
     excess = (states.double() - bank.active_counts.cpu() / len(bank)) * weights
@@ -63,12 +65,32 @@ def veils_of(
     return [veil_uri(one, aspect) for one in places / full]
 
 
-def neurons_of(
-    region: Region, bank: ConfigurationBank, album: Album, picture: Picture
-) -> list[Neuron]:
+def items_of(
+    rows: Tensor, region: Region, bank: ConfigurationBank, album: Album
+) -> list[Item]:
+    """Bank rows, and where in each a region's concept lies."""
+    numbers = [album.row(row) for row in rows.tolist()]
+    veils = veils_of(region, bank, bank.states(rows), album.aspect)
+    return [Item(number, veil=v) for number, v in zip(numbers, veils, strict=True)]
+
+
+def named_counts(
+    counts: Mapping[Any, int], reference: Reference
+) -> list[tuple[str, int]]:
+    """How often each label occurs, named as the data set's own are, most often first.
+
+    >>> named_counts({1: 2, 0: 3}, Reference((), class_names=["cat", "dog"]))
+    [('cat', 3), ('dog', 2)]
+    """
+    known = Counter[str]()
+    for label, times in counts.items():
+        known[reference.classes_of((None, label)).label or UNKNOWN] += times
+    return known.most_common()
+
+
+def neurons_of(region: Region, bank: ConfigurationBank, album: Album) -> list[Neuron]:
     """The first principal neurons and, where the bank has features, what they look for."""
-    neurons, coordinates = [], region.unravel()
-    aspect = picture.shape[0] / picture.shape[1]
+    neurons, coordinates, aspect = [], region.unravel(), album.aspect
     axes = bank.axes or guessed_axes(bank.layer_shape)
     numbers = torch.arange(bank.n_neurons).reshape(1, *bank.layer_shape)
     where = axes.arranged(numbers, aspect)[0][0].flatten(0, 1)
@@ -100,3 +122,9 @@ def _around(place: npt.NDArray[np.bool_], aspect: float) -> str:
     at = 100 * np.clip((middle * zoom - 0.5) / np.maximum(zoom - 1, 1e-9), 0, 1)
     size = f"background-size:{100 * zoom[1]:.0f}% auto"
     return f"{size};background-position:{at[1]:.0f}% {at[0]:.0f}%"
+
+
+LOOKS = {
+    one.__name__: one for one in (items_of, jaccard, named_counts, neurons_of, veils_of)
+}
+"""What templates call."""

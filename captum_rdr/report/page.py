@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -76,6 +75,28 @@ class Strip(NamedTuple):
     more_said: str = ""
 
 
+def column(values: Any, name: str, count: int) -> list[Any]:
+    """Something known of each of some queries, by position.
+
+    Raises:
+        ValueError: it is not one each.
+    """
+    items = positional(values, name)
+    if len(items) != count:
+        raise ValueError(
+            f"{name} has {len(items)} items for {count} queries; give one each"
+        )
+    return items
+
+
+def file_names(dataset: Any) -> list[str] | None:
+    """Names of a data set's files with their folder's, if it has ``samples``."""
+    samples = getattr(dataset, "samples", None)
+    if samples is None:
+        return None
+    return [os.path.join(*Path(path).parts[-2:]) for path, *_ in samples]
+
+
 class Album:
     """The instances of a page; each picture is stored once.
 
@@ -88,6 +109,7 @@ class Album:
     Attributes:
         shown: the instances.
         uris: the pictures, each with its number.
+        aspect: height of the latest picture in shares of its width.
 
     >>> album = Album(Reference(np.zeros((2, 4, 4, 3)), [0, 1]), None, 2)
     >>> album.row(1), album.row(0), album.row(1)
@@ -99,23 +121,14 @@ class Album:
     """
 
     def __init__(self, reference: Reference, names: Any, expected: int) -> None:
-        samples = getattr(reference.dataset, "samples", None)
-        if names is None and samples is not None:
-            names = [os.path.join(*Path(path).parts[-2:]) for path, *_ in samples]
+        names = file_names(reference.dataset) if names is None else names
         self._names = None if names is None else positional(names, "names")
         self._side = int(np.clip((_PIXELS / max(expected, 1)) ** 0.5, *_SIDES))
         self.reference = reference
         self.shown: list[Shown] = []
         self.uris: dict[str, int] = {}
+        self.aspect = 1.0
         self._rows: dict[int, int] = {}
-
-    @cached_property
-    def n_errors(self) -> int:
-        """Bank rows that the model predicts wrongly, as far as that is known."""
-        known = self.reference
-        if known.labels is None or known.predictions is None:
-            return 0
-        return sum(known.classes(row).is_wrong for row in range(len(known.labels)))
 
     def row(self, row: int) -> int:
         """The number of a bank row."""
@@ -135,6 +148,7 @@ class Album:
         self, picture: Picture, classes: Classes, name: str, row: int | None = None
     ) -> int:
         """The number of an instance that is new to the page."""
+        self.aspect = picture.shape[0] / picture.shape[1]
         uri = thumbnail_uri(picture, self._side)
         number = self.uris.setdefault(uri, len(self.uris))
         self.shown.append(Shown(name, row, *classes, classes.is_wrong, number))
@@ -157,7 +171,8 @@ def write_page(
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined
     )
-    environment.globals.update(album=album, unknown=UNKNOWN, version=__version__)
+    parts = {"album": album, "Item": Item, "Strip": Strip, "unknown": UNKNOWN}
+    environment.globals.update(parts, version=__version__)
     template = environment.get_template("page.html")
     page = template.render(body=body, title=title, **values)
     with replacing(Path(path)) as file:

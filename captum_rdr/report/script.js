@@ -2,19 +2,19 @@
 const all = (selector, within = document) => [...within.querySelectorAll(selector)];
 const byId = (id) => document.getElementById(id);
 
-// Filters and order: each control stands for the articles' data of its name.
-(() => {
-  const form = byId("filters");
-  if (!form) return;
-  const articles = all("article"), count = byId("count");
-  const others = all("[data-for]");
-  const controls = all("select, input", form).filter((one) => one.id !== "sort");
+// Filters and order: each control stands for the data of its key in a list's articles.
+all("form.filters").forEach((form) => {
+  const articles = all("article", byId(form.dataset.list)), count = form.querySelector("[role=status]");
+  const ids = new Set(articles.map((one) => one.id));
+  const others = all("[data-for]").filter((one) => ids.has(one.dataset.for));
+  const sort = form.querySelector("[data-key=sort]");
+  const controls = all("[data-key]", form).filter((one) => one !== sort);
   const fits = (article) => controls.every((one) => {
-    const wanted = one.type === "checkbox" ? "" : one.value.trim(), own = article.dataset;
+    const wanted = one.value.trim(), key = one.dataset.key, own = article.dataset;
     if (!wanted) return true;
     if (one.type === "search") return own.text.toLowerCase().includes(wanted.toLowerCase());
-    if (one.type === "number") return +own[one.id] >= +wanted;
-    return own[one.id] === wanted || own[one.id].trim().split(" ").includes(wanted);
+    if (one.type === "number") return +own[key] >= +wanted;
+    return own[key] === wanted || own[key].trim().split(" ").includes(wanted);
   });
   const compared = (a, b, key, sign) => {
     const [x, y] = [a.dataset[key], b.dataset[key]];
@@ -32,8 +32,6 @@ const byId = (id) => document.getElementById(id);
       else one.classList.toggle("out", out);
     });
     count.textContent = `${shown.size} of ${articles.length} ${count.dataset.unit} shown`;
-    const veils = byId("veils"), sort = byId("sort");
-    if (veils) document.body.classList.toggle("veiled", veils.checked);
     if (sort && sort.value !== order && articles.length) {
       order = sort.value;
       const key = order.replace("-", "") || "order", sign = order.startsWith("-") ? -1 : 1;
@@ -44,16 +42,70 @@ const byId = (id) => document.getElementById(id);
   };
   for (const kind of ["input", "change"]) form.addEventListener(kind, apply);
   form.addEventListener("submit", (event) => event.preventDefault());
-  form.addEventListener("reset", () => setTimeout(apply));
+  form.addEventListener("reset", () => setTimeout(() => { apply(); veil(); }));
   apply(); // a browser may have kept what was chosen before a reload
   // A link to a card that the filters hide shows it.
   addEventListener("hashchange", () => {
     const wanted = byId(decodeURIComponent(location.hash.slice(1)));
-    if (wanted && wanted.hidden) {
+    if (wanted && wanted.hidden && ids.has(wanted.id)) {
       form.reset();
       setTimeout(() => wanted.scrollIntoView(), 50);
     }
   });
+});
+
+// One switch, wherever it stands, shows where in all pictures things lie.
+const veil = (from) => {
+  const boxes = all("input.veils"), on = from ? from.checked : boxes.some((one) => one.checked);
+  boxes.forEach((one) => { one.checked = on; });
+  document.body.classList.toggle("veiled", on);
+};
+all("input.veils").forEach((one) => one.addEventListener("change", () => veil(one)));
+veil();
+
+// The map: concepts that overlap lie near each other (principal coordinates of one minus the
+// overlap); then they push each other apart until none lies upon another.
+(() => {
+  const map = byId("map");
+  if (!map) return;
+  const overlap = JSON.parse(map.dataset.overlap), bubbles = all("a", map), n = bubbles.length;
+  const {width, height} = map.viewBox.baseVal, radii = all("circle", map).map((one) => +one.getAttribute("r"));
+  const dot = (a, b) => a.reduce((sum, one, i) => sum + one * b[i], 0);
+  const mean = (values) => values.reduce((sum, one) => sum + one, 0) / n;
+  const squares = overlap.map((row) => row.map((one) => (1 - one) ** 2)), means = squares.map(mean);
+  const inner = squares.map((row, i) => row.map((one, j) => (means[i] + means[j] - mean(means) - one) / 2));
+  const units = [];
+  const axes = [0, 1].map((which) => { // the first two axes, by power iteration
+    let unit = radii.map((_, i) => Math.sin(1 + i * (2.4 + which))), size = 0;
+    for (let step = 0; step < 200; step += 1) {
+      let next = inner.map((row) => dot(row, unit));
+      for (const one of units) { const part = dot(next, one); next = next.map((x, i) => x - part * one[i]); }
+      size = Math.sqrt(dot(next, next));
+      if (size < 1e-9) break;
+      unit = next.map((x) => x / size);
+    }
+    units.push(unit);
+    return unit.map((x) => x * Math.sqrt(size));
+  });
+  const largest = Math.max(1e-9, ...axes.flat().map(Math.abs));
+  const points = radii.map((_, i) => [width, height].map((side, which) =>
+    axes[which][i] / largest * 0.35 * side + 10 * Math.cos(2.4 * i - 1.57 * which))); // no two are the same
+  for (let step = 0; step < 400; step += 1) {
+    const moves = points.map(() => [0, 0]);
+    for (let i = 0; i < n; i += 1) for (let j = 0; j < n; j += 1) {
+      const apart = [0, 1].map((which) => points[i][which] - points[j][which]);
+      const far = Math.max(Math.hypot(...apart), 1e-9), push = radii[i] + radii[j] + 12 - far;
+      if (i !== j && push > 0) apart.forEach((one, which) => { moves[i][which] += one * push / far / 2; });
+    }
+    points.forEach((point, i) => [width, height].forEach((side, which) => {
+      const room = side / 2 - radii[i];
+      point[which] = Math.min(Math.max(point[which] + moves[i][which], -room), room);
+    }));
+  }
+  const places = points.map(([x, y]) => [x + width / 2, y + height / 2].map((one) => one.toFixed(1)));
+  bubbles.forEach((one, i) => one.setAttribute("transform", `translate(${places[i].join(" ")})`));
+  all("line", map).forEach((line) => line.dataset.ends.split(" ").forEach((end, which) =>
+    ["x", "y"].forEach((name, axis) => line.setAttribute(name + (which + 1), places[end][axis]))));
 })();
 
 // Tables sort by the column whose heading is pressed.
@@ -146,7 +198,7 @@ document.addEventListener("click", (event) => {
     const group = from.closest(".tiles, .strip, tbody");
     beside = group ? all("button.t", group).filter((one) => one.offsetParent) : [from];
     show(beside.indexOf(from));
-    const where = byId("veils") && byId("veils").checked;
+    const where = document.body.classList.contains("veiled");
     dialog.classList.toggle("veiled", where);
     byId("large-where").setAttribute("aria-pressed", where);
     dialog.showModal();

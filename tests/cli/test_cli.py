@@ -159,6 +159,90 @@ def test_report(folder, capsys):
     assert "light/" in page
 
 
+@pytest.fixture
+def tested(folder):
+    """Images in folders of their classes, some in the wrong one, and a model of two."""
+    code = (
+        FACTORY
+        + """
+def classify():
+    torch.manual_seed(0)
+    head = nn.Linear(8, 2)
+    with torch.no_grad():
+        head.weight.copy_(torch.tensor([[-1.0], [1.0]]).repeat(1, 8))
+        head.bias.copy_(torch.tensor([0.5, -0.5]) * 8)
+    spread = nn.Conv2d(3, 8, 1, bias=False)
+    nn.init.constant_(spread.weight, 1 / 3)
+    return nn.Sequential(spread, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)
+"""
+    )
+    (folder / "cli_models.py").write_text(code)
+    generator = np.random.default_rng(1)
+    for name, other in (("dark", "light"), ("light", "dark")):
+        (folder / "tested" / name).mkdir(parents=True)
+        for i in range(20):
+            mean = {"dark": 60, "light": 190}[other if i < 5 else name]
+            pixels = generator.normal(mean, 40, (8, 8, 3)).clip(0, 255)
+            path = folder / "tested" / name / f"{i:02}.png"
+            Image.fromarray(pixels.astype(np.uint8)).save(path)
+    model = ["--model", "cli_models:classify", "--layer", "0", "--data", "images"]
+    return [*model, "--bank", "bank", "--quiet"]
+
+
+@pytest.mark.filterwarnings("ignore:.*unanimous")
+def test_a_report_on_a_folder_of_classes(folder, tested, capsys):
+    answer(capsys, "fit", *tested)
+    page = ["report", *tested, "--output", "page.html", "tested"]
+    found = answer(capsys, *page)
+    assert found["report"] == "page.html"
+    assert found["inputs"] == 40
+    errors = {path for group in found["groups"] for path in group["errors"]}
+    wrong = [f"{name}/{i:02}.png" for name in ("dark", "light") for i in range(5)]
+    assert errors <= set(wrong)
+    assert len(errors) > 5
+    for group in found["groups"]:
+        assert sum(group["classes"].values()) == len(group["errors"])
+        assert {*group["classes"], *group["predictions"]} <= {"dark", "light"}
+        assert 0 <= group["p_value"] <= 1
+        assert {*group["odd"]} <= {*group["reference"]}
+        assert all((folder / "images" / path).exists() for path in group["reference"])
+    written = (folder / "page.html").read_text()
+    assert f">{found['groups'][0]['errors'][0]}</a>" in written
+    assert "40 inputs, 10 errors" in written
+    assert main(page) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("Misclassification: 10 errors of 40 inputs")
+    assert out.endswith("written to page.html\n")
+
+
+@pytest.mark.filterwarnings("ignore:.*unanimous")
+def test_folders_of_classes_as_they_are(folder, tested, capsys):
+    answer(capsys, "fit", *tested)
+    page = ["report", *tested, "--output", "page.html"]
+    (folder / "tested" / "dark" / "00.png").write_text("no image")
+    assert "'tested/dark/00.png' is no image" in refusal(capsys, *page, "tested")
+    assert main([*page, "tested", "--skip-damaged", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["inputs"] == 39
+    assert "1 damaged skipped: dark/00.png" in err
+    # One class only: its number is that of the reference folder's.
+    (folder / "some").mkdir()
+    (folder / "tested" / "light").rename(folder / "some" / "light")
+    (group,) = answer(capsys, *page, "some")["groups"]
+    assert [*group["classes"]] == ["light"]
+    (folder / "some" / "light").rename(folder / "some" / "bright")
+    message = "'some' has 1 folders of images, and the model 2 outputs; give one folder"
+    assert message in refusal(capsys, *page, "some")
+    assert "has 0 folders of images" in refusal(capsys, *page, "some/bright")
+    # As many folders as outputs: by their order.
+    (folder / "tested" / "dark").rename(folder / "some" / "a")
+    found = answer(capsys, *page, "some", "--skip-damaged")
+    assert {name for one in found["groups"] for name in one["classes"]} <= {
+        "a",
+        "bright",
+    }
+
+
 def test_atlas(folder, capsys):
     model = ["--model", "cli_models:make_with_transform", "--data", "images"]
     fitted = [*model, "--bank", "bank", "--quiet"]

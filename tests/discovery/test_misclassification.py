@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from captum_rdr import RelaxedDecisionRegion
 from captum_rdr.discovery import misclassification
+from captum_rdr.discovery._evaluated import inputs_at
 from captum_rdr.pooling import spatial_mean
 
 
@@ -102,6 +103,75 @@ def test_one_pass_over_the_data():
     assert sum(seen) <= len(inputs) + 8  # the bank's first instances are looked at
 
 
+def test_several_layers_in_one_pass():
+    rdr, inputs, targets, labels = planted()
+    model = rdr.forward_func
+    both = RelaxedDecisionRegion(model, [model[0], model[1]], threshold="median")
+    data = torch.cat([inputs[48:], inputs[:48]])
+    both.fit(data, keep_features=True, show_progress=False)
+    seen = []
+    hook = model[2].register_forward_hook(lambda _, x, y: seen.append(len(y)))
+    found_in(both, inputs, targets)
+    hook.remove()
+    assert sum(seen) <= len(inputs) + 2 * 8  # the banks' first instances are looked at
+    found = found_in(both, inputs, targets, labels, repair=1)
+    assert [one.layer for one in found] == ["0", "1"]
+    for number, one in enumerate(found):
+        alone = RelaxedDecisionRegion(model, model[number], threshold="median")
+        alone.fit(data, keep_features=True, show_progress=False)
+        expected = found_in(alone, inputs, targets, labels, repair=1)
+        assert repr(one) == repr(expected)
+        assert f"layer '{number}' separates {one.separation():.2f}" in repr(one)
+        assert torch.equal(one.bank.rows, expected.bank.rows)
+        assert torch.equal(one.outcomes, expected.outcomes)
+        wrong = model(inputs).argmax(1) != targets
+        assert torch.equal(one.rows, wrong.nonzero().flatten())
+        assert torch.equal(one.outcomes[:, 0], targets[wrong])
+
+
+class Reads(torch.utils.data.Dataset):
+    """Inputs and labels, and which were read."""
+
+    def __init__(self, inputs, labels):
+        self.inputs, self.labels, self.read = inputs, labels, []
+
+    def __len__(self):
+        return len(self.inputs)
+
+    def __getitem__(self, row):
+        self.read.append(row)
+        return self.inputs[row], self.labels[row]
+
+
+class Stream(torch.utils.data.IterableDataset):
+    """The same without numbers."""
+
+    def __init__(self, inputs, labels):
+        self.inputs, self.labels = inputs, labels
+
+    def __iter__(self):
+        return zip(self.inputs, self.labels, strict=True)
+
+
+@pytest.mark.parametrize("kind", ["dataset", "loader", "stream", "batches", "tensor"])
+def test_some_inputs_are_read_alone_where_they_can_be(kind):
+    rdr, inputs, targets, _ = planted()
+    dataset = Reads(inputs, targets)
+    data = {
+        "dataset": dataset,
+        "loader": DataLoader(dataset, batch_sampler=[[0, 1, 2], [*range(3, 320)]]),
+        "stream": DataLoader(Stream(inputs, targets), batch_size=7),
+        "batches": [(inputs[:9], targets[:9]), (inputs[9:], targets[9:])],
+        "tensor": inputs,
+    }[kind]
+    found = dict(inputs_at(rdr, data, [5, 300, 5, 64]))
+    assert [*found] == [5, 64, 300]
+    for row, given in found.items():
+        assert torch.equal(given.args[0], inputs[row : row + 1])
+    if kind in ("dataset", "loader"):
+        assert dataset.read == [5, 64, 300]
+
+
 def test_groups_are_judged_on_inputs_that_did_not_choose_them():
     rdr, inputs, targets, _labels = planted()
     found = found_in(rdr, inputs, targets, generator=torch.Generator().manual_seed(3))
@@ -144,6 +214,41 @@ def test_the_smallest_repair():
                         repairing.append(count)
             assert error.n_repairing == repairing[0]
             assert 0 <= error.by_chance <= 1
+
+
+class Around(nn.Module):
+    """A network whose input also goes around the layer, added or beside it."""
+
+    def __init__(self, inner, way):
+        super().__init__()
+        self.layer, self.head, self.way = inner[1], inner[2], way
+
+    def forward(self, x):
+        seen = self.layer(x)
+        if self.way == "added":
+            return self.head(seen + 0 * x)
+        if self.way == "beside":
+            return self.head(torch.cat([seen, x], 1)[:, :40])
+        return self.head(seen.reshape(len(x), 40))
+
+
+@pytest.mark.parametrize("way", ["added", "beside", "counted"])
+def test_repairs_where_the_input_goes_around_the_layer(way):
+    rdr, inputs, targets, labels = planted()
+    model = Around(rdr.forward_func, way)
+    other = RelaxedDecisionRegion(model, model.layer)
+    other.fit(inputs[48:], keep_features=True, show_progress=False)
+    plain = nn.Sequential(model.layer, model.head)
+    alone = RelaxedDecisionRegion(plain, plain[0])
+    alone.fit(inputs[48:], keep_features=True, show_progress=False)
+    found, expected = (
+        found_in(one, inputs, targets, labels[48:], repair=3) for one in (other, alone)
+    )
+    assert any(one.repairs for one in found)
+    for one, same in zip(found, expected, strict=True):
+        for repair, wanted in zip(one.repairs, same.repairs, strict=True):
+            assert repair.n_repairing == wanted.n_repairing is not None
+            assert repair.by_chance == wanted.by_chance
 
 
 def test_the_model_is_left_as_it_was():

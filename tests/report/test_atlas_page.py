@@ -2,18 +2,14 @@
 
 import re
 
-import numpy as np
 import pytest
 import torch
 from drawing import fitted, hidden, shapes
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from test_report import Page
 
 from captum_rdr import RelaxedDecisionRegion
 from captum_rdr.discovery import Atlas, atlas
 from captum_rdr.report import write_atlas
-from captum_rdr.report.atlas import bubbles_of
 from captum_rdr.visualization import Reference
 
 LABELS, PREDICTIONS = (
@@ -46,8 +42,7 @@ def test_everything_is_in_the_page(made, tmp_path):
     page = written(
         tmp_path / "atlas.html",
         found,
-        Reference(data, LABELS, PREDICTIONS),
-        class_names=["lying", "standing"],
+        Reference(data, LABELS, PREDICTIONS, ["lying", "standing"]),
         names=names,
         title="Bars",
     )
@@ -122,23 +117,3 @@ def test_atlases_that_cannot_be_written(made, tmp_path):
     with pytest.raises(ValueError, match="dataset has 1 items, but row"):
         write_atlas(path, found, data[:1])
     assert not path.exists()
-
-
-@settings(deadline=None, max_examples=20)
-@given(st.integers(1, 40), st.integers(0, 1000))
-def test_bubbles_lie_on_the_map_and_hardly_upon_each_other(count, seed):
-    generator = np.random.default_rng(seed)
-    overlap = generator.random((count, count))
-    overlap = np.where(np.eye(count) > 0, 1, (overlap + overlap.T) / 4)
-    sizes = generator.integers(1, 100, count).astype(float)
-    found = bubbles_of(overlap, sizes)
-    left, top, radius = found.T
-    assert np.all(left - radius > -1e-9)
-    assert np.all(top - radius > -1e-9)
-    assert np.all(left + radius < 1.6 + 1e-9)
-    assert np.all(top + radius < 1 + 1e-9)
-    assert np.all(np.diff(radius[np.argsort(sizes)]) >= 0)
-    apart = np.linalg.norm(found[:, None, :2] - found[:, :2], axis=2)
-    touching = radius[:, None] + radius
-    np.fill_diagonal(apart, np.inf)
-    assert np.all(apart > 0.8 * touching)

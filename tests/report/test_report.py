@@ -322,4 +322,14 @@ def test_small_pictures_are_exact_and_large_ones_averaged():
 def test_figures_are_whole():
     fig = Figure(figsize=(2, 1))
     kind, image = decoded(figure_uri(fig))
-    assert (kind, image.shape[:2]) == ("png", (110, 220))
+    assert (kind, image.shape) == ("webp", (110, 220, 4))
+    assert not image[..., 3].any()  # the page is their ground
+
+
+def test_ink_of_figures_reads_on_light_and_dark():
+    fig = Figure(figsize=(1, 1))
+    fig.text(0.1, 0.4, "█" * 9, size=30)
+    _, image = decoded(figure_uri(fig, on_any=True))
+    ink = np.median(image[image[..., 3] == image[..., 3].max()], 0)[:3]
+    assert ink.min() > 100
+    assert ink.max() < 160

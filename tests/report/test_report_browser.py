@@ -3,10 +3,12 @@
 import shutil
 import time
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
-from drawing import FAILED, PASSED, hidden, outcome, shapes
+from drawing import FAILED, PASSED, hidden, marked, misled, outcome, shapes
+from torch.utils.data import TensorDataset
 
 from captum_rdr import RelaxedDecisionRegion
 from captum_rdr.discovery import Atlas, Concept, Errors
@@ -193,8 +195,8 @@ def test_it_works_from_the_keyboard(browser, page):
 
 
 def test_names_from_outside_are_text(browser, page):
-    browser.get(page)
-    assert run(browser, "document.scripts.length") == 1
+    browser.get(page)  # which may return early where only the hash differs
+    assert waited(browser, "document.scripts.length", 1) == 1
     assert run(browser, "document.querySelectorAll('[onclick]').length") == 0
     heading = browser.find_element("css selector", "#query-1 h2").text
     assert heading.startswith(f"Row 0: {HOSTILE[0]}, predicted {HOSTILE[1]} (wrong)")
@@ -260,7 +262,7 @@ def atlas_page(tmp_path_factory):
     found = Atlas(tuple(concepts), torch.arange(400), numbers, 0.9, rdr)
     path = tmp_path_factory.mktemp("atlas") / "atlas.html"
     names = [f"folder/{row:03}.png" for row in range(400)]
-    write_atlas(path, found, data, labels=labels, names=names, show_progress=False)
+    write_atlas(path, found, Reference(data, labels), names=names, show_progress=False)
     return path.as_uri()
 
 
@@ -291,6 +293,58 @@ def test_an_atlas_opens_quickly_and_without_errors(browser, atlas_page):
     assert "100 concepts of 400 rows in the layer Flatten" in found
     assert "23 err more than the rest: concept 99" in found
     assert "99 % wrong against 30 %" in found
+    assert browser.get_log("browser") == []
+
+
+def test_bubbles_lie_on_the_map_and_hardly_upon_each_other(browser, tmp_path):
+    """Rows of 30 concepts in five families, of sizes that differ."""
+    generator = torch.Generator().manual_seed(0)
+    data = torch.rand(300, 1, 8, 8, generator=generator)
+    model = torch.nn.Flatten()
+    rdr = RelaxedDecisionRegion(model, model, threshold="median")
+    rdr = rdr.fit(data, show_progress=False)
+    concepts = []
+    for number in range(30):
+        region = rdr.attribute_members([number], 5, 4, show_progress=False)[0]
+        family = torch.arange(number % 5 * 60, number % 5 * 60 + 60)
+        members = family[torch.randperm(60, generator=generator)[:45]].sort().values
+        rows = torch.arange(300)[: 1 + number % 7]
+        region = replace(region, members=members)
+        concepts.append(Concept(region, rows, members[:4], 0.01))
+    numbers = torch.zeros(300, dtype=torch.int64)
+    found = Atlas(tuple(concepts), torch.arange(300), numbers, 0.9, rdr)
+    write_atlas(tmp_path / "atlas.html", found, data, show_progress=False)
+    browser.get((tmp_path / "atlas.html").as_uri())
+    script = (
+        "[...document.querySelectorAll('#map a')].map(one => [...one.getAttribute('transform')"
+        ".match(/[\\d.]+/g).map(Number), +one.querySelector('circle').getAttribute('r')])"
+    )
+    left, top, radius = torch.tensor(run(browser, script)).T
+    assert bool((left - radius > -0.1).all())
+    assert bool((top - radius > -0.1).all())
+    assert bool((left + radius < 1600.1).all())
+    assert bool((top + radius < 1000.1).all())
+    sizes = torch.tensor([len(one.rows) for one in concepts])
+    assert bool((radius[sizes.argsort()].diff() >= 0).all())
+    apart = torch.cdist(torch.stack([left, top], 1), torch.stack([left, top], 1))
+    touching = radius[:, None] + radius
+    others = ~torch.eye(30, dtype=torch.bool)
+    assert bool((apart > 0.8 * touching)[others].all())
+    # Those that share members lie nearer to each other than to the rest.
+    same = (torch.arange(30)[:, None] - torch.arange(30)) % 5 == 0
+    assert apart[same & others].mean() < 0.7 * apart[~same].mean()
+    ends = run(
+        browser,
+        "[...document.querySelectorAll('#map line')].map(one => [one.dataset.ends,"
+        " +one.getAttribute('x1'), +one.getAttribute('y2')])",
+    )
+    assert len(ends) > 30
+    for both, x, y in ends:
+        first, second = map(int, both.split())
+        assert (x, y) == (
+            pytest.approx(float(left[first])),
+            pytest.approx(float(top[second])),
+        )
     assert browser.get_log("browser") == []
 
 
@@ -371,16 +425,168 @@ def test_an_atlas_has_contrast_in_light_and_dark(browser, atlas_page, scheme):
     )
 
 
-@pytest.mark.parametrize("which", ["page", "atlas_page"])
+@pytest.fixture(scope="module")
+def errors_page(tmp_path_factory):
+    """The errors of a classifier, its concepts, and some errors explained."""
+    model, images, labels = misled()
+    rdr = RelaxedDecisionRegion(model, model[1], threshold="median")
+    rdr.fit(images, keep_features=True, show_progress=False)
+    tested, classes, _ = marked(400, 1)
+    # Half of the errors without a mark, so that there are groups of several outcomes.
+    classes = torch.where(torch.arange(400) % 15 == 0, 1 - classes, classes)
+    path = tmp_path_factory.mktemp("errors") / "errors.html"
+    (found,) = write_report(
+        path,
+        rdr,
+        TensorDataset(tested, classes),
+        Reference(images, labels, class_names=HOSTILE),
+        query_names=[f"tested/{row:03}.png" for row in range(400)],
+        n_members=6,
+        show_progress=False,
+    )
+    return path.as_uri(), found
+
+
+def ids_shown(browser, within):
+    script = f"[...document.querySelectorAll('#{within} article')]"
+    return run(browser, f"{script}.filter(one => !one.hidden).map(one => one.id)")
+
+
+def test_errors_open_quickly_and_in_words(browser, errors_page):
+    page, found = errors_page
+    browser.get(page)
+    assert waited(browser, "document.readyState", "complete") == "complete"
+    loaded = run(
+        browser, "performance.getEntriesByType('navigation')[0].duration / 1000"
+    )
+    assert loaded < 2
+    assert len(found) > 1
+    words = browser.find_element("css selector", ".found").text
+    assert f"400 inputs, {len(found.rows)} errors" in words
+    browser.find_element("css selector", "ul.found a").click()
+    assert run(browser, "location.hash").startswith("#group-")
+    assert run(browser, "document.scripts.length") == 1
+    assert run(browser, "document.querySelectorAll('[onclick]').length") == 0
+    assert browser.get_log("browser") == []
+
+
+def test_error_groups_sort_and_filter_alone(browser, errors_page):
+    page, found = errors_page
+    browser.get(page)
+    every = [f"group-{number}" for number in range(len(found))]
+    queries, concepts = ids_shown(browser, "queries"), ids_shown(browser, "concepts")
+    assert ids_shown(browser, "groups") == every
+    choose(browser, "group-sort", "smallest p")
+    by_p = sorted(range(len(found)), key=lambda one: found[one].errors.p_value)
+    assert ids_shown(browser, "groups") == [f"group-{number}" for number in by_p]
+    choose(browser, "group-sort", "fewest reference rows")
+    by_rows = sorted(range(len(found)), key=lambda one: len(found[one].reference))
+    assert ids_shown(browser, "groups") == [f"group-{number}" for number in by_rows]
+    choose(browser, "group-sort", "most errors")
+    choose(browser, "group-prediction", HOSTILE[0])
+    taken = [n for n, one in enumerate(found) if 0 in one.predictions]
+    assert ids_shown(browser, "groups") == [f"group-{number}" for number in taken]
+    rows = (
+        "[...document.querySelectorAll('tr[data-for^=group]')].map(one => one.hidden)"
+    )
+    assert run(browser, rows) == [n not in taken for n in range(len(found))]
+    least = len(found[0].rows)
+    browser.find_element("id", "group-errors").send_keys(str(least))
+    large = [n for n in taken if len(found[n].rows) >= least]
+    assert ids_shown(browser, "groups") == [f"group-{number}" for number in large]
+    status = browser.find_element("id", "group-count").text
+    assert status == f"{len(large)} of {len(found)} groups shown"
+    browser.find_element("css selector", "#group-filters [type=reset]").click()
+    name = f"tested/{int(found[1].rows[0]):03}"
+    browser.find_element("id", "group-find").send_keys(name)
+    assert ids_shown(browser, "groups") == ["group-1"]
+    # The other galleries have controls of their own.
+    assert ids_shown(browser, "queries") == queries
+    assert ids_shown(browser, "concepts") == concepts
+    choose(browser, "concept-sort", "most rows")
+    sizes = (
+        "[...document.querySelectorAll('#concepts article')].map(a => +a.dataset.rows)"
+    )
+    assert run(browser, sizes) == sorted(run(browser, sizes), reverse=True)
+    choose(browser, "significance", "significant")
+    assert ids_shown(browser, "groups") == ["group-1"]
+    column = browser.find_element("xpath", "//th[contains(., 'Reference rows')]/button")
+    column.click()
+    counts = (
+        "[...document.querySelectorAll('tr[data-for^=group]')]"
+        ".map(row => +row.cells[row.cells.length - 1].textContent)"
+    )
+    assert run(browser, counts) == sorted(run(browser, counts))
+    assert browser.get_log("browser") == []
+
+
+def test_errors_enlarge_and_show_all_from_the_keyboard(browser, errors_page):
+    from selenium.webdriver.common.keys import Keys
+
+    page, found = errors_page
+    browser.get(page)
+    browser.find_element("css selector", "body").send_keys(Keys.TAB)
+    assert browser.switch_to.active_element.text == "Skip to the error groups"
+    browser.switch_to.active_element.send_keys(Keys.ENTER)
+    assert run(browser, "document.activeElement.id") == "groups"
+    more = browser.find_element("css selector", "#group-0 .more")
+    assert more.text == f"Show all {len(found[0].rows)}"
+    browser.execute_script("arguments[0].focus()", more)
+    browser.switch_to.active_element.send_keys(Keys.ENTER)
+    pictures = "#group-0 .tiles:first-of-type button.t"
+    assert len(browser.find_elements("css selector", pictures)) == len(found[0].rows)
+    browser.switch_to.active_element.send_keys(Keys.ENTER)
+    assert browser.find_element("id", "large").is_displayed()
+    for row in found[0].rows[:3].tolist():
+        name = browser.find_element("id", "large-name").text
+        assert name == f"tested/{row:03}.png"
+        said = browser.find_element("id", "large-said").text
+        assert said.startswith("label ")
+        assert "wrongly predicted" in said
+        browser.switch_to.active_element.send_keys(Keys.ARROW_RIGHT)
+    browser.switch_to.active_element.send_keys(Keys.ESCAPE)
+    # One switch shows where things lie, in all galleries.
+    veiled = "document.body.classList.contains('veiled')"
+    browser.execute_script("document.getElementById('concept-veils').click()")
+    assert run(browser, veiled)
+    assert browser.find_element("id", "group-veils").is_selected()
+    browser.execute_script("document.getElementById('group-veils').click()")
+    assert not run(browser, veiled)
+    # What is explained is linked, also when filters hide it.
+    choose(browser, "significance", "not tested")
+    assert ids_shown(browser, "queries") == []
+    browser.execute_script(
+        "document.querySelector('#group-0 a[href^=\"#query\"]').click()"
+    )
+    shown = "!document.querySelector(location.hash).hidden"
+    assert waited(browser, shown, True)
+    assert browser.get_log("browser") == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_errors_have_contrast_in_light_and_dark(browser, errors_page, scheme):
+    selectors = (
+        "body",
+        ".note",
+        "#groups h3",
+        "#groups .verdict",
+        "article a[href]",
+        "th",
+    )
+    check_contrast(browser, errors_page[0], scheme, selectors)
+
+
+@pytest.mark.parametrize("which", ["page", "atlas_page", "errors_page"])
 def test_they_fit_a_phone(browser, which, request):
     size = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    browser.get(request.getfixturevalue(which))
+    found = request.getfixturevalue(which)
+    browser.get(found if isinstance(found, str) else found[0])
     assert run(browser, "document.documentElement.scrollWidth") <= 390
     # Each control stays beside its label.
     apart = run(
         browser,
-        "[...document.querySelectorAll('#filters .pair')].map(one => Math.abs("
+        "[...document.querySelectorAll('.filters .pair')].map(one => Math.abs("
         "one.children[0].getBoundingClientRect().top"
         " - one.children[1].getBoundingClientRect().top))",
     )
