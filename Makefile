@@ -6,7 +6,7 @@ SHELL := bash
 .SHELLFLAGS := -o pipefail -c
 RECORD = | tee benchmarks/results/$@.txt
 
-.PHONY: demo test test-oldest test-zoo docs notebooks bench purity recipe calibration ablation atlas planted choices scale clean
+.PHONY: demo test test-oldest test-zoo docs notebooks bench purity recipe pools calibration ablation atlas planted choices scale clean
 
 demo: .venv/demo.stamp
 	$(PY) examples/digits.py
@@ -38,6 +38,9 @@ purity: .venv/bench.stamp
 
 recipe: .venv/bench.stamp
 	$(PY) benchmarks/recipe.py $(DATA:%=--data %) $(RECORD)
+
+pools: .venv/bench.stamp
+	$(PY) benchmarks/pools.py $(DATA:%=--data %) $(RECORD)
 
 calibration: .venv/bench.stamp
 	$(PY) benchmarks/calibration.py $(RECORD)

@@ -89,7 +89,7 @@ def by_autoencoder(features: Tensor) -> Labels:
         for rows in torch.split(torch.randperm(len(flat)), 128):
             loss = F.mse_loss(decoder(latents(flat[rows])), flat[rows])
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            torch.autograd.backward(loss)
             optimizer.step()
     with torch.no_grad():
         found: Labels = latents(flat).argmax(1).numpy()

@@ -90,7 +90,8 @@ def explained(planted: Planted) -> Misclassification:
     rdr = RelaxedDecisionRegion(planted.model, planted.model[LAYER], threshold="median")
     rdr.fit(planted.train_images, show_progress=False)
     data = TensorDataset(planted.images, planted.labels)
-    return misclassification(rdr, data, show_progress=False)
+    found: Misclassification = misclassification(rdr, data, show_progress=False)
+    return found
 
 
 def run(seed: int, target: int, n_places: int) -> dict[str, list[tuple[float, float]]]:

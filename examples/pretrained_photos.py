@@ -148,9 +148,11 @@ def same_photo(regions: list[Region], sources: Tensor) -> float:
 
 def explained(setup: zoo.Setup, batches: Sequence[Tensor]) -> list[list[Region]]:
     """The regions of all pictures, layer by layer."""
-    setup.rdr.fit(batches)
+    setup.rdr.fit(batches, keep_features=True)
     rows = range(sum(map(len, batches)))
-    found = setup.rdr.attribute_members(rows, N_NEIGHBORS, show_progress=False)
+    found = setup.rdr.attribute_members(
+        rows, N_NEIGHBORS, weighting="evidence", show_progress=False
+    )
     return found if len(setup.layers) > 1 else [found]
 
 
