@@ -149,20 +149,18 @@ fig, ax = visualize_concept(region, rdr, reference, asked, attribute=occluded)
 # %% [markdown]
 # ## A page for the colleague who collects the data
 #
-# One HTML file with the errors of the group, their regions and the tests. Open it in a browser; it
-# needs no network. [What stands on it](../docs/report.md).
+# One call goes from the model and the loader to one HTML file: sentences, the groups of errors with
+# pictures and tests, the concepts of the layer, and the first errors explained. Open it in a browser;
+# it needs no network. [What stands on it](../docs/report.md).
 
 # %%
 Path("demo").mkdir(exist_ok=True)
-shown = group.rows[:12]
-write_report(
+_ = write_report(
     "demo/misclassification.html",
     rdr,
-    images[test][shown],
+    loader,
     reference,
-    query_labels=labels[test][shown],
-    query_predictions=predicted[test][shown],
-    title="Digits that are taken for a three",
+    title="Digits that are misread",
     show_progress=False,
 )
 
