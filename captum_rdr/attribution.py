@@ -101,19 +101,15 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         super().__init__(forward_func, layer, device_ids)
         layers = layer if isinstance(layer, list) else [layer]
         count = len(layers)
+        pools, given_axes = for_each(pool, count, "pool"), for_each(axes, count, "axes")
+        if call_index is not None:
+            call_index = check_whole("call_index", call_index, least=None)
         self.reader = LayerReader(
-            forward_func,
-            layers,
-            device_ids,
-            for_each(pool, count, "pool"),
-            None
-            if call_index is None
-            else check_whole("call_index", call_index, least=None),
-            for_each(axes, count, "axes"),
+            forward_func, layers, device_ids, pools, call_index, given_axes
         )
-        given = for_each(threshold, count, "threshold")
         self._thresholds = [
-            None if _is_median(one) else as_threshold(one) for one in given
+            None if isinstance(one, str) and one == "median" else as_threshold(one)
+            for one in for_each(threshold, count, "threshold")
         ]
         self._banks: list[ConfigurationBank] | None = None
         if bank is not None:
@@ -366,11 +362,9 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         rows = checked_rows(indices, min(len(bank) for bank in banks))
         for bank in banks:
             settled = rule.settled(bank, len(rows))
-            queries = Queries(
-                bank.packed[rows.to(bank.device)],
-                list(rows.tolist()),
-                bank.features_of(rows) if settled.needs_features else None,
-            )
+            features = bank.features_of(rows) if settled.needs_features else None
+            packed = bank.packed[rows.to(bank.device)]
+            queries = Queries(packed, rows.tolist(), features)
             found.append(regions(bank, queries, settled, show_progress=show_progress))
             warn_if_few(found[-1], settled, stacklevel=2)
         return self._as_given(found)
@@ -454,12 +448,11 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
             internal_batch_size=internal_batch_size,
             show_progress=show_progress,
         )
-        return self._as_given(
-            [
-                bits.unpack(packed, bank.n_neurons).reshape(-1, *bank.layer_shape)
-                for bank, (packed,) in zip(banks, read, strict=True)
-            ]
-        )
+        found = [
+            bits.unpack(packed, bank.n_neurons).reshape(-1, *bank.layer_shape)
+            for bank, (packed,) in zip(banks, read, strict=True)
+        ]
+        return self._as_given(found)
 
     def concept_score(self, region: Region | list[Region]) -> Any:
         """A differentiable forward function: how deep inputs lie in a region.
@@ -498,14 +491,11 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         wanted = checked_regions(region, banks)
         self._current_banks(banks[0].attribute_to_layer_input)
         check = partial(self._current_banks, without_hooks=True)
-        return self._as_given(
-            [
-                concept_score(
-                    self.reader.only(index), bank, one.neurons, one.states, check
-                )
-                for index, (bank, one) in enumerate(zip(banks, wanted, strict=True))
-            ]
-        )
+        scores = [
+            concept_score(self.reader.only(i), bank, one.neurons, one.states, check)
+            for i, (bank, one) in enumerate(zip(banks, wanted, strict=True))
+        ]
+        return self._as_given(scores)
 
     @contextmanager
     def clamping(
@@ -585,7 +575,3 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
     def _as_given(self, values: list[Any]) -> Any:
         """A list for a list of layers, else its only item."""
         return values if isinstance(self.layer, list) else values[0]
-
-
-def _is_median(threshold: object) -> bool:
-    return isinstance(threshold, str) and threshold == "median"

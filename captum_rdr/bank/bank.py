@@ -127,9 +127,8 @@ class ConfigurationBank:
     def axes(self, axes: LayerAxes | None) -> None:
         if axes is not None:
             axes.check(self.layer_shape)
-        self.source = self.source._replace(
-            axes={} if axes is None else axes.as_fields()
-        )
+        fields = {} if axes is None else axes.as_fields()
+        self.source = self.source._replace(axes=fields)
 
     @property
     def rows(self) -> Tensor:
@@ -234,9 +233,8 @@ class ConfigurationBank:
                 if name not in self._held:
                     self._held[name] = GrowingRows.like(block, reserve)
                 self._held[name].append(block)
-        self.active_counts = self.active_counts + bits.count_active(
-            packed, self.n_neurons
-        )
+        counts = bits.count_active(packed, self.n_neurons)
+        self.active_counts = self.active_counts + counts
 
     def _check_features(self, features: Tensor | None, n_new: int) -> None:
         had = self.features is not None
@@ -440,8 +438,7 @@ class ConfigurationBank:
         means = features.where(having, 0).sum(0) / count.clamp(min=1)
         if bool((features.bfloat16() == features).all()):
             dtype = torch.bfloat16  # such a layer's activations are kept as float32
-        each = self.threshold.dim() > 0
-        threshold = self.threshold[neurons] if each else self.threshold
+        threshold = self.threshold[neurons] if self.threshold.dim() else self.threshold
 
         def misses(values: Tensor) -> Tensor:
             """Where the layer, which rounds to its own dtype, has another state."""
@@ -514,12 +511,9 @@ class ConfigurationBank:
             ValueError: it is damaged, unfinished, or something else.
         """
         fields, arrays = files.read_bank(path, mmap=mmap, verify=verify)
-        bank = ConfigurationBank(
-            fields["layer_shape"],
-            arrays.pop("threshold"),
-            fields["fingerprint"],
-            fields["attribute_to_layer_input"],
-        )
+        bank = ConfigurationBank(fields["layer_shape"], arrays.pop("threshold"))
+        bank.fingerprint = fields["fingerprint"]
+        bank.attribute_to_layer_input = fields["attribute_to_layer_input"]
         bank.source = files.Source(*(fields[name] for name in files.Source._fields))
         if "probe" in arrays:
             with files.refusing(path, "is damaged: its first instances cannot be read"):

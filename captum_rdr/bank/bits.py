@@ -20,11 +20,7 @@ try:
 except ImportError:  # no wheel for this machine: products of +1 and -1 serve it too
     numkong = None  # type: ignore[assignment]
 
-EXACT_TERMS = {
-    torch.float16: 1 << 11,
-    torch.bfloat16: 1 << 8,
-    torch.float32: 1 << 24,
-}
+EXACT_TERMS = {torch.float16: 1 << 11, torch.bfloat16: 1 << 8, torch.float32: 1 << 24}
 """How many products of +1 and -1 a dtype sums up exactly, in any order.
 
 Every partial sum is a whole number of at most that size, which the dtype holds, so it does
@@ -89,9 +85,8 @@ def unpack(rows: Tensor, n_neurons: int) -> Tensor:
     >>> unpack(torch.tensor([[9]], dtype=torch.uint8), 4)
     tensor([[ True, False, False,  True]])
     """
-    array = np.unpackbits(
-        rows.cpu().numpy(), axis=-1, count=n_neurons, bitorder="little"
-    )
+    packed = rows.cpu().numpy()
+    array = np.unpackbits(packed, axis=-1, count=n_neurons, bitorder="little")
     return torch.from_numpy(array.view(bool))
 
 
@@ -228,29 +223,27 @@ def hamming(queries: Tensor, rows: Tensor, ready: Any = None) -> Tensor:
         return hamming_by_product(queries, rows)
     if not len(rows) or not len(queries):
         return torch.empty(len(queries), len(rows), dtype=torch.int32)
+    asked, held = queries.numpy(), rows.numpy()
     if len(queries) <= _SINGLY:
         if ready is not None:
-            found = numkong.hammings_packed(queries.numpy(), ready)
+            found = numkong.hammings_packed(asked, ready)
             return torch.from_numpy(np.asarray(found).view(np.int32))
         counts = np.empty((len(queries), len(rows)), np.int32)
 
         def count(start: int, stop: int) -> None:
-            some = rows[start:stop].numpy()
-            found = numkong.cdist(
-                queries.numpy(), some, metric="hamming", dtype="uint1"
-            )
+            some = held[start:stop]
+            found = numkong.cdist(asked, some, metric="hamming", dtype="uint1")
             counts[:, start:stop] = np.asarray(found)  # doubles, which hold them all
 
         in_shares(rows, count)
         return torch.from_numpy(counts)
     out = numkong.empty((len(rows), len(queries)), dtype="uint32")
-    packed, array = numkong.hammings_pack(queries.numpy()), rows.numpy()
-    in_shares(
-        rows,
-        lambda start, stop: numkong.hammings_packed(
-            array, packed, out=out, start_row=start, end_row=stop
-        ),
-    )
+    packed = numkong.hammings_pack(asked)
+
+    def fill(start: int, stop: int) -> None:
+        numkong.hammings_packed(held, packed, out=out, start_row=start, end_row=stop)
+
+    in_shares(rows, fill)
     return torch.from_numpy(np.asarray(out).view(np.int32)).T
 
 

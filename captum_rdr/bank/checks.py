@@ -34,13 +34,11 @@ def checked_banks(
             f"bank={bank!r} does not fit layer; give a ConfigurationBank for a module, "
             "a list of them for a list of modules"
         )
-    for threshold, one in zip(
-        thresholds, for_each(banks, len(thresholds), "bank"), strict=True
-    ):
+    for_each(banks, len(thresholds), "bank")
+    for threshold, one in zip(thresholds, banks, strict=True):
         if threshold is None or (threshold.dim() == 0 and threshold == 0):
             continue
-        flat = threshold.flatten() if threshold.dim() else threshold
-        if flat.tolist() != one.threshold.tolist():
+        if threshold.flatten().tolist() != one.threshold.flatten().tolist():
             raise ValueError(
                 f"threshold={threshold} is not that of {one!r}; leave threshold out to "
                 "use the bank's, or fit again"

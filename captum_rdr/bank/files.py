@@ -26,7 +26,7 @@ from torch import Tensor
 from captum_rdr.axes import LayerAxes
 from captum_rdr.bank.bits import row_width
 from captum_rdr.model.packing import packed, unpacked
-from captum_rdr.model.states import SKETCHED, feature_dtype
+from captum_rdr.model.states import FLOATS, SKETCHED, feature_dtype
 
 PathLike = str | os.PathLike[str]
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -39,7 +39,6 @@ MANIFEST, DRAFT = "bank.json", "draft.json"
 # Longer files are refused before they are read; a bank's arrays may be longer.
 MOST_MANIFEST_BYTES, MOST_TENSOR_BYTES = 1 << 20, 1 << 30
 
-_FLOATS = (torch.float16, torch.float32, torch.float64)
 
 _KIND = "configuration bank"
 _ARRAYS = ("rows", "active_counts", "threshold", "features", "sketches", "probe")
@@ -149,9 +148,9 @@ def _check_fit(fields: Fields, arrays: Tensors) -> None:
     wanted = {
         "rows": ((n_rows, row_width(n_neurons)), (torch.uint8,)),
         "active_counts": ((n_neurons,), (torch.int64,)),
-        "features": ((n_rows, n_neurons), _FLOATS),
+        "features": ((n_rows, n_neurons), FLOATS),
         "sketches": ((n_rows, SKETCHED), (torch.float32,)),
-        "threshold": ((n_neurons,) if threshold.dim() else (), _FLOATS),
+        "threshold": ((n_neurons,) if threshold.dim() else (), FLOATS),
     }
     sound = [
         arrays[name].shape == size and arrays[name].dtype in dtypes

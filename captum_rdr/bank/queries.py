@@ -70,18 +70,16 @@ def nearest(queries: Tensor, rows: Tensor, k: int, ready: Any = None) -> Nearest
     """
     if ready is not None and len(queries) == 1:
         return smallest(bits.hamming(queries, rows, ready), k)
-    found = np.empty((len(queries), 0), np.int64)
-    away = np.empty((len(queries), 0), np.int64)
+    found = Nearest(*torch.empty(2, len(queries), 0, dtype=torch.int64))
     for block in _blocks(len(rows), 4 * len(queries)):
         counts = bits.hamming(queries, rows[block])
         near = smallest(counts, min(k, counts.shape[1]))
-        found = np.concatenate([found, near.rows.numpy() + block.start], 1)
-        away = np.concatenate([away, near.distances.numpy()], 1)
-        if block.start:  # stable: those of earlier blocks are lower rows
-            order = np.argsort(away, 1, kind="stable")[:, :k]
-            found = np.take_along_axis(found, order, 1)
-            away = np.take_along_axis(away, order, 1)
-    return Nearest(torch.from_numpy(found), torch.from_numpy(away))
+        known = torch.cat([found.rows, near.rows + block.start], 1)
+        away = torch.cat([found.distances, near.distances], 1)
+        # Stable, since those of earlier blocks are lower rows.
+        order = away.argsort(dim=1, stable=True)[:, :k]
+        found = Nearest(known.gather(1, order), away.gather(1, order))
+    return found
 
 
 def smallest(counts: Tensor, k: int) -> Nearest:
@@ -173,9 +171,7 @@ def agreeing(wanted: Sequence[Wanted], rows: Tensor) -> list[Tensor]:
     >>> agreeing([want, want._replace(tolerance=1)], rows)
     [tensor([0]), tensor([0, 1])]
     """
-    if not wanted:
-        return []
-    found: list[list[Tensor]] = [[torch.empty(0, dtype=torch.int64)] for _ in wanted]
+    found = [[torch.empty(0, dtype=torch.int64)] * len(wanted)]
     columnwise = bits.has_kernel(rows)
     for block in _blocks(len(rows), rows.shape[1] if columnwise else 8 * len(wanted)):
         held = rows[block]
@@ -188,9 +184,8 @@ def agreeing(wanted: Sequence[Wanted], rows: Tensor) -> list[Tensor]:
                 (row <= want.tolerance).nonzero().flatten()
                 for row, want in zip(counts, wanted, strict=True)
             ]
-        for own, part in zip(found, inside, strict=True):
-            own.append(part + block.start)
-    return [torch.cat(own) for own in found]
+        found.append([part + block.start for part in inside])
+    return [torch.cat(own) for own in zip(*found, strict=True)]
 
 
 def _agreeing(rows: npt.NDArray[np.uint8], want: Wanted) -> Tensor:

@@ -40,9 +40,8 @@ def read_states(
         for each layer packed states ``(B, ceil(D / 8))``, for queries also sketches, and
         maybe features ``(B, D)``.
     """
-    size = BATCH_SIZE
-    if internal_batch_size is not None:
-        size = check_whole("internal_batch_size", internal_batch_size)
+    given = BATCH_SIZE if internal_batch_size is None else internal_batch_size
+    size = check_whole("internal_batch_size", given)
 
     def keep(index: int, activations: Tensor) -> tuple[Tensor, ...]:
         bank, name = banks[index], reader.names[index]
@@ -55,11 +54,9 @@ def read_states(
         return tuple(kept)
 
     parts = []
-    batches = tqdm(
-        arguments.split(size), "Reading", unit="batch", disable=not show_progress
-    )
-    to_input = banks[0].attribute_to_layer_input
-    with reader.reading(keep, attribute_to_layer_input=to_input) as read:
+    split, to_input = arguments.split(size), banks[0].attribute_to_layer_input
+    batches = tqdm(split, "Reading", unit="batch", disable=not show_progress)
+    with reader.reading(keep, to_input) as read:
         for number, part in enumerate(batches):
             parts.append(read(part, "inputs", fires_once or number > 0))
     return [

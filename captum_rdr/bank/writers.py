@@ -13,7 +13,7 @@ from torch import Tensor
 from captum_rdr._arguments import for_each
 from captum_rdr.bank import bits, files
 from captum_rdr.bank.bank import ConfigurationBank
-from captum_rdr.model.fitting import Earlier, LayerIndex, Writer
+from captum_rdr.model.fitting import LayerIndex, Writer
 from captum_rdr.model.states import SKETCHED
 
 BLOCK_ROWS = 4096  # instances after which what was written is forced to the disk
@@ -46,12 +46,9 @@ def writers(out: Any, layer: Any, *, resume: bool) -> list[Writer]:
 class MemoryWriter(Writer):
     """A bank that grows in memory."""
 
-    def begin(
-        self, layer_shape: torch.Size, threshold: Tensor, feature_dtype: torch.dtype
-    ) -> None:
+    def begin(self, threshold: Tensor) -> None:
         """Make room for all instances."""
-        expected = self.layer.data.expected
-        self._bank = _empty_bank(self.layer, layer_shape, threshold, expected)
+        self._bank = _empty_bank(self.layer, threshold, self.layer.data.expected)
 
     def append(self, states: Tensor, features: Tensor | None, sketches: Tensor) -> None:
         """Append instances."""
@@ -83,27 +80,27 @@ class FolderWriter(Writer):
         self._fields: files.Fields = {}
         self._unsaved = 0
 
-    def open(self, layer: LayerIndex) -> Earlier:
+    def open(self, layer: LayerIndex) -> None:
         """Lock the folder, and go back to what an earlier run has finished.
 
         Raises:
             ValueError: that run had another model, layer or threshold.
             RuntimeError: another process writes to the folder.
         """
-        begun = super().open(layer)
+        super().open(layer)
         self._stack.enter_context(files.only_writer(self._folder))
         if not self._resume:
-            return begun
+            return
         draft = files.read_manifest(self._folder / files.DRAFT)
         bank = files.read_manifest(self._folder / files.MANIFEST)
         if draft and bank and draft["generation"] <= bank["generation"]:
             draft = None  # a crash left it when the bank was finished
         fields = draft or bank
         if fields is None:
-            return begun
+            return
         self._fields, arrays = fields, fields["arrays"]
-        n_finished = arrays["rows"]["shape"][0]
-        fields.setdefault("expected", n_finished)
+        layer.n_finished, layer.is_finished = arrays["rows"]["shape"][0], draft is None
+        fields.setdefault("expected", layer.n_finished)
         values = files.map_array(self._folder, arrays["threshold"])
         threshold = torch.from_numpy(np.array(values))
         self._check_same("fingerprint", fields["fingerprint"], layer.fingerprint)
@@ -115,7 +112,7 @@ class FolderWriter(Writer):
         for name in arrays.keys() - {"threshold"} if draft else ():
             entry = arrays[name]
             self._grow(name, entry["shape"][1], entry["dtype"]).recover(entry)
-        return Earlier(n_finished, draft is None, threshold)
+        layer.threshold = threshold
 
     def check_data(self) -> None:
         """Refuse to go on with other data than that of the earlier run.
@@ -138,24 +135,23 @@ class FolderWriter(Writer):
                 "or fit without resume to begin anew"
             )
 
-    def begin(
-        self, layer_shape: torch.Size, threshold: Tensor, feature_dtype: torch.dtype
-    ) -> None:
+    def begin(self, threshold: Tensor) -> None:
         """Begin the files, unless the earlier run did.
 
         Raises:
             ValueError: the layer has another shape than in that run.
         """
         if self._fields:
-            self._check_same("shape", self._fields["layer_shape"], list(layer_shape))
+            shape = list(self.layer.shape)
+            self._check_same("shape", self._fields["layer_shape"], shape)
             return
-        bank = _empty_bank(self.layer, layer_shape, threshold)
+        bank = _empty_bank(self.layer, threshold)
         self._fields = files.new_fields(self._folder, bank.fields)
         files.write_array(self._folder, self._fields, "threshold", bank.threshold)
         self._grow("rows", bits.row_width(bank.n_neurons), "|u1")
         self._grow("sketches", SKETCHED, "<f4")
         if self.layer.keep_features:
-            held = files.as_array(torch.empty(0, dtype=feature_dtype))
+            held = files.as_array(torch.empty(0, dtype=self.layer.feature_dtype))
             self._grow("features", bank.n_neurons, held.dtype.str)
         self._save()
 
@@ -204,8 +200,7 @@ class FolderWriter(Writer):
         counts = bits.count_active(torch.from_numpy(rows), n_neurons)
         files.write_array(self._folder, fields, "active_counts", counts)
         if self.layer.probe is not None:
-            packed = self.layer.probe.packed()
-            files.write_array(self._folder, fields, "probe", packed)
+            files.write_array(self._folder, fields, "probe", self.layer.probe.packed())
         files.write_manifest(self._folder / files.MANIFEST, fields)
 
     def close(self) -> None:
@@ -262,15 +257,10 @@ class _GrowingArray:
 
 
 def _empty_bank(
-    layer: LayerIndex, layer_shape: torch.Size, threshold: Tensor, reserve: int = 0
+    layer: LayerIndex, threshold: Tensor, reserve: int = 0
 ) -> ConfigurationBank:
-    bank = ConfigurationBank(
-        layer_shape,
-        threshold,
-        layer.fingerprint,
-        layer.attribute_to_layer_input,
-        reserve=reserve,
-    )
+    bank = ConfigurationBank(layer.shape, threshold, layer.fingerprint, reserve=reserve)
+    bank.attribute_to_layer_input = layer.attribute_to_layer_input
     bank.source = files.Source(layer.name, layer.is_median)
-    bank.axes = layer.axes_of(layer_shape)
+    bank.axes = layer.axes_of(layer.shape)
     return bank

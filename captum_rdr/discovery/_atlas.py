@@ -72,9 +72,8 @@ class Concept:
         return jaccard(self.rows, self.region.members)
 
     def __repr__(self) -> str:
-        again = (
-            "" if self.found_again is None else f", found again {self.found_again:.2f}"
-        )
+        found = self.found_again
+        again = "" if found is None else f", found again {found:.2f}"
         of_labels = "" if self.labels is None else f", {counted(self.labels)}"
         return (
             f"Concept({len(self.rows)} rows{of_labels}, told {self.told:.2f}{again}, "
@@ -240,9 +239,8 @@ class Atlas(Sequence[Concept]):
         if any(concept.errors for concept in self):
             columns["wrong"] = [one.errors and one.errors.rate for one in self]
             columns["p"] = [one.errors and one.errors.p_value for one in self]
-        columns["exemplars"] = [
-            " ".join(map(str, concept.exemplars[:5].tolist())) for concept in self
-        ]
+        firsts = [concept.exemplars[:5].tolist() for concept in self]
+        columns["exemplars"] = [" ".join(map(str, rows)) for rows in firsts]
         return table(title, columns)
 
 

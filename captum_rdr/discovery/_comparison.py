@@ -136,14 +136,11 @@ def compare(
         )
     every = range(len(bank_a)) if rows is None else rows
     picked = distinct_rows(every, len(bank_a), "rows")
-    made = [
-        bank_regions(bank, picked, choices, show_progress=show_progress)
-        for bank in (bank_a, bank_b)
-    ]
-    a, b = (
-        incidence([region.members for region in regions], len(bank_a))
-        for regions in made
-    )
+    sets = []
+    for bank in (bank_a, bank_b):
+        made = bank_regions(bank, picked, choices, show_progress=show_progress)
+        sets.append(incidence([region.members for region in made], len(bank)))
+    a, b = sets
     return Comparison(picked, best_matches(a, b, picked), best_matches(b, a, picked))
 
 

@@ -62,6 +62,7 @@ class Layerwise(tuple[Stage, ...]):
         return [stage.layer for stage in self if len(_groups(stage)) > 1]
 
     def __repr__(self) -> str:
+        groups = [" ".join(map(str, _groups(stage))) for stage in self]
         columns: dict[str, Sequence[Any]] = {
             "layer": [stage.layer for stage in self],
             "members": [len(stage.region.members) for stage in self],
@@ -69,9 +70,7 @@ class Layerwise(tuple[Stage, ...]):
             "jaccard": [stage.jaccard for stage in self],
             "left": [len(stage.left) for stage in self],
             "joined": [len(stage.joined) for stage in self],
-            "groups of the layer before": [
-                " ".join(map(str, _groups(stage))) for stage in self
-            ],
+            "groups of the layer before": groups,
         }
         splits = self.splits or "none"
         title = f"Layerwise: a region over {len(self)} layers; splits at {splits}"

@@ -59,7 +59,7 @@ def explainer_of(rdr: RelaxedDecisionRegion, index: int) -> RelaxedDecisionRegio
     return RelaxedDecisionRegion(
         reader.forward_func,
         reader.layers[index],
-        None if reader.device_ids is None else list(reader.device_ids),
+        rdr.device_ids,
         threshold=threshold.reshape(bank.layer_shape) if threshold.dim() else threshold,
         pool=reader.pools[index],
         bank=bank,

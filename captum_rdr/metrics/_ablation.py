@@ -178,14 +178,10 @@ def ablation(
     generator = generator or torch.Generator().manual_seed(0)
     sets = [(region.neurons, region.states)]
     sets += _random_sets(region, bank, n_random, generator)
-    batches = input_arguments(inputs, additional_forward_args).split(
-        internal_batch_size or BATCH_SIZE
-    )
+    extra = additional_forward_args
+    batches = input_arguments(inputs, extra).split(internal_batch_size or BATCH_SIZE)
     inside = rdr.contains(
-        region,
-        inputs,
-        additional_forward_args=additional_forward_args,
-        internal_batch_size=internal_batch_size,
+        region, inputs, extra, internal_batch_size=internal_batch_size
     )
     before = class_scores(rdr, batches)
     predicted = before.argmax(1)

@@ -33,11 +33,10 @@ class Activity(NamedTuple):
     def of(cls, bank: ConfigurationBank) -> "Activity":
         """Regress every neuron's state on the overall activity."""
         step = max(1, _BLOCK_BYTES // bank.n_neurons)
-        blocks = torch.split(torch.arange(len(bank)), step)
         active = bank.distances(torch.zeros(bank.n_neurons, dtype=torch.bool)).numpy()
         above = active - active.mean()
         together = np.zeros(bank.n_neurons)
-        for rows in blocks:
+        for rows in torch.split(torch.arange(len(bank)), step):
             weights = torch.from_numpy(above[rows]).float()
             together += (weights @ bank.states(rows).float()).double().numpy()
         spread = float(above @ above)

@@ -9,7 +9,7 @@ from torch import Tensor
 from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.bank import ConfigurationBank
 from captum_rdr.model.hooks import hookable, same_random_state
-from captum_rdr.model.inputs import BATCH_SIZE, ForwardArguments, input_arguments
+from captum_rdr.model.inputs import ForwardArguments
 
 
 def fitted_banks(
@@ -58,6 +58,7 @@ def class_scores(
 
     >>> model = torch.nn.Dropout()
     >>> rdr = RelaxedDecisionRegion(model, model)
+    >>> from captum_rdr.model.inputs import input_arguments
     >>> class_scores(rdr, [input_arguments(torch.ones(1, 2), None)])
     tensor([[1., 1.]])
     >>> model.training
@@ -88,15 +89,3 @@ def checked_scores(output: Any, size: int) -> Tensor:
         )
     scores: Tensor = output.detach().float().cpu()
     return scores
-
-
-def predicted_classes(rdr: RelaxedDecisionRegion, inputs: Tensor) -> Tensor:
-    """The class that the model predicts for each input, int64 ``(M,)``.
-
-    >>> model = torch.nn.Identity()
-    >>> rdr = RelaxedDecisionRegion(model, model)
-    >>> predicted_classes(rdr, torch.tensor([[1.0, 2, 0], [3, 1, 1]]))
-    tensor([1, 0])
-    """
-    batches = input_arguments(inputs, None).split(BATCH_SIZE)
-    return class_scores(rdr, batches).argmax(1)

@@ -1,16 +1,12 @@
-"""Regions of the same queries on some of the neurons."""
+"""Regions as sets of rows, the rules that made them, and their queries."""
 
 from collections.abc import Callable, Sequence
-from itertools import groupby
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from captum_rdr.bank import ConfigurationBank, bits
-from captum_rdr.method.neighbors import Queries
 from captum_rdr.method.region import Region
-from captum_rdr.method.regions import regions as construct
 from captum_rdr.method.rule import Rule
 
 
@@ -60,6 +56,15 @@ def query_states(bank: ConfigurationBank, regions: Sequence[Region]) -> Tensor:
     return bits.unpack(packed, bank.n_neurons)
 
 
+def query_features(bank: ConfigurationBank, regions: Sequence[Region]) -> Tensor:
+    """Float activations ``(Q, D)`` of the queries of regions, one or more, of a bank.
+
+    Raises:
+        ValueError: as in `query_states`, or the bank holds none.
+    """
+    return _of_queries(regions, "features", lambda row: bank.features_of([row])[0])
+
+
 def _of_queries(
     regions: Sequence[Region], name: str, held: Callable[[int], Tensor]
 ) -> Tensor:
@@ -75,45 +80,3 @@ def _of_queries(
             )
         found.append(one.cpu())
     return torch.stack(found)
-
-
-def found_by(
-    searched: ConfigurationBank,
-    regions: Sequence[Region],
-    rules: Sequence[Rule],
-    bank: ConfigurationBank,
-    neurons: Tensor,
-    show_progress: bool,
-) -> list[Region]:
-    """The region of each query by a rule of its own, in batches of equal rules.
-
-    Args:
-        searched: a bank of some of the neurons of ``bank``, with the same rows.
-        regions: regions of ``bank``, for their queries.
-        rules: one for each.
-        bank: the bank that holds the queries.
-        neurons: bool ``(D,)``, the neurons of ``bank`` that ``searched`` has.
-        show_progress: draw a progress bar when it takes more than a second.
-
-    Raises:
-        ValueError: a region lacks its query's states or features.
-    """
-
-    def key(pair: tuple[Region, Rule]) -> Any:
-        # Given rows are those of one query: such a rule stands alone.
-        region, rule = pair
-        return id(region) if isinstance(rule.neighbors, Tensor) else rule
-
-    found: list[Region] = []
-    of_rows = bank.features_of
-    for _, group in groupby(zip(regions, rules, strict=True), key):
-        some, (rule, *_) = zip(*group, strict=True)
-        states = query_states(bank, some)[:, neurons]
-        packed = bits.padded(states, searched.layer_shape).to(searched.device)
-        features = None
-        if rule.needs_features:
-            features = _of_queries(some, "features", lambda row: of_rows([row])[0])
-            features = features[:, neurons]
-        queries = Queries(packed, [region.query for region in some], features)
-        found += construct(searched, queries, rule, show_progress=show_progress)
-    return found

@@ -5,6 +5,8 @@ the other.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from itertools import groupby
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,11 +15,13 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from captum_rdr._arguments import check_level, check_whole
-from captum_rdr.bank import ConfigurationBank
+from captum_rdr.bank import ConfigurationBank, bits
+from captum_rdr.method.neighbors import Queries
 from captum_rdr.method.region import Region, Significance
+from captum_rdr.method.regions import regions as construct
 from captum_rdr.method.rule import Rule
 from captum_rdr.metrics._coherence import Activity, coherence, votes_of
-from captum_rdr.metrics._regions import found_by, query_states, rules_of
+from captum_rdr.metrics._regions import query_features, query_states, rules_of
 from captum_rdr.metrics._units import split_neurons, units_of
 
 Ints = npt.NDArray[np.int64]
@@ -274,11 +278,39 @@ def found_anew(
     *,
     show_progress: bool = False,
 ) -> tuple[ConfigurationBank, list[Region]]:
-    """Each region from its query, by its own rule, on some of the neurons."""
+    """Each region from its query, by its own rule, in batches of equal rules.
+
+    Args:
+        regions: regions of ``bank``, for their queries.
+        rules: one for each.
+        bank: the bank that holds the queries.
+        finding: bool ``(D,)``, the neurons that find the regions.
+        show_progress: draw a progress bar when it takes more than a second.
+
+    Returns:
+        the bank of these neurons, and its regions.
+
+    Raises:
+        ValueError: a region lacks its query's states or features.
+    """
     with_features = any(rule.needs_features for rule in rules)
     searched = part_of(bank, finding, with_features=with_features)
-    fewer = [_for_fewer_neurons(rule, searched.n_neurons) for rule in rules]
-    return searched, found_by(searched, regions, fewer, bank, finding, show_progress)
+
+    def key(pair: tuple[Region, Rule]) -> Any:
+        # Given rows are those of one query: such a rule stands alone.
+        region, rule = pair
+        return id(region) if isinstance(rule.neighbors, Tensor) else rule
+
+    found: list[Region] = []
+    for _, group in groupby(zip(regions, rules, strict=True), key):
+        some, (first, *_) = zip(*group, strict=True)
+        rule = _for_fewer_neurons(first, searched.n_neurons)
+        states = query_states(bank, some)[:, finding]
+        packed = bits.padded(states, searched.layer_shape).to(searched.device)
+        own = query_features(bank, some)[:, finding] if rule.needs_features else None
+        queries = Queries(packed, [region.query for region in some], own)
+        found += construct(searched, queries, rule, show_progress=show_progress)
+    return searched, found
 
 
 def part_of(
@@ -407,9 +439,8 @@ def hoeffding_bound(judgment: Judgment) -> float:
 
     def log_mean(slope: float) -> float:
         # The largest exponent is taken out, so that nothing overflows.
-        return float(
-            np.log(shares @ np.exp(slope * (away - highest))) + slope * highest
-        )
+        mean = shares @ np.exp(slope * (away - highest))
+        return float(np.log(mean) + slope * highest)
 
     # From here on the largest agreement alone outweighs all below the target.
     steepest = np.log1p(-lowest / (shares[-1] * highest)) / highest

@@ -90,12 +90,11 @@ def _places_matter(bank: ConfigurationBank, axis: int) -> bool:
         likeness, moved, noise = _in_place, 2, float(across.std()) / len(rows) ** 0.5
     drawing = torch.Generator().manual_seed(0)
     shuffles = torch.rand(_SHUFFLES, n_units, n_places, generator=drawing)
-    chance = torch.stack(
-        [
-            likeness(units.take_along_dim(order[None], moved)).mean()
-            for order in shuffles.argsort(moved)
-        ]
-    )
+    by_chance = [
+        likeness(units.take_along_dim(order[None], moved)).mean()
+        for order in shuffles.argsort(moved)
+    ]
+    chance = torch.stack(by_chance)
     spread = max(float(chance.std()), noise, _ROUNDING)
     return float(likeness(units).mean() - chance.mean()) > _ALIKE * spread
 

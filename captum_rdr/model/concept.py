@@ -79,9 +79,7 @@ def concept_score(
         check(to_input)
         given = input_arguments(inputs[0] if len(inputs) == 1 else inputs, None)
         arguments = given._replace(kwargs={**given.kwargs, **keywords})
-        reading = reader.reading(
-            keep, attribute_to_layer_input=to_input, gradients=True
-        )
+        reading = reader.reading(keep, to_input, gradients=True)
         with _refusing_to_train(reader.modules), reading as read:
             # To its end: attributions to later layers and checkpointing need that.
             ((activations,),) = read(arguments, "inputs", leave_early=False)

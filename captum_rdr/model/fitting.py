@@ -2,10 +2,10 @@
 
 import random
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,37 +25,20 @@ from captum_rdr.model.signature import autocast_now
 _SAMPLED_ROWS = 256  # instances binarized at a time once their median is known
 
 
-class Earlier(NamedTuple):
-    """What an earlier run has left.
-
-    Attributes:
-        n_finished: leading instances that it has indexed.
-        is_finished: whether it has finished the bank.
-        threshold: its threshold; None if there was no such run.
-    """
-
-    n_finished: int = 0
-    is_finished: bool = False
-    threshold: Tensor | None = None
-
-
 class Writer:
     """Where a layer's bank goes while it is made."""
 
     layer: "LayerIndex"
 
-    def open(self, layer: "LayerIndex") -> Earlier:
-        """Make ready for the bank that a layer describes."""
+    def open(self, layer: "LayerIndex") -> None:
+        """Make ready for a layer's bank; tell the layer what an earlier run has left."""
         self.layer = layer
-        return Earlier()
 
     def check_data(self) -> None:
         """Refuse to go on with other data than that of an earlier run."""
 
-    def begin(
-        self, layer_shape: torch.Size, threshold: Tensor, feature_dtype: torch.dtype
-    ) -> None:
-        """Begin the bank; called once, before the first instance."""
+    def begin(self, threshold: Tensor) -> None:
+        """Begin the bank; called once, when the layer's shape and dtype are known."""
 
     def append(self, states: Tensor, features: Tensor | None, sketches: Tensor) -> None:
         """Append instances, bool ``(M, D)`` on any device."""
@@ -82,7 +65,6 @@ class LayerIndex:
         n_finished: leading instances that an earlier run has indexed.
         is_finished: whether an earlier run has finished the bank.
         data: what identifies the data.
-        n_instances: how many of it are read, 0 where that is unknown.
         first: what `sampled` gives of its first activations.
         probe: what it keeps of the data.
     """
@@ -97,22 +79,19 @@ class LayerIndex:
     n_finished: int = 0
     is_finished: bool = False
     data: DataPrint = field(default_factory=lambda: DataPrint(0))
-    n_instances: int = 0
     first: Tensor | None = None
     probe: Probe | None = None
 
     def __post_init__(self) -> None:
         self.is_median = self.threshold is None
-        self._shape, self._has_begun, self._is_first = torch.Size(), False, True
+        self.shape, self._has_begun, self._is_first = torch.Size(), False, True
         self._sample = neurons.MedianSample(neurons.MEDIAN_BYTES)
 
-    def open(self, data: DataPrint, n_instances: int) -> None:
+    def open(self, data: DataPrint) -> None:
         """Make ready, and take over what an earlier run knew."""
-        self.data, self.n_instances = data, n_instances
-        self.n_finished, self.is_finished, threshold = self.writer.open(self)
+        self.data = data
+        self.writer.open(self)
         self._is_first = not self.n_finished
-        if threshold is not None:
-            self.threshold = threshold
 
     def keep(self, activations: Tensor) -> tuple[Tensor, ...]:
         """What must outlast the forward pass: states, and floats where they are needed.
@@ -121,11 +100,11 @@ class LayerIndex:
             ValueError: the shape differs from that of earlier batches.
         """
         shape = activations.shape[1:]
-        self._shape = self._shape or shape
-        if shape != self._shape:
+        self.shape = self.shape or shape
+        if shape != self.shape:
             raise ValueError(
                 f"layer {self.name!r} gave shape {tuple(shape)} an instance, but "
-                f"{tuple(self._shape)} before; make them equal with pool, e.g. token_mean"
+                f"{tuple(self.shape)} before; make them equal with pool, e.g. token_mean"
             )
         rows, threshold = activations.flatten(1), self.threshold
         kept = (rows.clone(),) if threshold is None else self._kept(rows, threshold)
@@ -133,8 +112,8 @@ class LayerIndex:
 
     def _kept(self, rows: Tensor, threshold: Tensor) -> tuple[Tensor, ...]:
         if not self._has_begun:
-            dtype = neurons.feature_dtype(rows.dtype)
-            self.writer.begin(self._shape, threshold, dtype)
+            self.feature_dtype = neurons.feature_dtype(rows.dtype)
+            self.writer.begin(threshold)
             self._has_begun = True
         kept = neurons.binarize(rows, threshold), neurons.sketch(rows)
         if not self.keep_features:
@@ -215,8 +194,6 @@ def index_data(
     """
     batches = inputs.batches_of(data)
     data_print = DataPrint(inputs.length_of(batches, data))
-    sampler = getattr(batches, "sampler", None)
-    n_read = len(sampler) if isinstance(sampler, Sized) else data_print.expected
 
     def go_through(part: Sequence[int]) -> None:
         some = [layers[index] for index in part]
@@ -226,13 +203,10 @@ def index_data(
     with ExitStack() as stack:
         for layer in layers:
             stack.callback(layer.writer.close)
-            layer.open(data_print, n_read)
+            layer.open(data_print)
         go_through(range(len(layers)))
-        again = [
-            index
-            for index, layer in enumerate(layers)
-            if layer.threshold is None and not layer.settle_median()
-        ]
+        unsettled = [i for i, layer in enumerate(layers) if layer.threshold is None]
+        again = [i for i in unsettled if not layers[i].settle_median()]
         if again and isinstance(batches, Iterator):
             raise ValueError(
                 "data can be gone through only once, but a sampled median needs a second "
@@ -319,10 +293,9 @@ def _one_pass(
 ) -> None:
     n_instances, has_run = 0, False
     n_skipped = min(layer.n_finished for layer in layers)
-    data = layers[0].data
+    data, to_input = layers[0].data, layers[0].attribute_to_layer_input
     with reader.reading(
-        lambda index, activations: layers[index].keep(activations),
-        attribute_to_layer_input=layers[0].attribute_to_layer_input,
+        lambda index, found: layers[index].keep(found), to_input
     ) as read:
         # It begins to iterate, and so to draw, at once.
         progress = tqdm(

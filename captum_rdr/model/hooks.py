@@ -208,6 +208,10 @@ def hookable(layers: Sequence[Module], model: Module | None) -> Iterator[None]:
         yield
 
 
+EVERYWHERE = every_module._global_forward_hooks, every_module._global_forward_pre_hooks
+"""Hooks on every module."""
+
+
 def is_own(hook: Any) -> bool:
     """Whether a hook is this package's."""
     return str(getattr(hook, "__module__", "")).startswith("captum_rdr.")
@@ -215,8 +219,7 @@ def is_own(hook: Any) -> bool:
 
 def has_hooks(modules: Iterable[Module]) -> bool:
     """Whether forward passes run hooks that are not this package's."""
-    every = every_module
-    places = [every._global_forward_hooks, every._global_forward_pre_hooks]
+    places = [*EVERYWHERE]
     for module in modules:
         for one in module.modules():
             places += [one._forward_hooks, one._forward_pre_hooks]

@@ -255,11 +255,8 @@ class DataPrint:
         if self.is_complete or not size:
             return
         named = (*enumerate(arguments.args), *sorted(arguments.kwargs.items()))
-        held = [
-            (name, value)
-            for name, value in named
-            if isinstance(value, Tensor) and value.dim() and len(value) == size
-        ]
+        tensors = [(name, one) for name, one in named if isinstance(one, Tensor)]
+        held = [(name, one) for name, one in tensors if one.dim() and len(one) == size]
         for index in range(min(size, FIRST_ROWS - self._seen)):
             for name, value in held:
                 row = value[index]

@@ -128,10 +128,7 @@ def read_sampled(
         arguments: those of the instances.
         to_input: whether the layers' inputs are read.
     """
-    with reader.reading(
-        lambda _, activations: (sampled(activations),),
-        attribute_to_layer_input=to_input,
-    ) as read:
+    with reader.reading(lambda _, output: (sampled(output),), to_input) as read:
         torch.rand(1)  # so that what is drawn at random is drawn anew
         found = read(arguments, "the first instances", leave_early=True)
     return [activations for (activations,) in found]

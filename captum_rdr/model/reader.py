@@ -136,7 +136,6 @@ class LayerReader:
     def reading(
         self,
         keep: Keep,
-        *,
         attribute_to_layer_input: bool = False,
         gradients: bool = False,
     ) -> Iterator[Read]:

@@ -11,10 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import Module
-from torch.nn.modules import module as every_module
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from captum_rdr.model.hooks import is_own, raw_bytes
+from captum_rdr.model.hooks import EVERYWHERE, is_own, raw_bytes
 
 _SAMPLED = 1024  # values of a tensor that are looked at; all of a smaller one
 _DEPTH, _MOST_OBJECTS, _MOST_ITEMS = 16, 20_000, 1000
@@ -25,11 +24,8 @@ _LIBRARIES = ("torch", "numpy", "captum", "captum_rdr")
 
 def autocast_now() -> str:
     """The dtypes of autocasts that are on, empty for none."""
-    return ", ".join(
-        f"{torch.get_autocast_dtype(kind)} on {kind}"
-        for kind in ("cpu", "cuda")
-        if torch.is_autocast_enabled(kind)
-    )
+    kinds = [kind for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)]
+    return ", ".join(f"{torch.get_autocast_dtype(kind)} on {kind}" for kind in kinds)
 
 
 class Walk:
@@ -58,11 +54,7 @@ class Walk:
         self.modules: list[Module] = []
         self.is_clamped = False
         self.values: list[Any] = [autocast_now()]
-        everywhere = (
-            every_module._global_forward_hooks,
-            every_module._global_forward_pre_hooks,
-        )
-        self.hooks: list[Any] = [*chain(*everywhere)]
+        self.hooks: list[Any] = [*chain(*EVERYWHERE)]
         self._seen: dict[int, Any] = {}  # holds them, so that no number comes again
         for root in roots:
             self._visit(root, _DEPTH)
@@ -94,10 +86,8 @@ class Walk:
         for held in (module._parameters, module._buffers, module._modules):
             for one in held.values():
                 self._visit(one, 0)
-        for number, hook in (
-            *module._forward_hooks.items(),
-            *module._forward_pre_hooks.items(),
-        ):
+        hooks = [*module._forward_hooks.items(), *module._forward_pre_hooks.items()]
+        for number, hook in hooks:
             if is_own(hook):
                 self.is_clamped = True
             else:

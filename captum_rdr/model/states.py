@@ -17,6 +17,9 @@ median is that of a uniform sample of this size, see `sampled_median_error`.
 """
 
 
+FLOATS = (torch.float16, torch.float32, torch.float64)
+"""The dtypes of thresholds and features."""
+
 _MEDIAN_BLOCK = 1 << 22  # activations sorted at a time
 
 
@@ -106,8 +109,7 @@ def feature_dtype(dtype: torch.dtype) -> torch.dtype:
     >>> feature_dtype(torch.bfloat16), feature_dtype(torch.float16)
     (torch.float32, torch.float16)
     """
-    own = (torch.float16, torch.float32, torch.float64)
-    return dtype if dtype in own else torch.float32
+    return dtype if dtype in FLOATS else torch.float32
 
 
 def storable(activations: Tensor, where: str) -> Tensor:

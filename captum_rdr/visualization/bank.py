@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Unpack
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from scipy.spatial import ConvexHull, QhullError
@@ -14,12 +13,9 @@ from torch import Tensor
 from captum_rdr.bank import ConfigurationBank
 from captum_rdr.method.region import Region
 from captum_rdr.visualization import sheet, tiles
-from captum_rdr.visualization.reference import Reference, as_reference
-
-Floats = npt.NDArray[np.float64]
+from captum_rdr.visualization.reference import Floats, Reference, as_reference
 
 _MAP = 4.0  # side of the map, in inches
-_LINES = ("-", "--", ":", "-.")
 MARKS = [(color, sign) for sign in "●▲" for color in sheet.PALETTE]
 """Color and sign of each class that has its own."""
 _MOST = 0.5  # share of the map that an outline may cover
@@ -70,7 +66,7 @@ def visualize_bank(
         else:
             number = len(outlined)
             color = sheet.PALETTE[-1 - number % len(sheet.PALETTE)]
-            line = _LINES[number % len(_LINES)]
+            line = sheet.LINES[number % len(sheet.LINES)]
             outlined.append(_Group(_caption(region), color, line, inside))
     text = f"All {len(bank)} instances of the bank."
     if regions:
@@ -111,10 +107,7 @@ def _clouds(points: Floats, reference: Reference) -> list[_Group]:
 
 
 def _map_block(
-    points: Floats,
-    shares: Floats,
-    clouds: Sequence[_Group],
-    outlined: Sequence[_Group],
+    points: Floats, shares: Floats, clouds: Sequence[_Group], outlined: Sequence[_Group]
 ) -> sheet.Block:
     """The map, and what its colors mean beside it."""
     key = [(cloud.mark, cloud.name, cloud.color) for cloud in clouds if cloud.name]

@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any, Unpack
 
 import numpy as np
-import numpy.typing as npt
 from captum.attr import visualization
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
@@ -18,7 +17,7 @@ from captum_rdr._arguments import check_choice
 from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.method.region import Region
 from captum_rdr.visualization import sheet, subjects, tiles
-from captum_rdr.visualization.reference import as_batch
+from captum_rdr.visualization.reference import Array, as_batch
 
 _GAP = 0.08
 _FOR = ("■", "for the concept", sheet.BLUE)
@@ -30,8 +29,6 @@ _KEYS: dict[str, tuple[Any, list[tuple[str, str, str]]]] = {
     "absolute_value": ("Purples", [("■", "for or against it", "#54278F")]),
 }
 """Colors of each sign of attributions, and what they mean."""
-
-Array = npt.NDArray[Any]
 
 Attribute = Callable[[Tensor], Tensor]
 """Attributes inputs ``(B, C, H, W)``: the ``attribute`` method of a Captum attribution."""

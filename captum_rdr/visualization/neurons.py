@@ -4,7 +4,6 @@ from dataclasses import replace
 from typing import Any, Unpack
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -14,14 +13,12 @@ from captum_rdr.axes import KINDS, LayerAxes, guessed_axes
 from captum_rdr.bank import ConfigurationBank
 from captum_rdr.method.region import Region
 from captum_rdr.visualization import sheet, subjects, tiles
-from captum_rdr.visualization.reference import Picture
+from captum_rdr.visualization.reference import Floats, Picture
 
 _MAP, _GAP = 1.65, 0.15
 _NAMED = 10  # columns that are named one by one, at most
 _SHOWN = 8  # instances of a neuron, at most
 _CROP = 0.3  # of an image around a neuron's place, at least
-
-Floats = npt.NDArray[np.float64]
 
 
 def visualize_principal_neurons(
@@ -86,12 +83,10 @@ def visualize_principal_neurons(
     if not len(region.neurons):
         parts.append(tiles.Row("The region has no principal neuron."))
         return tiles.draw(parts, **figure)
-    channels, *others = bars.items()
-    if places is None:
-        parts.append(bars_block(*channels))
-    else:
-        parts.append(_maps_block(places, picture, *channels))
-    parts += [bars_block(*one) for one in others]
+    blocks = [bars_block(*one) for one in bars.items()]
+    if places is not None:  # they stand beside the bars of the channels
+        blocks[0] = _maps_block(places, picture, *next(iter(bars.items())))
+    parts += blocks
     features = subject.bank.features
     if dataset is not None and features is not None:
         parts += _top_rows(subject, features, n_neurons, aspect)
@@ -150,9 +145,8 @@ def _top_rows(
         order = values.argsort(descending=True, stable=True)[:_SHOWN]
         order = order[values[order] > bank.threshold.expand(bank.n_neurons)[neuron]]
         grid = (numbers == neuron).sum((0, 1, 2))
-        found = subjects.tiles_of(
-            subject.reference, {row: [f"{values[row]:.3g}"] for row in order.tolist()}
-        )
+        notes = {row: [f"{values[row]:.3g}"] for row in order.tolist()}
+        found = subjects.tiles_of(subject.reference, notes)
         found = [replace(one, picture=_crop(one.picture, grid)) for one in found]
         wanted = "active" if region.states[which] else "inactive"
         named = axes.named(region.unravel()[which])

@@ -4,7 +4,6 @@ from functools import partial
 from typing import Any, NamedTuple, Unpack
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import Module
@@ -16,8 +15,7 @@ from captum_rdr.model.hooks import evaluating
 from captum_rdr.model.inputs import input_arguments
 from captum_rdr.model.reader import LayerReader
 from captum_rdr.visualization import sheet, subjects, tiles
-
-Floats = npt.NDArray[np.float64]
+from captum_rdr.visualization.reference import Array, Floats
 
 _KEY = [
     ("■", "region", "#D9CF3A"),
@@ -76,11 +74,10 @@ def visualize_plane(
     """
     subject = subjects.of(region, rdr)
     picture = plane_picture(region, rdr, anchors, module)
-    text = (
-        f"{subject.described} 1 is the query, 2 and 3 the other anchors of the plane."
-    )
+    numbered = "1 is the query, 2 and 3 the other anchors of the plane."
     blocks = [_plane_block(picture, region), sheet.key(_KEY)]
-    return tiles.draw([*subject.headed(text), *blocks], **figure)
+    heads = subject.headed(f"{subject.described} {numbered}")
+    return tiles.draw([*heads, *blocks], **figure)
 
 
 class PlanePicture(NamedTuple):
@@ -99,16 +96,13 @@ class PlanePicture(NamedTuple):
     anchors: Floats
     xs: Floats
     ys: Floats
-    inside: npt.NDArray[np.bool_]
-    distances: npt.NDArray[np.int64]
+    inside: Array
+    distances: Array
     margins: Floats
 
 
 def plane_picture(
-    region: Region,
-    rdr: RelaxedDecisionRegion,
-    anchors: Tensor,
-    module: Module,
+    region: Region, rdr: RelaxedDecisionRegion, anchors: Tensor, module: Module
 ) -> PlanePicture:
     """Sample what `visualize_plane` draws."""
     if not isinstance(anchors, Tensor) or len(anchors) != 3:
@@ -174,9 +168,7 @@ def _read(
         first = first[0]  # a slice of a model is never called itself
     reader = LayerReader(rdr.forward_func, [first], None, [None], None)
     given = input_arguments(inputs.to(reader.device or inputs.device), None)
-    with reader.reading(
-        lambda _, values: (values.clone(),), attribute_to_layer_input=True
-    ) as read:
+    with reader.reading(lambda _, values: (values.clone(),), True) as read:
         ((features,),) = read(given, "inputs", leave_early=True)
     found = rdr.states(inputs)
     if isinstance(found, list):

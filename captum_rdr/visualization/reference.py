@@ -12,7 +12,10 @@ from torch import Tensor
 
 from captum_rdr._arguments import positional
 
-Picture = npt.NDArray[np.float64]
+Array = npt.NDArray[Any]
+Floats = npt.NDArray[np.float64]
+
+Picture = Floats
 """Red, green and blue from 0 to 1, shape ``(H, W, 3)``."""
 
 MISSING = (1.0, 0.0, 1.0)

@@ -3,19 +3,15 @@
 from typing import Any, Unpack
 
 import numpy as np
-import numpy.typing as npt
 from torch import Tensor
 
 from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.method.region import Region
 from captum_rdr.visualization import sheet, subjects, tiles
 from captum_rdr.visualization.neurons import bank_axes, bars_block, neuron_layout
-from captum_rdr.visualization.reference import input_of
-
-Floats = npt.NDArray[np.float64]
+from captum_rdr.visualization.reference import Floats, input_of
 
 _HEIGHT = 0.7
-_LINES = ("-", "--", ":", "-.")
 _NAMED = 8  # series of an instance that the key names, at most
 
 
@@ -66,17 +62,17 @@ def visualize_time_series_region(
     """
     subject = subjects.of(region, rdr, dataset, query)
     reference, rows = subject.reference, subject.ranked(n_members)
-    series, captions = [series_of(subject.item)], [["query", *subject.classes.lines]]
+    shown = [(["query", *subject.classes.lines], series_of(subject.item))]
     for row, note in zip(rows.tolist(), subject.ranks(rows), strict=True):
-        series.append(series_of(reference.item(row)))
-        captions.append([f"row {row}", *reference.classes(row).lines, note])
+        caption = [f"row {row}", *reference.classes(row).lines, note]
+        shown.append((caption, series_of(reference.item(row))))
     _, bars = neuron_layout(region, bank_axes(subject.bank))
     text = f"{subject.described} Query and {subject.counted(rows)}."
     parts: list[tiles.Part] = [*subject.headed(text)]
-    for one, caption in zip(series, captions, strict=True):
-        times = bars.get("time")
-        parts.append(_series_block(", ".join(caption), one, times))
-    names = [f"{'─┄·╌'[i % 4]} series {i}" for i in range(min(len(series[0]), _NAMED))]
+    for caption, series in shown:
+        parts.append(_series_block(", ".join(caption), series, bars.get("time")))
+    n_named = min(len(shown[0][1]), _NAMED)
+    names = [f"{'─┄·╌'[i % 4]} series {i}" for i in range(n_named)]
     shades = "shaded above: must be active, below: must be inactive"
     parts.append(tiles.Row(", ".join([*names * (len(names) > 1), shades])))
     if len(region.neurons):
@@ -112,7 +108,7 @@ def _series_block(caption: str, series: Floats, times: Floats | None) -> sheet.B
         ax = canvas.plot(x + 0.4, y + 0.17, width, _HEIGHT)
         for number, one in enumerate(series):
             color = sheet.PALETTE[-1 - number % len(sheet.PALETTE)]
-            ax.plot(one, _LINES[number % 4], color=color, linewidth=canvas.scale)
+            ax.plot(one, sheet.LINES[number % 4], color=color, linewidth=canvas.scale)
         ax.set_xlim(0, length - 1)
         if times is None:
             return

@@ -20,6 +20,9 @@ GRAY, INK = "#666666", "#111111"
 PALETTE = ("#D55E00", "#56B4E9", "#009E73", "#332288", "#000000")
 """Colors that also differ for those who see no red or no green."""
 
+LINES = ("-", "--", ":", "-.")
+"""Kinds of lines, which differ without colors."""
+
 SIGNED = LinearSegmentedColormap.from_list("signed", [ORANGE, "white", BLUE])
 
 # With letters that Matplotlib's own font lacks, on Linux, macOS and Windows.

@@ -4,21 +4,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Unpack
 
 import numpy as np
-import numpy.typing as npt
 from torch import Tensor
 
 from captum_rdr._arguments import check_whole
 from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.method.region import Region
 from captum_rdr.visualization import sheet, subjects, tiles
+from captum_rdr.visualization.reference import Array
 
 _ROW = 0.19
 _KINDS = (
     "Standardized mean difference, members less others (Cohen's d)",
     "Difference of shares, members less others (percentage points)",
 )
-
-Array = npt.NDArray[Any]
 
 
 def visualize_tabular_region(

@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jinja2
 import torch
@@ -13,19 +13,11 @@ from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.method.region import Region
 from captum_rdr.metrics._regions import query_states
 from captum_rdr.visualization import subjects
-from captum_rdr.visualization.reference import Classes
 
 _WORDS = 60  # of each text, at most
 
 Weigh = Callable[[list[str]], Sequence[float]]
 """Gives each word of a text a weight; those of a member are relative to its largest."""
-
-
-class _Line(NamedTuple):
-    who: str
-    classes: Classes
-    differ: str
-    words: list[tuple[str, float]]
 
 
 class RegionText(str):
@@ -94,12 +86,8 @@ def visualize_text_region(
     names = ["query", *(f"row {row}" for row in rows.tolist())]
     classes = [subject.classes, *map(reference.classes, rows.tolist())]
     items = [subject.item, *map(reference.item, rows.tolist())]
-    lines = [
-        _Line(who, known, differ, _weighed(words_of(item), weigh, typical))
-        for who, known, differ, item in zip(
-            names, classes, subject.disagreements(states), items, strict=True
-        )
-    ]
+    weighed = [_weighed(words_of(item), weigh, typical) for item in items]
+    lines = zip(names, classes, subject.disagreements(states), weighed, strict=True)
     text = f"{subject.described} Query and {subject.counted(rows)}."
     top = sorted(typical, key=lambda word: (-typical[word], word))[:8]
     words = ", ".join(word for word in top if typical[word] > 0)

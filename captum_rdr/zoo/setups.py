@@ -95,9 +95,8 @@ def explain(
     if isinstance(model, str):
         entry = weights_of(model, weights)
         network = build(model, entry, **options)
-        title = f"{model} without weights"
-        if entry is not None:
-            title = f"{model} with {entry.name}"
+        told = "without weights" if entry is None else f"with {entry.name}"
+        title = f"{model} {told}"
         inputs = example_inputs(model) if inputs is None else inputs
     elif options or weights not in ("DEFAULT", None):
         given = sorted(options) or f"weights={weights!r}"
@@ -137,9 +136,8 @@ def _pool(network: Module, info: LayerInfo, inputs: Any) -> Pool | None:
     arguments = example_arguments(network, inputs)
     if "input_ids" in arguments.kwargs:
         layer = network.get_submodule(info.name)
-        return (
-            last_token if _is_causal(network, layer, arguments.kwargs) else class_token
-        )
+        is_causal = _is_causal(network, layer, arguments.kwargs)
+        return last_token if is_causal else class_token
     names = {name.rpartition(".")[2] for name, _ in network.named_parameters()}
     return class_token if names & _CLASS_TOKENS else token_mean
 
@@ -149,13 +147,11 @@ def _is_causal(model: Module, layer: Module, inputs: dict[str, Tensor]) -> bool:
     ids = inputs["input_ids"]
     other = ids.clone()
     other[:, -1] = torch.where(ids[:, -1] == 0, 1, 0)
-    firsts = []
-    for given in (ids, other):
-        rdr = RelaxedDecisionRegion(model, layer, pool=class_token)
-        batches = [{**inputs, "input_ids": given}]
-        bank = rdr.fit(batches, keep_features=True, show_progress=False).bank
-        firsts.append(bank.features)
-    return bool(torch.allclose(firsts[0], firsts[1], rtol=1e-4, atol=1e-6))
+    batches = [{**inputs, "input_ids": given} for given in (ids, other)]
+    rdr = RelaxedDecisionRegion(model, layer, pool=class_token)
+    rdr.fit(batches, keep_features=True, show_progress=False)
+    first, second = rdr.bank.features.chunk(2)
+    return bool(torch.allclose(first, second, rtol=1e-4, atol=1e-6))
 
 
 def _categories(network: Module, entry: Any) -> tuple[str, ...]:

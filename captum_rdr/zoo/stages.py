@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 
 from captum_rdr.zoo.tracing import Traced
 
@@ -49,12 +50,7 @@ class Architecture:
         self._holders = {
             outer for block in self._blocks for outer in self._around(block)[:-1]
         }
-        self.stages: list[list[Traced]] = []
-        for entry in self._deciding():
-            if self.stages and self._place(self.stages[-1][0]) == self._place(entry):
-                self.stages[-1].append(entry)
-            else:
-                self.stages.append([entry])
+        self.stages = [[*run] for _, run in groupby(self._deciding(), self._place)]
         self.recommended = [self._recommended(stage) for stage in self.stages]
 
     def stage_of(self, entry: Traced) -> int | None:
@@ -63,14 +59,9 @@ class Architecture:
 
     def _deciding(self) -> list[Traced]:
         """Layers whose sign is a state, off side paths, vectors and class scores."""
-        found = [
-            entry
-            for entry in self._layers
-            if entry.n_positions
-            and entry.decides
-            and not self._is_aside(entry)
-            and not self._is_score(entry)
-        ]
+        known = [one for one in self._layers if one.n_positions and one.decides]
+        inner = [one for one in known if not self._is_aside(one)]
+        found = [one for one in inner if not self._is_score(one)]
         return [entry for entry in found if len(entry.shape or ()) > 2] or found
 
     def _recommended(self, layers: Sequence[Traced]) -> Traced:

@@ -209,9 +209,8 @@ def chosen(table: LayerTable, stage: int | str | None) -> LayerInfo:
         return _named(table, stage)
     if stage is not None:
         check_whole("stage", stage, least=None)
-    recommended = sorted(
-        (info for info in table if info.recommended), key=lambda info: info.stage or 0
-    )
+    recommended = [info for info in table if info.recommended]
+    recommended.sort(key=lambda info: info.stage or 0)
     if not recommended:
         raise ValueError(
             "no usable layer of the model makes or feeds a nonlinearity whose sign is a "

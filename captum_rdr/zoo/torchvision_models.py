@@ -61,10 +61,8 @@ def build(name: str, weights: Any = None, **options: Any) -> Module:
     'AlexNet'
     """
     models = torchvision_models()
-    if (
-        "weights_backbone"
-        in inspect.signature(models.get_model_builder(name)).parameters
-    ):
+    taken = inspect.signature(models.get_model_builder(name)).parameters
+    if "weights_backbone" in taken:
         options.setdefault("weights_backbone", None)
     if name.endswith(("googlenet", "inception_v3")):
         options.setdefault("init_weights", False)  # their default warns and is slow

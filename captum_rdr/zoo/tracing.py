@@ -1,7 +1,6 @@
 """One traced forward pass: what each module takes, gives and is followed by."""
 
 import math
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,7 +10,7 @@ from torch import Tensor
 from torch.nn import Module, ModuleDict, ModuleList, Sequential
 
 from captum_rdr.axes import channel_axis, channels_of
-from captum_rdr.model.hooks import undisturbed
+from captum_rdr.model.hooks import add_hook, undisturbed
 from captum_rdr.model.inputs import ForwardArguments, input_arguments
 from captum_rdr.zoo.flow import Flow, Gate, is_gate_module
 
@@ -89,10 +88,9 @@ def trace(model: Module, arguments: ForwardArguments) -> dict[str, Traced]:
     """
     traced = {name: Traced(name, module) for name, module in model.named_modules()}
     running = _Running()
-    with undisturbed([], model), ExitStack() as stack:
+    with undisturbed([], model) as undo:
         for entry in traced.values():
-            hook = entry.module.register_forward_hook(partial(running.end, entry))
-            stack.callback(hook.remove)
+            add_hook(entry.module._forward_hooks, partial(running.end, entry), undo)
         with running.flow:
             model(*arguments.args, **arguments.kwargs)
     return traced
