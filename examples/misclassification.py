@@ -149,13 +149,13 @@ fig, ax = visualize_concept(region, rdr, reference, asked, attribute=occluded)
 # %% [markdown]
 # ## A page for the colleague who collects the data
 #
-# One call goes from the model and the loader to one HTML file: sentences, the groups of errors with
-# pictures and tests, the concepts of the layer, and the first errors explained. Open it in a browser;
-# it needs no network. [What stands on it](../docs/report.md).
+# One call goes from the model and the loader to one HTML file: sentences, the groups of errors
+# with pictures and tests, the concepts of the layer, and the first errors explained. Open it in a
+# browser; it needs no network. [What stands on it](../docs/report.md).
 
 # %%
 Path("demo").mkdir(exist_ok=True)
-_ = write_report(
+on_the_page = write_report(
     "demo/misclassification.html",
     rdr,
     loader,
