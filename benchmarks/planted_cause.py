@@ -169,6 +169,13 @@ def cifar(folder: Path) -> None:
         took = time.perf_counter() - began, time.process_time() - used
         print(f"repair={repair}: {took[0]:.1f} s, {took[1]:.1f} CPU seconds")
     print(found)
+    tried = [repair for group in found for repair in group.repairs]
+    done = [one for one in tried if one.n_repairing is not None]
+    print(
+        f"{len(done)} of {len(tried)} repairs succeed, with a median of "
+        f"{np.median([one.n_repairing or 0 for one in done]):.0f} neurons; flips of as "
+        f"many random neurons repair {np.mean([one.by_chance or 0 for one in done]):.1%}"
+    )
     with torch.no_grad():
         batches = torch.split(tested[found.rows], 200)
         predicted = torch.cat([model(batch).argmax(1) for batch in batches])
