@@ -25,7 +25,13 @@ def batches(
 ) -> Iterator[tuple[int, ForwardArguments, Any]]:
     """Position of the first input, forward arguments, and the batch itself, of each."""
     start = 0
-    for batch in tqdm(inputs.batches_of(data), "Evaluating", disable=not show_progress):
+    for batch in tqdm(
+        inputs.batches_of(data),
+        "Evaluating",
+        unit="batch",
+        disable=not show_progress,
+        delay=1,
+    ):
         arguments = inputs.batch_arguments(batch, None)
         yield start, inputs.taken(arguments, rdr.forward_func)[0], batch
         start += arguments.batch_size
@@ -83,7 +89,8 @@ def evaluated(
     if not len(made) or (known is not None and len(known) != len(made)):
         given = "" if known is None else f" and targets {len(known)} items"
         raise ValueError(
-            f"data has {len(made)} inputs{given}; give one or more, and one label each"
+            f"data has {len(made)} inputs{given}; give one or more, and one label each "
+            "(those of the reference set are reference_targets)"
         )
     rows = (made[:, 0] != made[:, 1]).nonzero().flatten()
     wrong = [

@@ -231,7 +231,8 @@ class Region:
             neurons = f" by evidence: {every}{count} weighty neurons of {self.n_layer}"
             told = f"evidence of at least {self.evidence_cut:.4g} nats"
             if count > NAMED:
-                told += f", {NAMED} neurons carry {self.share():.0%} of the weight"
+                share = f"{self.share():.{0 if self.share() >= 0.01 else 1}%}"
+                told += f", {NAMED} neurons carry {share} of the weight"
         tested = "" if self.significance is None else f", {self.significance!s}"
         return (
             f"Region({query}{neurons} ({active} active, {count - active} inactive), "
@@ -345,7 +346,7 @@ class Region:
         return float(sizes[:n_neurons].sum() / sizes.sum().clamp(min=1e-300))
 
     def evidence(self, states: Tensor) -> Tensor:
-        """Log-likelihood ratio of S against the bank on the principal neurons.
+        """Evidence for S against the bank on the principal neurons.
 
         Args:
             states: bool ``(M, D)`` or ``(M, D1, ..., Dm)``, or packed rows of a bank.
