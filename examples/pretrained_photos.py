@@ -212,7 +212,8 @@ def main() -> None:
     paths = photo_paths(arguments.photos)
     photos = load(paths, arguments.crops)
     model, transforms, classes = prepare(arguments.model, arguments.weights)
-    names = [info.name for info in zoo.layers(model) if info.recommended]
+    # The last three stages: features of earlier ones need much memory.
+    names = [info.name for info in zoo.layers(model) if info.recommended][-3:]
     by_stage = zoo.explain(model, layer=names)
     last = zoo.explain(model, layer=names[-1], pool=spatial_max)
     print(by_stage)
@@ -247,7 +248,7 @@ def main() -> None:
     report_mixtures(named, photos)
     print(
         f"\nFinding: in the last layer {shares[-1]:.0%} of the members come from the "
-        f"query's own photo, in the first {shares[0]:.0%}, by chance "
+        f"query's own photo, two stages before {shares[0]:.0%}, by chance "
         f"{arguments.crops / others:.0%}. When a channel counts as active wherever it "
         f"fires (spatial_max), {pooled:.0%} do: crops of one photo show the same things "
         "in other places."

@@ -243,22 +243,28 @@ def left_out_evidence(states: Bools, bank: Frequencies, neurons: Ints) -> Floats
     weights, rest = evidence_weights(gone, others, bank)
     weights_not, rest_not = evidence_weights(kept, others, bank)
 
-    def total(if_active: Any, if_not: Any, of: Any = slice(None)) -> Any:
-        return states[:, of] @ (if_active - if_not)[of] + if_not[of].sum()
-
+    weighty, weighty_not = (weights != 0) * 1.0, (weights_not != 0) * 1.0
+    share = np.zeros(len(active))  # of the bank, where the evidence counts
+    share[neurons] = bank.active[neurons] / bank.size
+    counted = np.isin(np.arange(len(active)), neurons)
+    gains = (weights + np.rint(UNITS * (rest - rest_not))) * counted
+    pairs = (  # what a neuron adds where the instance has it active, and where not
+        (gone * (others - gone), kept * (others - kept)),
+        (weighty, weighty_not),
+        (weights, weights_not),
+        (share * weighty, share * weighty_not),
+        (gains, 0 * gains),
+        (weighty * counted, 0 * gains),
+    )
+    columns = np.stack([if_active - if_not for if_active, if_not in pairs], 1)
+    sums = states.astype(float) @ columns + [if_not.sum() for _, if_not in pairs]
+    alone, n_weighty, mean, expected, gained, seen = sums.T
     counts = np.count_nonzero(states, axis=1).astype(float)
     squares = np.square(counts).sum() - counts**2
     squares -= (counts.sum() - counts) ** 2 / others
-    alone = total(gone * (others - gone), kept * (others - kept)) / others
-    weighty, weighty_not = (weights != 0) * 1.0, (weights_not != 0) * 1.0
-    mean = total(weights, weights_not) / np.maximum(total(weighty, weighty_not), 1)
-    common = _common(mean, alone, squares)
-    share = bank.active / bank.size
-    expected = total(share * weighty, share * weighty_not, neurons)
-    gains = weights + np.rint(UNITS * (rest - rest_not))
+    common = _common(mean / np.maximum(n_weighty, 1), alone / others, squares)
     level = np.rint(UNITS * rest_not[neurons].sum() + common * expected)
-    level -= common * (states[:, neurons] @ weighty[neurons])
-    found: Floats = (states[:, neurons] @ gains[neurons] + level) / UNITS
+    found: Floats = (gained + level - common * seen) / UNITS
     return found
 
 

@@ -221,7 +221,9 @@ def _cut(draft: Region, states: Bools, bank: Frequencies) -> float:
     the query as S; all of S reaches it by its own weights. The tolerance is taken off.
     """
     neurons = draft.neurons.numpy()
-    cut = float((states[:, neurons] @ draft.weights.numpy()).min()) + draft.offset
+    weights = np.zeros(draft.n_layer)
+    weights[neurons] = draft.weights.numpy()
+    cut = float((states @ weights).min()) + draft.offset
     if len(states) > 1:
         judged = left_out_evidence(states, bank, neurons)
         cut = min(cut, float(np.sort(judged)[(len(judged) - 1) // 4]))
