@@ -36,6 +36,11 @@ from captum_rdr.metrics import Significance
 
 Labels = npt.NDArray[np.int64]
 COUNT, SEED = 40, 0
+PAIRS = (
+    *("ResNet-20 layer3", "EfficientNet-Lite0 block 5", "EfficientNet-Lite0 last"),
+    *("digit transformer block 0", "digit transformer block 2"),
+    "digit MLP layer 1 (ReLU)",
+)
 LOOKED_AT = ("ResNet-20 layer2", "ResNet-20 layer3", "EfficientNet-Lite0 block 5")
 TIMED = ((10_000, 4096), (50_000, 2048))
 
@@ -237,8 +242,8 @@ def main() -> None:
     """Measure what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path)
-    parser.add_argument("--layers", nargs="+", default=[""], help="parts of names")
-    parser.add_argument("--rows", type=int, default=5000)
+    parser.add_argument("--layers", nargs="+", default=PAIRS, help="names")
+    parser.add_argument("--rows", type=int, default=2500)
     parser.add_argument(
         "--parts", nargs="+", default=["compared", "noise", "planted", "timed"]
     )
@@ -249,7 +254,7 @@ def main() -> None:
         if given.data:
             pairs = chain(cifar_layers(given.data), photo_layers(given.data), pairs)
         for layer in pairs:
-            if any(part in layer.name for part in given.layers):
+            if layer.name in given.layers:
                 compared(layer, given.rows)
     if "noise" in given.parts:
         noise(40)
