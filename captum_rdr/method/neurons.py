@@ -244,18 +244,18 @@ def left_out_evidence(states: Bools, bank: Frequencies, neurons: Ints) -> Floats
     weights_not, rest_not = evidence_weights(kept, others, bank)
 
     weighty, weighty_not = (weights != 0) * 1.0, (weights_not != 0) * 1.0
-    share = np.zeros(len(active))  # of the bank, where the evidence counts
-    share[neurons] = bank.active[neurons] / bank.size
     counted = np.isin(np.arange(len(active)), neurons)
+    in_bank = bank.active * counted
     gains = (weights + np.rint(UNITS * (rest - rest_not))) * counted
     pairs = (  # what a neuron adds where the instance has it active, and where not
         (gone * (others - gone), kept * (others - kept)),
         (weighty, weighty_not),
         (weights, weights_not),
-        (share * weighty, share * weighty_not),
+        (in_bank * weighty, in_bank * weighty_not),
         (gains, 0 * gains),
         (weighty * counted, 0 * gains),
     )
+    # Whole numbers, whose sums are exact on any number of threads.
     columns = np.stack([if_active - if_not for if_active, if_not in pairs], 1)
     sums = states.astype(float) @ columns + [if_not.sum() for _, if_not in pairs]
     alone, n_weighty, mean, expected, gained, seen = sums.T
@@ -263,7 +263,7 @@ def left_out_evidence(states: Bools, bank: Frequencies, neurons: Ints) -> Floats
     squares = np.square(counts).sum() - counts**2
     squares -= (counts.sum() - counts) ** 2 / others
     common = _common(mean / np.maximum(n_weighty, 1), alone / others, squares)
-    level = np.rint(UNITS * rest_not[neurons].sum() + common * expected)
+    level = np.rint(UNITS * rest_not[neurons].sum() + common * expected / bank.size)
     found: Floats = (gained + level - common * seen) / UNITS
     return found
 
