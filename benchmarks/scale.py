@@ -270,7 +270,7 @@ def all_growth() -> None:
     by_n = growth([(n, D) for n in NS])
     by_d = growth([(10_000, d) for d in DS])
     print("  exponent with N (larger half), with D:")
-    fig, axes = plt.subplots(1, 2, figsize=(11, 4), sharey=True)
+    fig, axes = plt.subplots(1, 2, figsize=(11, 4), sharey=True, layout="constrained")
     for axis, sizes, by, label in (
         (axes[0], NS, by_n, f"instances N (D = {D:,})"),
         (axes[1], DS, by_d, "neurons D (N = 10,000)"),
@@ -280,13 +280,14 @@ def all_growth() -> None:
         axis.set_xlabel(label)
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("milliseconds")
-    axes[0].legend()
+    fig.legend(
+        *axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=6
+    )
     for name in by_n:
         of_n = exponent(NS[: len(by_n[name])], by_n[name])
         of_d = exponent(DS[: len(by_d[name])], by_d[name])
         print(f"    {name:22s} {of_n:5.2f}  {of_d:5.2f}")
     FIGURE.parent.mkdir(exist_ok=True)
-    fig.tight_layout()
     fig.savefig(FIGURE, dpi=110)
 
 
