@@ -174,11 +174,6 @@ class Frequencies(NamedTuple):
         share = np.clip(active / size, 0.5 / size, 1 - 0.5 / size)
         return cls(active, size, np.log(share), np.log(1 - share))
 
-    def some(self, neurons: Ints) -> "Frequencies":
-        """Those of some of the neurons."""
-        active, size, *logs = self
-        return Frequencies(active[neurons], size, *(log[neurons] for log in logs))
-
 
 def evidence_weights(
     active_inside: Ints, n_inside: int, bank: Frequencies
