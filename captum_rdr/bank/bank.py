@@ -2,7 +2,7 @@
 
 import copy
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -283,6 +283,19 @@ class ConfigurationBank:
         """
         return self._needed_features()[self._at(rows)]
 
+    def of_features(self, name: str, make: Callable[[Tensor], Any]) -> Any:
+        """What a function makes of all features, kept until instances are appended.
+
+        Args:
+            name: the name that it is kept under.
+            make: takes the features ``(N, D)``.
+
+        Raises:
+            ValueError: the bank holds none.
+        """
+        self._needed_features()
+        return self._held["features"].once(name, make)
+
     def _needed_features(self) -> Tensor:
         if self.features is None:
             raise ValueError("the bank holds no features; fit with keep_features=True")
@@ -326,7 +339,8 @@ class ConfigurationBank:
         """
         packed, size = self._padded(query), len(self)
         check_whole("k", k, most=size, of=f"the bank's {size} instances")
-        ready = self._held["rows"].ready if len(packed) == 1 else None
+        held = self._held["rows"]
+        ready = held.once("ready", bits.prepared) if len(packed) == 1 else None
         return queries.nearest(packed, self.packed, k, ready)
 
     def disagreements(self, neurons: Tensor, states: Tensor) -> Tensor:

@@ -1,12 +1,11 @@
 """Rows that grow at the end, in memory or mapped from a file."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-
-from captum_rdr.bank import bits
 
 _FIRST_ROWS = 256
 
@@ -33,7 +32,7 @@ class GrowingRows:
 
     def __init__(self, filled: Tensor, *, is_mapped: bool = False) -> None:
         self._room, self._length, self.is_mapped = filled, len(filled), is_mapped
-        self._ready: Any = None
+        self._made: dict[str, Any] = {}
 
     @classmethod
     def like(cls, block: Tensor, reserve: int = 0) -> "GrowingRows":
@@ -52,12 +51,11 @@ class GrowingRows:
         """Number of rows for which there is room."""
         return len(self._room)
 
-    @property
-    def ready(self) -> Any:
-        """The rows as `captum_rdr.bank.bits.prepared` makes them, kept."""
-        if self._ready is None:
-            self._ready = bits.prepared(self.filled)
-        return self._ready
+    def once(self, name: str, make: Callable[[Tensor], Any]) -> Any:
+        """What a function makes of the rows, kept under a name until rows are added."""
+        if name not in self._made:
+            self._made[name] = make(self.filled)
+        return self._made[name]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "GrowingRows":
         """Copy the rows; a file's cannot change, so copies share them."""
@@ -84,4 +82,4 @@ class GrowingRows:
             larger[:start] = self.filled
             self._room, self.is_mapped = larger, False
         self._room[start:stop] = block
-        self._length, self._ready = stop, None
+        self._length, self._made = stop, {}

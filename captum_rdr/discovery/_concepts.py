@@ -207,13 +207,7 @@ def _search(
 ) -> tuple[list[Concept], Cover]:
     """Concepts of some rows of a bank, by these rows alone."""
     alone = bank if len(rows) == len(bank) else bank.take(rows)
-    every = torch.arange(len(rows))
-
-    def regions_of(part: Tensor) -> list[Region]:
-        return regions_in(alone, part, choices)
-
-    linked = links(alone, every, regions_of, show_progress=show_progress)
-    vectors = reach(linked, walk_length)
+    vectors = reach(links(alone, choices, show_progress=show_progress), walk_length)
     if n_concepts is None:
         least = min(max(LEAST_GAIN, 1.5 / len(rows)), 0.5)
         covered = cover(vectors, AT_MOST, least)
@@ -227,11 +221,15 @@ def _search(
     return concepts, covered
 
 
-def regions_in(bank: ConfigurationBank, rows: Tensor, choices: Choices) -> list[Region]:
-    """Regions of bank rows; that no neuron describes one is no news here."""
+def region_around(bank: ConfigurationBank, rows: Tensor, query: int) -> Region:
+    """The region by evidence of a bank row that has given rows for S.
+
+    That no neuron describes it is no news here.
+    """
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"\d+ of \d+ regions have fewer", UserWarning)
-        return bank_regions(bank, rows, choices)
+        warnings.filterwarnings("ignore", r"1 of 1 regions have fewer", UserWarning)
+        (region,) = bank_regions(bank, [query], {"neighbors": rows})
+    return region
 
 
 def rule_for(bank: ConfigurationBank, of: Tensor, query: int, among: Tensor) -> Region:
@@ -253,7 +251,7 @@ def rule_for(bank: ConfigurationBank, of: Tensor, query: int, among: Tensor) -> 
     >>> rule_for(bank, torch.tensor([0, 2, 4]), 0, torch.arange(6)).members
     tensor([0, 2, 4, 6])
     """
-    (region,) = regions_in(bank, torch.tensor([query]), {"neighbors": of})
+    region = region_around(bank, of, query)
     of_all = evidence([region], bank)[0]
     sums = of_all.clone()
     if len(of) > 1:  # by the weights of the others: its own ones flatter a row

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from captum_rdr.bank import ConfigurationBank
-from captum_rdr.discovery._concepts import regions_in
+from captum_rdr.discovery._concepts import region_around
 from captum_rdr.discovery._links import cover, links, reach
 from captum_rdr.method.neighbors import nearest_features
 from captum_rdr.method.region import Region
@@ -49,8 +49,7 @@ class Wrong(NamedTuple):
         """What errors have in common and the inputs have not; S are the errors."""
         (center,) = cover(reach(_part(linked, positions), _WALKS[-1]), 1, 0.0).chosen
         of = self.rows[positions]
-        (region,) = regions_in(self.bank, of[center : center + 1], {"neighbors": of})
-        return region
+        return region_around(self.bank, of, int(of[center]))
 
 
 def grouped(
@@ -84,12 +83,7 @@ def grouped(
         wrong.features, wrong.features, min(_NEIGHBORS, count), "centered_cosine"
     )
     neighbors = torch.stack([rows for rows, _ in near])
-
-    def regions_of(part: Tensor) -> list[Region]:
-        return regions_in(alone, part, {"neighbors": neighbors[part]})
-
-    every = torch.arange(count)
-    linked = links(alone, every, regions_of, show_progress=show_progress)
+    linked = links(alone, {"neighbors": neighbors}, show_progress=show_progress)
     found, left = [], np.arange(count)
     for walk_length in _WALKS:
         causes = []

@@ -1,7 +1,6 @@
 """Rows linked by their regions, what walks reach, and which few rows stand for all."""
 
 import warnings
-from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,12 +8,12 @@ import numpy.typing as npt
 import torch
 from scipy.sparse import csr_array, diags_array
 from scipy.sparse.linalg import eigsh
-from torch import Tensor
-from tqdm.auto import tqdm
 
 from captum_rdr.bank import ConfigurationBank
-from captum_rdr.method.region import Region
-from captum_rdr.method.regions import evidence
+from captum_rdr.discovery._recipe import Choices, recipe
+from captum_rdr.method.neighbors import Queries
+from captum_rdr.method.regions import with_evidence
+from captum_rdr.method.rule import Rule
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -23,7 +22,6 @@ Vectors = npt.NDArray[np.float32]
 LINKED = 16
 """Rows that one region links to its own, at most: the most evident of its members."""
 
-_REGIONS = 256  # regions held at a time
 _DENSE = 300  # up to so many rows all modes of the walk are taken
 _MODES = 96  # of more rows, the slowest modes: the others die out
 _MOST_MODES = 192
@@ -34,48 +32,39 @@ _TIE = 1e-5  # likeness, and gains a row, that differ by less tie: float32 sums
 
 
 def links(
-    bank: ConfigurationBank,
-    rows: Tensor,
-    regions_of: Callable[[Tensor], Sequence[Region]],
-    *,
-    show_progress: bool = False,
+    bank: ConfigurationBank, choices: Choices, *, show_progress: bool = False
 ) -> Any:
     """Which rows of a bank lie in which of their regions, as a sparse matrix.
 
     Args:
         bank: the bank.
-        rows: int64 ``(n,)``, bank rows, each once.
-        regions_of: gives the regions of rows, from positions in ``rows``.
+        choices: how regions are made, where not by the `recipe`.
         show_progress: draw a progress bar when it takes more than a second.
 
     Returns:
-        float64 ``csr_array`` of shape ``(n, n)``: 1 where row j is one of the 16 rows
+        float64 ``csr_array`` of shape ``(N, N)``: 1 where row j is one of the 16 rows
         with most evidence in the region of row i, ties to the lower, and on the diagonal.
 
-    >>> from captum_rdr import RelaxedDecisionRegion
-    >>> model, data = torch.nn.Identity(), torch.tensor([[1.0, 1], [1, 1], [-1, 1]])
-    >>> rdr = RelaxedDecisionRegion(model, model).fit(data, show_progress=False)
-    >>> regions = rdr.attribute_members([0, 2], n_neighbors=1, n_neurons=1)
-    >>> links(rdr.bank, torch.tensor([0, 2]), lambda part: regions).toarray()
-    array([[1., 0.],
-           [0., 1.]])
+    >>> bank = ConfigurationBank((2,))
+    >>> bank.append(torch.tensor([[True, True], [True, True], [False, True]]))
+    >>> links(bank, {"n_neighbors": 1, "n_neurons": 1}).toarray()
+    array([[1., 1., 0.],
+           [1., 1., 0.],
+           [0., 0., 1.]])
     """
-    every = torch.arange(len(rows))
-    position = torch.full((len(bank),), -1)
-    position[rows] = every
-    heads, tails = [every], [every]
-    parts = torch.split(every, _REGIONS)
-    for part in tqdm(parts, "Linking", disable=not show_progress, delay=1):
-        regions = regions_of(part)
-        ranked = evidence(regions, bank)
-        for head, region, of_all in zip(part.tolist(), regions, ranked, strict=True):
-            inside = region.members[position[region.members] >= 0]
-            order = of_all[inside].argsort(descending=True, stable=True)
-            tails.append(position[inside[order[:LINKED]]])
-            heads.append(torch.full_like(tails[-1], head))
-    pairs = torch.cat(heads).numpy(), torch.cat(tails).numpy()
-    linked = csr_array((np.ones(len(pairs[0])), pairs), shape=(len(rows), len(rows)))
-    return (linked > 0).astype(np.float64)
+    rule = Rule(**recipe(choices)).settled(bank, len(bank))
+    features = bank.features if rule.needs_features else None
+    queries = Queries(bank.packed, list(range(len(bank))), features)
+    found = with_evidence(bank, queries, rule, show_progress=show_progress)
+    ends, tails = [0], []
+    for row, (region, of_all) in enumerate(found):
+        inside = region.members
+        order = of_all[inside].argsort(descending=True, stable=True)
+        near = inside[order[:LINKED]]
+        tails.append(near if row in near else torch.cat([near, torch.tensor([row])]))
+        ends.append(ends[-1] + len(tails[-1]))
+    entries = np.ones(ends[-1]), torch.cat(tails).numpy(), np.array(ends)
+    return csr_array(entries, shape=(len(bank), len(bank)))
 
 
 def reach(linked: Any, length: int) -> Vectors:
@@ -188,7 +177,8 @@ def cover(vectors: Vectors, at_most: int, least_gain: float) -> Cover:
         if len(chosen) < min(at_most, len(vectors)) and gains[best] > least:
             chosen.append(best)
             likeness = np.vstack([likeness, vectors @ vectors[best]])
-        elif chosen and losses.min() < least:
+        # By less than a rounded gain may be short of, else one may come and go forever.
+        elif chosen and losses.min() < least - 0.75 * _TIE:
             weakest = int(np.argmin(losses))
             gains += losses[weakest]  # what any row adds to the others, at most
             del chosen[weakest]

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +18,7 @@ from captum_rdr.model.states import same_instance, sketch
 Floats = npt.NDArray[np.float64]
 
 _BLOCK_VALUES = 1 << 22  # features looked at at a time
+_CACHED = 1 << 17  # features looked at at a time in doubles
 _STRETCH = 1024  # terms of a product that are summed up in the features' dtype
 
 
@@ -101,7 +104,10 @@ def neighborhoods(
         if bank.features is None or queries.features is None:
             raise ValueError("neighbors by features need features; keep them in fit")
         metric = str(rule.neighbors)
-        nearest = nearest_features(bank.features, queries.features, rule.size, metric)
+        center = bank.of_features(metric, partial(center_of, metric=metric))
+        nearest = nearest_features(
+            bank.features, queries.features, rule.size, metric, center
+        )
     else:
         nearest = list(zip(*bank.nearest(queries.packed, rule.size), strict=True))
     return [
@@ -141,8 +147,50 @@ def _with_own(rows: Tensor, distances: Tensor, own: int | None, k: int) -> Neare
     return Nearest(rows, distances)
 
 
+class Center(NamedTuple):
+    """What distances to rows need of all of them, whatever the query.
+
+    Attributes:
+        mean: float64 ``(D,)``.
+        scales: float64 ``(N,)``, how often it is taken off of each row.
+        lengths: float64 ``(N,)``, of the rows then.
+    """
+
+    mean: Tensor
+    scales: Tensor
+    lengths: Tensor
+
+
+def center_of(features: Tensor, metric: str) -> Center:
+    """What a metric of `nearest_features` needs of all rows.
+
+    Rows of unit length less their mean have the directions of the rows less their own
+    length times that mean.
+
+    >>> center_of(torch.tensor([[3.0, 4.0], [0.0, 1.0]]), "direction").scales
+    tensor([5., 1.], dtype=torch.float64)
+    """
+    mean = features.new_zeros(features.shape[1], dtype=torch.float64)
+    scales, lengths = features.new_ones(2, len(features), dtype=torch.float64)
+    if metric in ("centered_cosine", "direction"):
+        for rows in _blocks(features):
+            block = features[rows].double()
+            if metric == "direction":
+                scales[rows] = _lengths(block)
+                block = block / scales[rows, None].clamp_min(1e-300)
+            mean += block.sum(0)
+    mean /= len(features)
+    for rows in _blocks(features):
+        lengths[rows] = _lengths(features[rows].double() - scales[rows, None] * mean)
+    return Center(mean, scales, lengths)
+
+
 def nearest_features(
-    features: Tensor, queries: Tensor, count: int, metric: str
+    features: Tensor,
+    queries: Tensor,
+    count: int,
+    metric: str,
+    center: Center | None = None,
 ) -> list[tuple[Tensor, Tensor]]:
     """Nearest rows of ``features`` for each query, ties to the lower row.
 
@@ -159,6 +207,7 @@ def nearest_features(
             ``"centered_cosine"`` (the same after the mean of ``features`` was taken
             off), ``"direction"`` (the same, of rows that are scaled to unit length
             first) or ``"euclidean"``.
+        center: what `center_of` made of the features, where that is known.
 
     Returns:
         for each query int64 rows, nearest first, and their float64 distances.
@@ -167,51 +216,36 @@ def nearest_features(
     >>> nearest_features(features, features[1:2], 2, "cosine")[0][0]
     tensor([1, 2])
     """
-    mean, scales = _center(features, metric)
+    mean, scales, lengths = center or center_of(features, metric)
     targets = queries.detach().to(features.device).double()
     own = _lengths(targets) if metric == "direction" else scales.new_ones(len(targets))
     targets = targets - own[:, None] * mean
-    products, lengths = _products(features, targets, mean, scales)
     target_lengths = targets.norm(dim=1)[:, None]
     # What rounding can change in a product of a stretch of so many terms, at most.
     rounding = 4 * _STRETCH * torch.finfo(_exactly(features.dtype)).eps
-    error = rounding * (lengths + 2 * scales * mean.norm()) * target_lengths
+    error = rounding * (lengths + scales * mean.norm())
+    away = -_products(features, targets).addr_((targets @ mean).neg_(), scales)
     if metric == "euclidean":
         square = lengths.square()
-        distances = square + target_lengths.square() - 2 * products
-        error = 2 * error + rounding * square
+        away = away.mul_(2).add_(square)  # but for the square of the target's length
+        error = 2 * error * target_lengths + rounding * square
     else:
-        scale = lengths * target_lengths
-        distances, error = 1 - products / scale, error / scale
-    found = []
-    for target, away, bound in zip(targets, distances, error, strict=True):
-        near = _candidates(away, bound, count)
-        exact = [np.empty(0)]
-        for part in torch.split(near, max(1, _BLOCK_VALUES // features.shape[1])):
-            held = features[part].double() - scales[part, None] * mean
-            exact.append(_exact(target.cpu().numpy(), held.cpu().numpy(), metric))
-        away, places = np.concatenate(exact), near.cpu().numpy()
-        order = np.lexsort((places, away))[:count]
-        found.append((torch.from_numpy(places[order]), torch.from_numpy(away[order])))
-    return found
-
-
-def _center(features: Tensor, metric: str) -> tuple[Tensor, Tensor]:
-    """What is taken off of each row: a mean, float64 ``(D,)``, times so much ``(N,)``.
-
-    Rows of unit length less their mean have the directions of the rows less their own
-    length times that mean.
-    """
-    mean = features.new_zeros(features.shape[1], dtype=torch.float64)
-    scales = features.new_ones(len(features), dtype=torch.float64)
-    if metric in ("centered_cosine", "direction"):
-        for rows in _blocks(features):
-            block = features[rows].double()
-            if metric == "direction":
-                scales[rows] = _lengths(block)
-                block = block / scales[rows, None].clamp_min(1e-300)
-            mean += block.sum(0)
-    return mean / len(features), scales
+        away, error = away.div_(lengths).div_(target_lengths), error / lengths
+    asked, near = _candidates(away, error, count)
+    places, numbers, parts = near.cpu().numpy(), asked.cpu().numpy(), [np.empty(0)]
+    wanted, own_lengths = targets.cpu().numpy(), lengths.cpu().numpy()
+    wanted = wanted if metric == "euclidean" else _scaled(wanted)[1]
+    for start in range(0, len(near), step := max(1, _CACHED // features.shape[1])):
+        part = slice(start, start + step)
+        held = features[near[part]].double() - scales[near[part], None] * mean
+        of = held.cpu().numpy(), own_lengths[places[part]]
+        parts.append(_exact(wanted[numbers[part]], *of, metric))
+    exact = np.concatenate(parts)
+    order = np.lexsort((places, exact, numbers))
+    first = np.searchsorted(numbers, np.arange(len(targets)))
+    kept = order[first[:, None] + np.arange(count)]
+    found = torch.from_numpy(places[kept]), torch.from_numpy(exact[kept])
+    return list(zip(*found, strict=True))
 
 
 def _lengths(rows: Tensor) -> Tensor:
@@ -226,22 +260,17 @@ def _exactly(dtype: torch.dtype) -> torch.dtype:
     return dtype if dtype in (torch.float32, torch.float64) else torch.float32
 
 
-def _products(
-    features: Tensor, targets: Tensor, mean: Tensor, scales: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Inner products ``(Q, N)`` of targets and centered rows, and these rows' lengths."""
+def _products(features: Tensor, targets: Tensor) -> Tensor:
+    """Inner products ``(Q, N)`` of targets and rows, summed up in short stretches."""
     dtype = _exactly(features.dtype)
-    narrow, center = targets.to(dtype), mean.to(dtype)
+    narrow = targets.to(dtype)
     products = targets.new_zeros(len(targets), len(features))
-    squares = targets.new_zeros(len(features))
     for rows in _blocks(features):
         for start in range(0, features.shape[1], _STRETCH):
             part = slice(start, start + _STRETCH)
-            off = scales[rows, None].to(dtype) * center[part]
-            block = features[rows, part].to(dtype) - off
+            block = features[rows, part].to(dtype)
             products[:, rows] += (narrow[:, part] @ block.T).double()
-            squares[rows] += torch.linalg.vecdot(block, block).double()
-    return products, squares.sqrt()
+    return products
 
 
 def _blocks(features: Tensor) -> list[slice]:
@@ -249,21 +278,21 @@ def _blocks(features: Tensor) -> list[slice]:
     return [slice(start, start + step) for start in range(0, len(features), step)]
 
 
-def _candidates(away: Tensor, bound: Tensor, count: int) -> Tensor:
-    """Rows whose distance, but for so much, is among the ``count`` smallest."""
-    lowest, highest = away - bound, away + bound
-    kth = highest.nan_to_num(nan=torch.inf, posinf=torch.inf).kthvalue(count).values
+def _candidates(away: Tensor, bound: Tensor, count: int) -> tuple[Tensor, ...]:
+    """Queries and rows whose distance, but for so much, is among the ``count`` smallest."""
+    highest = (away + bound).nan_to_num_(torch.inf, torch.inf, torch.inf)
+    kth = highest.kthvalue(count, dim=1, keepdim=True).values
     # A row of which nothing is known, as of length zero or infinite, is looked at.
-    return (~(lowest > kth)).nonzero().flatten()
+    return (~(away.sub_(bound) > kth)).nonzero(as_tuple=True)
 
 
-def _exact(query: Floats, rows: Floats, metric: str) -> Floats:
-    """Distances of rows from a query in double precision."""
+def _exact(queries: Floats, rows: Floats, lengths: Floats, metric: str) -> Floats:
+    """Distances of rows from a query each, of unit length for cosines, in doubles."""
     if metric == "euclidean":
-        lengths, _ = _scaled(rows - query)
-        return lengths
+        return _scaled(rows - queries)[0]
+    products, zeros = np.multiply(rows, queries, out=rows).sum(1), np.zeros(len(rows))
+    cosines = np.divide(products, lengths, out=zeros, where=lengths > 0)
     # To twelve decimals, so that equal directions tie whatever their lengths.
-    cosines = (_scaled(rows)[1] * _scaled(query[None])[1]).sum(1)
     distances: Floats = np.round(np.maximum(1.0 - cosines, 0.0), 12)
     return distances
 

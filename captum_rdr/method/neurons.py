@@ -98,8 +98,9 @@ def by_evidence(states: Bools, bank: "Frequencies", count: int) -> Principal:
     common = common_weight(states, active, weights)
     own = np.where(weights != 0, weights - common, 0)
     weighty = np.flatnonzero(own)
-    chosen = weighty[largest(np.abs(own[weighty]), count)]
-    neurons = chosen[np.argsort(-np.abs(own[chosen]), kind="stable")]
+    # Narrow numbers are sorted faster, and no weight is 512 nats.
+    order = np.argsort(-np.abs(own[weighty]).astype(np.int16), kind="stable")
+    neurons = weighty[order[:count]]
     expected = common / UNITS * bank.active[neurons] / bank.size
     offset, nats = _in_units(when_inactive[neurons] + expected), own[neurons] / UNITS
     return Principal(neurons, nats > 0, np.abs(nats), nats, offset)
@@ -239,7 +240,8 @@ def left_out_evidence(states: Bools, bank: Frequencies, neurons: Ints) -> Floats
     weights_not, rest_not = evidence_weights(kept, others, bank)
 
     weighty, weighty_not = (weights != 0) * 1.0, (weights_not != 0) * 1.0
-    counted = np.isin(np.arange(len(active)), neurons)
+    counted = np.zeros(len(active))
+    counted[neurons] = 1.0
     in_bank = bank.active * counted
     gains = (weights + np.rint(UNITS * (rest - rest_not))) * counted
     pairs = (  # what a neuron adds where the instance has it active, and where not
@@ -251,8 +253,8 @@ def left_out_evidence(states: Bools, bank: Frequencies, neurons: Ints) -> Floats
         (weighty * counted, 0 * gains),
     )
     # Whole numbers, whose sums are exact on any number of threads.
-    columns = np.stack([if_active - if_not for if_active, if_not in pairs], 1)
-    sums = states.astype(float) @ columns + [if_not.sum() for _, if_not in pairs]
+    changes = np.stack([if_active - if_not for if_active, if_not in pairs])
+    sums = states.astype(float) @ changes.T + [if_not.sum() for _, if_not in pairs]
     alone, n_weighty, mean, expected, gained, seen = sums.T
     counts = np.count_nonzero(states, axis=1).astype(float)
     squares = np.square(counts).sum() - counts**2

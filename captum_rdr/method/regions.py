@@ -1,7 +1,7 @@
 """From queries to regions: S, then principal neurons, then members."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import Any
@@ -43,9 +43,31 @@ def regions(
         rule: how to choose S, principal neurons and members; checked already.
         show_progress: draw a progress bar when it takes more than a second.
     """
-    found: list[Region] = []
-    step = _step(bank)
-    frequencies = None
+    blocks = _blocks(bank, queries, rule, show_progress)
+    return [one for some, _ in blocks for one in some]
+
+
+def with_evidence(
+    bank: ConfigurationBank, queries: Queries, rule: Rule, *, show_progress: bool
+) -> Iterator[tuple[Region, Tensor]]:
+    """The region of each query and the evidence of every bank row for it, one by one.
+
+    Args:
+        bank: as in `regions`.
+        queries: as there.
+        rule: as there.
+        show_progress: as there.
+    """
+    for some, strengths in _blocks(bank, queries, rule, show_progress):
+        held = evidence(some, bank) if strengths is None else strengths
+        yield from zip(some, held, strict=True)
+
+
+def _blocks(
+    bank: ConfigurationBank, queries: Queries, rule: Rule, show_progress: bool
+) -> Iterator[tuple[list[Region], Tensor | None]]:
+    """Regions of so many queries as fit, with the evidence that told their members."""
+    step, frequencies = _step(bank), None
     if rule.is_evidence:
         frequencies = Frequencies.of(bank.active_counts.numpy(), len(bank))
     with tqdm(
@@ -59,9 +81,8 @@ def regions(
             part, own = queries[start : start + step], rule
             if isinstance(rule.neighbors, Tensor) and rule.neighbors.dim() == 2:
                 own = replace(rule, neighbors=rule.neighbors[start : start + step])
-            found += _block(bank, part, own, frequencies)
+            yield _block(bank, part, own, frequencies)
             progress.update(len(part))
-    return found
 
 
 def _block(
@@ -69,12 +90,12 @@ def _block(
     queries: Queries,
     rule: Rule,
     frequencies: Frequencies | None,
-) -> list[Region]:
+) -> tuple[list[Region], Tensor | None]:
     near = neighborhoods(bank, queries, rule)
     inside, drafts = _drafts(bank, queries, near, rule, frequencies)
     if frequencies is None:
         found = zip(drafts, members(drafts, bank), strict=True)
-        return [replace(draft, members=rows) for draft, rows in found]
+        return [replace(draft, members=rows) for draft, rows in found], None
     for _ in range(rule.rounds - 1):
         near = [
             at_rows(bank, packed, _strongest(draft, row))
@@ -83,12 +104,12 @@ def _block(
             )
         ]
         inside, drafts = _drafts(bank, queries, near, rule, frequencies)
-    finished = []
-    for draft, states, row in zip(drafts, inside, evidence(drafts, bank), strict=True):
+    finished, strengths = [], evidence(drafts, bank)
+    for draft, states, row in zip(drafts, inside, strengths, strict=True):
         cut = _cut(draft, states, frequencies)
         rows = (row >= cut).nonzero().flatten()
         finished.append(replace(draft, evidence_cut=cut, members=rows))
-    return finished
+    return finished, strengths
 
 
 def _drafts(
