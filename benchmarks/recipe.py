@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from captum_rdr import RelaxedDecisionRegion
+from captum_rdr.axes import LayerAxes
 from captum_rdr.method.rule import Metric
 from captum_rdr.metrics import purity
 
@@ -213,7 +214,11 @@ def text_layers() -> Iterator[Layer]:
 def explainer(activations: Tensor, *, features: bool = True) -> RelaxedDecisionRegion:
     """Index activations as they are, at their medians."""
     same = nn.Identity()
-    rdr = RelaxedDecisionRegion(same, same, threshold="median")
+    axes = {
+        3: LayerAxes(("token", "channel")),
+        4: LayerAxes(("channel", "height", "width")),
+    }.get(activations.dim())
+    rdr = RelaxedDecisionRegion(same, same, threshold="median", axes=axes)
     return rdr.fit(activations, keep_features=features, show_progress=False)
 
 

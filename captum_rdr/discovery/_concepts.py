@@ -59,9 +59,11 @@ def atlas(
     """Find the concepts that a layer holds, without labels.
 
     1. The region of every row is found; of more than 10,000, those of a sample.
-    2. Two rows are linked when one is among the 16 most evident members of the other's
-       region. A random walk along these links tells how alike two rows are: by the cosine
-       between what ``walk_length`` steps from each reach. So overlapping regions merge.
+    2. Two rows are linked when one is among the most evident members of the other's
+       region: 16, or of more than 1,280 rows an eightieth of them, so that half of the
+       rows give the same concepts. A random walk along these links tells how alike two
+       rows are: by the cosine between what ``walk_length`` steps from each reach. So
+       overlapping regions merge.
     3. The few rows are chosen that stand for all: those that cover them best. *Coverage*
        is the mean likeness of a row to the one that stands for it. The choice reaches at
        least ``1 - 1/e`` (63 %) of the best coverage that as many rows can.
@@ -71,9 +73,9 @@ def atlas(
 
     A test must not look at what made the find. So the same is done once more on each of two
     halves of the rows: ``found_again`` tells how much of a concept they give by themselves,
-    and ``region.significance`` is the test of the concept that the first half gives,
-    among the rows of the other half, on neurons that did not find them (see
-    `captum_rdr.metrics.significance`), adjusted for the number of concepts.
+    and ``region.significance`` is the test of what the half makes of it that gives it
+    better, among the rows of the other half, on neurons that did not find them (see
+    `captum_rdr.metrics.significance`), adjusted for the number of concepts and halves.
 
     Args:
         rdr: fitted explainer of one layer.
@@ -289,32 +291,45 @@ def _tested(
     generator: torch.Generator,
     show_progress: bool,
 ) -> list[Concept]:
-    """Concepts with the test of what one half makes of them, and whether both do."""
-    halves = [half.sort().values for half in order.chunk(2)]
-    by_half = [search(half)[0] for half in halves]
-    tests = judged_by(
-        [one.region for one in by_half[0]],
-        bank,
-        partial(_on_some_neurons, bank, by_half[0], halves[0]),
-        halves[1],
-        level=level,
-        generator=generator,
-        show_progress=show_progress,
-    )
+    """Concepts with the test of what a half of the rows makes of them, and whether both do."""
+    first, second = (half.sort().values for half in order.chunk(2))
+    matches = []
+    for half, rest in ((first, second), (second, first)):
+        alike, _ = search(half)
+        tests = judged_by(
+            [one.region for one in alike],
+            bank,
+            partial(_on_some_neurons, bank, alike, half),
+            rest,
+            level=level,
+            generator=generator,
+            show_progress=show_progress,
+        )
+        matches.append([_match(one, half, alike, tests) for one in found])
     tested = []
-    for one in found:
-        likeness = []
-        for half, others in zip(halves, by_half, strict=True):
-            own = one.rows[torch.isin(one.rows, half)]
-            likeness.append([jaccard(own, other.rows) for other in others])
-        verdict = tests[int(np.argmax(likeness[0]))].significance
-        if max(likeness[0]) < AGAIN:
-            reason = "not found again in half of the rows"
+    for one, *both in zip(found, *matches, strict=True):
+        likeness, verdict = max(both, key=lambda match: match[0])
+        if likeness < AGAIN:
+            reason = "not found again in either half of the rows"
             verdict = Significance(1.0, 0.0, 0, untestable=reason)
-        again = float(np.mean([max(some) for some in likeness]))
+        again = float(np.mean([match[0] for match in both]))
         region = replace(one.region, significance=verdict)
         tested.append(replace(one, region=region, found_again=again))
     return tested
+
+
+def _match(
+    one: Concept, half: Tensor, others: Sequence[Concept], tests: Sequence[Region]
+) -> tuple[float, Significance | None]:
+    """How like a concept is the one most like it of half of the rows, and its test."""
+    own = one.rows[torch.isin(one.rows, half)]
+    likeness = [jaccard(own, other.rows) for other in others]
+    verdict = tests[int(np.argmax(likeness))].significance
+    if verdict is not None and verdict.adjusted_p_value is not None:
+        # Either half might have been the one that is looked at.
+        adjusted = min(1.0, 2 * verdict.adjusted_p_value)
+        verdict = replace(verdict, adjusted_p_value=adjusted)
+    return max(likeness), verdict
 
 
 def _described(

@@ -22,6 +22,9 @@ Vectors = npt.NDArray[np.float32]
 LINKED = 16
 """Rows that one region links to its own, at most: the most evident of its members."""
 
+SHARE = 1 / 80
+"""Of many rows a region links this share of them, so that half of them make like links."""
+
 _DENSE = 300  # up to so many rows all modes of the walk are taken
 _MODES = 96  # of more rows, the slowest modes: the others die out
 _MOST_MODES = 192
@@ -42,8 +45,9 @@ def links(
         show_progress: draw a progress bar when it takes more than a second.
 
     Returns:
-        float64 ``csr_array`` of shape ``(N, N)``: 1 where row j is one of the 16 rows
-        with most evidence in the region of row i, ties to the lower, and on the diagonal.
+        float64 ``csr_array`` of shape ``(N, N)``: 1 where row j is one of the 16 rows, or
+        of N / 80 if that is more, with most evidence in the region of row i, ties to the
+        lower, and on the diagonal.
 
     >>> bank = ConfigurationBank((2,))
     >>> bank.append(torch.tensor([[True, True], [True, True], [False, True]]))
@@ -56,11 +60,11 @@ def links(
     features = bank.features if rule.needs_features else None
     queries = Queries(bank.packed, list(range(len(bank))), features)
     found = with_evidence(bank, queries, rule, show_progress=show_progress)
-    ends, tails = [0], []
+    most, ends, tails = max(LINKED, round(SHARE * len(bank))), [0], []
     for row, (region, of_all) in enumerate(found):
         inside = region.members
         order = of_all[inside].argsort(descending=True, stable=True)
-        near = inside[order[:LINKED]]
+        near = inside[order[:most]]
         tails.append(near if row in near else torch.cat([near, torch.tensor([row])]))
         ends.append(ends[-1] + len(tails[-1]))
     entries = np.ones(ends[-1]), torch.cat(tails).numpy(), np.array(ends)
