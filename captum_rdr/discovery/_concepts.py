@@ -17,7 +17,7 @@ from captum_rdr._arguments import check_level, check_whole, distinct_rows, posit
 from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.bank import ConfigurationBank
 from captum_rdr.discovery._atlas import Atlas, Concept, Errors, assigned
-from captum_rdr.discovery._links import Cover, cover, links, reach
+from captum_rdr.discovery._links import Cover, cover, links, natural_cover, reach
 from captum_rdr.discovery._recipe import Choices, bank_regions
 from captum_rdr.method.neurons import Frequencies, left_out_evidence
 from captum_rdr.method.region import Region, Significance
@@ -28,11 +28,9 @@ from captum_rdr.metrics._significance import judged_by, part_of
 
 Ints = npt.NDArray[Any]
 
-AT_MOST = 100
-"""Concepts that are looked for where their number is not given."""
-
-LEAST_GAIN = 0.002
-"""Share of the rows that a further concept must newly cover, where none is given."""
+LINKED = 8, 1 / 160
+"""Rows that a region links to its own: so many, or of many rows such a share of them, so
+that a half of the rows makes like links."""
 
 SAMPLED = 10_000
 """Rows whose regions make the concepts, at most."""
@@ -48,7 +46,7 @@ def atlas(
     *,
     labels: Any = None,
     predictions: Any = None,
-    walk_length: int = 16,
+    walk_length: int | None = None,
     n_exemplars: int = 8,
     test: bool = True,
     level: float = 0.05,
@@ -60,9 +58,9 @@ def atlas(
 
     1. The region of every row is found; of more than 10,000, those of a sample.
     2. Two rows are linked when one is among the most evident members of the other's
-       region: 16, or of more than 1,280 rows an eightieth of them, so that half of the
-       rows give the same concepts. A random walk along these links tells how alike two
-       rows are: by the cosine between what ``walk_length`` steps from each reach. So
+       region: 8, or of more than 1,280 rows a 160th of them, so that half of the rows
+       give the same concepts. A random walk along these links tells how alike two rows
+       are: by the cosine between what ``walk_length`` steps from each reach. So
        overlapping regions merge.
     3. The few rows are chosen that stand for all: those that cover them best. *Coverage*
        is the mean likeness of a row to the one that stands for it. The choice reaches at
@@ -87,7 +85,9 @@ def atlas(
         labels: whole numbers or names ``(N,)`` of all bank rows; None if unknown.
         predictions: the labels ``(N,)`` that the model gives them; with ``labels`` each
             concept's rate of errors is held against that of the other rows.
-        walk_length: steps of the random walk: more merge more.
+        walk_length: steps of the random walk: more merge more. None for the one of 8,
+            12, 16, 24, 32 and 48 whose concepts the links hold together best
+            (modularity).
         n_exemplars: exemplars of each concept.
         test: whether to test the concepts and look whether they are found again, which
             takes half as long again.
@@ -104,8 +104,8 @@ def atlas(
         ValueError: ``rdr`` is not fitted or explains several layers, or an argument is
             out of range.
 
-    Source: this package; the walk is Coifman and Lafon's (2006), the cover Nemhauser,
-    Wolsey and Fisher's (1978).
+    Source: this package; the walk is Coifman and Lafon's (2006), modularity Newman and
+    Girvan's (2004), the cover Nemhauser, Wolsey and Fisher's (1978).
 
     >>> drawing = torch.Generator().manual_seed(0)
     >>> centers = torch.randn(4, 64, generator=drawing).repeat_interleave(40, 0)
@@ -128,9 +128,9 @@ def atlas(
     (bank,) = fitted_banks(rdr)
     every = range(len(bank)) if rows is None else rows
     picked = distinct_rows(every, len(bank), "rows")
-    for name, count in (("walk_length", walk_length), ("n_exemplars", n_exemplars)):
-        check_whole(name, count)
-    check_whole("n_concepts", 1 if n_concepts is None else n_concepts)
+    check_whole("n_exemplars", n_exemplars)
+    for name, count in (("walk_length", walk_length), ("n_concepts", n_concepts)):
+        check_whole(name, 1 if count is None else count)
     check_level(level)
     known = _known(labels, "labels", bank)
     predicted = _known(predictions, "predictions", bank)
@@ -145,6 +145,8 @@ def atlas(
         show_progress=show_progress,
     )
     sample = order.sort().values
+    n_neighbors, held = choices.get("n_neighbors"), f"the {len(sample)} rows"
+    check_whole("n_neighbors", n_neighbors or 1, most=len(sample), of=held)
     found, covered = search(sample)
     if test and len(found) and len(order) > 1:
         found = _tested(found, bank, order, search, level, generator, show_progress)
@@ -203,16 +205,19 @@ def _search(
     rows: Tensor,
     *,
     n_concepts: int | None,
-    walk_length: int,
+    walk_length: int | None,
     choices: Choices,
     show_progress: bool,
 ) -> tuple[list[Concept], Cover]:
     """Concepts of some rows of a bank, by these rows alone."""
     alone = bank if len(rows) == len(bank) else bank.take(rows)
-    vectors = reach(links(alone, choices, show_progress=show_progress), walk_length)
+    if choices.get("n_neighbors") is not None:  # half of the rows may hold fewer
+        choices = {**choices, "n_neighbors": min(choices["n_neighbors"], len(rows))}
+    most = max(LINKED[0], round(LINKED[1] * len(rows)))
+    linked = links(alone, choices, most, show_progress=show_progress)
+    vectors = reach(linked, walk_length)
     if n_concepts is None:
-        least = min(max(LEAST_GAIN, 1.5 / len(rows)), 0.5)
-        covered = cover(vectors, AT_MOST, least)
+        covered = natural_cover(vectors)
     else:
         covered = cover(vectors, n_concepts, 0.0)
     concepts = []

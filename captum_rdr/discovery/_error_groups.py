@@ -17,6 +17,7 @@ from captum_rdr.method.region import Region
 Ints = npt.NDArray[np.int64]
 
 _NEIGHBORS = 8  # size of S of an error among the errors
+_LINKED = 16  # errors that the region of one links to it
 _WALKS = 512, 256, 128, 64, 32, 16  # steps of walks that tell causes, coarse ones first
 _AT_MOST = 50  # groups that errors fall into at a time
 _LEAST_GAIN = 0.01  # share of the errors that a further group must newly cover
@@ -83,7 +84,8 @@ def grouped(
         wrong.features, wrong.features, min(_NEIGHBORS, count), "centered_cosine"
     )
     neighbors = torch.stack([rows for rows, _ in near])
-    linked = links(alone, {"neighbors": neighbors}, show_progress=show_progress)
+    near_ones = {"neighbors": neighbors}
+    linked = links(alone, near_ones, _LINKED, show_progress=show_progress)
     found, left = [], np.arange(count)
     for walk_length in _WALKS:
         causes = []

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from scipy.sparse import csr_array, diags_array
-from scipy.sparse.linalg import eigsh
+from scipy.sparse.linalg import ArpackError, eigsh
 
 from captum_rdr.bank import ConfigurationBank
 from captum_rdr.discovery._recipe import Choices, recipe
@@ -19,15 +19,19 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Vectors = npt.NDArray[np.float32]
 
-LINKED = 16
-"""Rows that one region links to its own, at most: the most evident of its members."""
+LENGTHS = 8, 12, 16, 24, 32, 48
+"""Steps of the walks that are tried where none are given."""
 
-SHARE = 1 / 80
-"""Of many rows a region links this share of them, so that half of them make like links."""
+AT_MOST = 100
+"""Rows that are chosen to stand for all, at most, where their number is not given."""
+
+LEAST_GAIN = 0.002
+"""Share of the rows that a further one must newly cover, where none is given."""
 
 _DENSE = 300  # up to so many rows all modes of the walk are taken
 _MODES = 96  # of more rows, the slowest modes: the others die out
 _MOST_MODES = 192
+_LOOKED_AT = 2000  # rows that are covered to tell how long walks should be
 _UNSEEN = 1e-3  # of the squared length of a vector, at most, is left out
 _BLOCK = 1024  # rows whose likeness to all others is held at a time
 _TRIED = 32  # rows that a chosen one may be exchanged for
@@ -35,23 +39,23 @@ _TIE = 1e-5  # likeness, and gains a row, that differ by less tie: float32 sums
 
 
 def links(
-    bank: ConfigurationBank, choices: Choices, *, show_progress: bool = False
+    bank: ConfigurationBank, choices: Choices, most: int, *, show_progress: bool = False
 ) -> Any:
     """Which rows of a bank lie in which of their regions, as a sparse matrix.
 
     Args:
         bank: the bank.
         choices: how regions are made, where not by the `recipe`.
+        most: how many rows a region links to its own: its most evident members.
         show_progress: draw a progress bar when it takes more than a second.
 
     Returns:
-        float64 ``csr_array`` of shape ``(N, N)``: 1 where row j is one of the 16 rows, or
-        of N / 80 if that is more, with most evidence in the region of row i, ties to the
-        lower, and on the diagonal.
+        float64 ``csr_array`` of shape ``(N, N)``: 1 where row j is one of the rows with
+        most evidence in the region of row i, ties to the lower, and on the diagonal.
 
     >>> bank = ConfigurationBank((2,))
     >>> bank.append(torch.tensor([[True, True], [True, True], [False, True]]))
-    >>> links(bank, {"n_neighbors": 1, "n_neurons": 1}).toarray()
+    >>> links(bank, {"n_neighbors": 1, "n_neurons": 1}, 16).toarray()
     array([[1., 1., 0.],
            [1., 1., 0.],
            [0., 0., 1.]])
@@ -60,7 +64,7 @@ def links(
     features = bank.features if rule.needs_features else None
     queries = Queries(bank.packed, list(range(len(bank))), features)
     found = with_evidence(bank, queries, rule, show_progress=show_progress)
-    most, ends, tails = max(LINKED, round(SHARE * len(bank))), [0], []
+    ends, tails = [0], []
     for row, (region, of_all) in enumerate(found):
         inside = region.members
         order = of_all[inside].argsort(descending=True, stable=True)
@@ -71,7 +75,7 @@ def links(
     return csr_array(entries, shape=(len(bank), len(bank)))
 
 
-def reach(linked: Any, length: int) -> Vectors:
+def reach(linked: Any, length: int | None) -> Vectors:
     """Vectors whose products tell how alike rows are in what a random walk reaches.
 
     A step goes along a link in either direction, with a chance in proportion to its
@@ -83,12 +87,18 @@ def reach(linked: Any, length: int) -> Vectors:
     leave out at most 0.001 of each vector's squared length, and 192 at most, with a
     warning where these leave out more.
 
+    Long walks merge more. Of several lengths that is taken whose parts, one for each of
+    the rows that stand for all (`natural_cover`), the links hold together best: by
+    modularity, the share of the links within parts less what chance would put there.
+
     Source: the diffusion maps of Coifman and Lafon, *Diffusion maps*, Applied and
-    Computational Harmonic Analysis 2006, of which this is the cosine.
+    Computational Harmonic Analysis 2006, of which this is the cosine; the modularity of
+    Newman and Girvan, *Finding and evaluating community structure in networks*, Physical
+    Review E 2004.
 
     Args:
         linked: sparse ``(n, n)``, see `links`.
-        length: number of steps.
+        length: number of steps; None for the best of `LENGTHS`.
 
     Returns:
         float32 ``(n, q)`` of unit length; products are from 0 to 1.
@@ -102,19 +112,11 @@ def reach(linked: Any, length: int) -> Vectors:
     """
     weights = (linked + linked.T).tocsr()
     scale = diags_array(1 / np.sqrt(weights.sum(1)))
-    steps, size = (scale @ weights @ scale).tocsr(), weights.shape[0]
-    if size <= _DENSE:
-        values, modes = np.linalg.eigh(steps.toarray())
-        return _unit(modes * values**length)
-    count, unseen = _MODES, 1.0
-    while unseen > _UNSEEN and count <= min(_MOST_MODES, size // 2):
-        # A fixed start, so that the result is the same in every run.
-        values, modes = eigsh(steps, count, v0=np.ones(size))
-        # The modes of a row have length 1 together, and none of those left out is
-        # slower than these: that bounds what is left out.
-        missing = (1 - (modes**2).sum(1)) * np.abs(values).min() ** (2 * length)
-        seen = ((modes * values**length) ** 2).sum(1)
-        unseen, count = float((missing / (seen + missing)).max()), 2 * count
+    values, modes = _modes((scale @ weights @ scale).tocsr(), length or LENGTHS[0])
+    if length is None:
+        held = [_modularity(weights, _unit(modes * values**each)) for each in LENGTHS]
+        length = LENGTHS[int(np.argmax(held))]
+    unseen = _unseen(values, modes, length)
     if unseen > _UNSEEN:
         warnings.warn(
             f"walk_length={length} leaves {unseen:.2g} of how alike rows are unseen, more "
@@ -123,6 +125,45 @@ def reach(linked: Any, length: int) -> Vectors:
             stacklevel=3,
         )
     return _unit(modes * values**length)
+
+
+def _modes(steps: Any, length: int) -> tuple[Floats, Floats]:
+    """Modes of a walk that do not die out in so many steps, and what a step leaves."""
+    size = steps.shape[0]
+    start = np.random.default_rng(0).standard_normal(size)  # the same in every run
+    count = _MODES if size > _DENSE else size
+    while count <= min(_MOST_MODES, size // 2):
+        try:
+            values, modes = eigsh(steps, count, v0=start)
+        except ArpackError:  # it may fail where many modes are alike: all are taken
+            break
+        if 2 * count > min(_MOST_MODES, size // 2) or (
+            _unseen(values, modes, length) <= _UNSEEN
+        ):
+            return values, modes
+        count *= 2
+    values, modes = np.linalg.eigh(steps.toarray())
+    return values, modes
+
+
+def _unseen(values: Floats, modes: Floats, length: int) -> float:
+    """Part of a vector's squared length that modes leave out, at most."""
+    # The modes of a row have length 1 together, and none of those left out is slower
+    # than these: that bounds what is left out.
+    missing = (1 - (modes**2).sum(1)) * np.abs(values).min() ** (2 * length)
+    seen = ((modes * values**length) ** 2).sum(1)
+    return float((missing / (seen + missing)).max())
+
+
+def _modularity(weights: Any, vectors: Vectors) -> float:
+    """How well links hold together the parts of rows that are alike."""
+    some = np.arange(0, len(vectors), -(-len(vectors) // _LOOKED_AT))
+    chosen = some[natural_cover(vectors[some]).chosen]
+    parts = (vectors @ vectors[chosen].T).argmax(1)
+    links, total = weights.tocoo(), weights.sum()
+    is_inside = parts[links.coords[0]] == parts[links.coords[1]]
+    shares = np.bincount(parts, weights.sum(1)) / total
+    return float(links.data[is_inside].sum() / total - np.square(shares).sum())
 
 
 def _unit(vectors: Floats) -> Vectors:
@@ -146,6 +187,12 @@ class Cover(NamedTuple):
     labels: Ints
     gains: Floats
     coverage: float
+
+
+def natural_cover(vectors: Vectors) -> Cover:
+    """As many rows as are worth it: 0.2 % of the coverage, and more than a row, each."""
+    least = min(max(LEAST_GAIN, 1.5 / len(vectors)), 0.5)
+    return cover(vectors, AT_MOST, least)
 
 
 def cover(vectors: Vectors, at_most: int, least_gain: float) -> Cover:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
 from captum_rdr import RelaxedDecisionRegion
-from captum_rdr.discovery._links import LINKED, cover, links, reach
+from captum_rdr.discovery._links import cover, links, reach
 
 
 def random_vectors(seed, size, groups=1):
@@ -138,11 +138,11 @@ def test_links_are_the_most_evident_members(seed, by_evidence):
     rdr = RelaxedDecisionRegion(model, model, bank=bank)
     paper = {"weighting": "uniform", "n_neurons": 2}
     choices = {"n_neighbors": 4, **({} if by_evidence else paper)}
-    linked = links(bank, choices).toarray()
+    linked = links(bank, choices, 16).toarray()
     choices = {"weighting": "evidence", **choices}
     regions = rdr.attribute_members(range(60), show_progress=False, **choices)
     for i, region in enumerate(regions):
         evidence = region.evidence(states)
         ranked = sorted(region.members.tolist(), key=lambda j: (-float(evidence[j]), j))
-        assert set(np.flatnonzero(linked[i])) == {i, *ranked[:LINKED]}
+        assert set(np.flatnonzero(linked[i])) == {i, *ranked[:16]}
         assert set(linked[i]) <= {0.0, 1.0}
