@@ -19,7 +19,7 @@ from captum_rdr.bank.checks import checked_banks, warn_if_alike
 from captum_rdr.bank.files import PathLike
 from captum_rdr.bank.reading import read_states
 from captum_rdr.bank.writers import writers
-from captum_rdr.method.neighbors import Queries, recognized
+from captum_rdr.method.neighbors import bank_queries, recognized
 from captum_rdr.method.region import Region, checked_regions
 from captum_rdr.method.regions import regions, warn_if_few
 from captum_rdr.method.rule import Metric, Rule, Weighting
@@ -362,9 +362,7 @@ class RelaxedDecisionRegion(LayerAttribution):  # type: ignore[misc]
         rows = checked_rows(indices, min(len(bank) for bank in banks))
         for bank in banks:
             settled = rule.settled(bank, len(rows))
-            features = bank.features_of(rows) if settled.needs_features else None
-            packed = bank.packed[rows.to(bank.device)]
-            queries = Queries(packed, rows.tolist(), features)
+            queries = bank_queries(bank, rows, settled)
             found.append(regions(bank, queries, settled, show_progress=show_progress))
             warn_if_few(found[-1], settled, stacklevel=2)
         return self._as_given(found)

@@ -1,6 +1,5 @@
 """The concepts of a layer, found without labels and tested on data that chose none."""
 
-import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -46,7 +45,6 @@ def atlas(
     *,
     labels: Any = None,
     predictions: Any = None,
-    walk_length: int | None = None,
     n_exemplars: int = 8,
     test: bool = True,
     level: float = 0.05,
@@ -60,8 +58,9 @@ def atlas(
     2. Two rows are linked when one is among the most evident members of the other's
        region: 8, or of more than 1,280 rows a 160th of them, so that half of the rows
        give the same concepts. A random walk along these links tells how alike two rows
-       are: by the cosine between what ``walk_length`` steps from each reach. So
-       overlapping regions merge.
+       are: by the cosine between what the walks from each reach. So overlapping regions
+       merge. The walks have 8, 12, 16, 24, 32 or 48 steps, whichever gives the concepts
+       that the links hold together best (modularity).
     3. The few rows are chosen that stand for all: those that cover them best. *Coverage*
        is the mean likeness of a row to the one that stands for it. The choice reaches at
        least ``1 - 1/e`` (63 %) of the best coverage that as many rows can.
@@ -85,9 +84,6 @@ def atlas(
         labels: whole numbers or names ``(N,)`` of all bank rows; None if unknown.
         predictions: the labels ``(N,)`` that the model gives them; with ``labels`` each
             concept's rate of errors is held against that of the other rows.
-        walk_length: steps of the random walk: more merge more. None for the one of 8,
-            12, 16, 24, 32 and 48 whose concepts the links hold together best
-            (modularity).
         n_exemplars: exemplars of each concept.
         test: whether to test the concepts and look whether they are found again, which
             takes half as long again.
@@ -129,8 +125,7 @@ def atlas(
     every = range(len(bank)) if rows is None else rows
     picked = distinct_rows(every, len(bank), "rows")
     check_whole("n_exemplars", n_exemplars)
-    for name, count in (("walk_length", walk_length), ("n_concepts", n_concepts)):
-        check_whole(name, 1 if count is None else count)
+    check_whole("n_concepts", 1 if n_concepts is None else n_concepts)
     check_level(level)
     known = _known(labels, "labels", bank)
     predicted = _known(predictions, "predictions", bank)
@@ -140,23 +135,21 @@ def atlas(
         _search,
         bank,
         n_concepts=n_concepts,
-        walk_length=walk_length,
         choices=choices,
         show_progress=show_progress,
     )
     sample = order.sort().values
-    n_neighbors, held = choices.get("n_neighbors"), f"the {len(sample)} rows"
-    check_whole("n_neighbors", n_neighbors or 1, most=len(sample), of=held)
+    n_neighbors, size = choices.get("n_neighbors"), len(sample)
+    check_whole("n_neighbors", n_neighbors or 1, most=size, of=f"the {size} rows")
     found, covered = search(sample)
     if test and len(found) and len(order) > 1:
         found = _tested(found, bank, order, search, level, generator, show_progress)
     where = assigned([one.region for one in found], bank)
-    of_rows = where.concept.clone()
-    of_rows[sample] = torch.from_numpy(covered.labels)
+    where.concept[sample] = torch.from_numpy(covered.labels)
     wrong = None if known is None or predicted is None else known != predicted
     shown = _described(found, where.depth, known, n_exemplars)
     shown = _with_errors(shown, picked, wrong)
-    return Atlas(tuple(shown), picked, of_rows[picked], covered.coverage, rdr)
+    return Atlas(tuple(shown), picked, where.concept[picked], covered.coverage, rdr)
 
 
 def subclasses(
@@ -205,7 +198,6 @@ def _search(
     rows: Tensor,
     *,
     n_concepts: int | None,
-    walk_length: int | None,
     choices: Choices,
     show_progress: bool,
 ) -> tuple[list[Concept], Cover]:
@@ -215,28 +207,15 @@ def _search(
         choices = {**choices, "n_neighbors": min(choices["n_neighbors"], len(rows))}
     most = max(LINKED[0], round(LINKED[1] * len(rows)))
     linked = links(alone, choices, most, show_progress=show_progress)
-    vectors = reach(linked, walk_length)
-    if n_concepts is None:
-        covered = natural_cover(vectors)
-    else:
-        covered = cover(vectors, n_concepts, 0.0)
+    vectors = reach(linked)
+    count = n_concepts
+    covered = natural_cover(vectors) if count is None else cover(vectors, count, 0.0)
     concepts = []
     for number, center in enumerate(covered.chosen):
         of = rows[torch.from_numpy(covered.labels == number)]
         region = rule_for(bank, of, int(rows[center]), rows)
         concepts.append(Concept(region, of, of, float(covered.gains[number])))
     return concepts, covered
-
-
-def region_around(bank: ConfigurationBank, rows: Tensor, query: int) -> Region:
-    """The region by evidence of a bank row that has given rows for S.
-
-    That no neuron describes it is no news here.
-    """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"1 of 1 regions have fewer", UserWarning)
-        (region,) = bank_regions(bank, [query], {"neighbors": rows})
-    return region
 
 
 def rule_for(bank: ConfigurationBank, of: Tensor, query: int, among: Tensor) -> Region:
@@ -258,7 +237,7 @@ def rule_for(bank: ConfigurationBank, of: Tensor, query: int, among: Tensor) -> 
     >>> rule_for(bank, torch.tensor([0, 2, 4]), 0, torch.arange(6)).members
     tensor([0, 2, 4, 6])
     """
-    region = region_around(bank, of, query)
+    (region,) = bank_regions(bank, [query], {"neighbors": of})
     of_all = evidence([region], bank)[0]
     sums = of_all.clone()
     if len(of) > 1:  # by the weights of the others: its own ones flatter a row

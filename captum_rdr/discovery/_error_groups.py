@@ -1,6 +1,5 @@
 """Which errors are one thing: by the regions that they share."""
 
-import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,8 +8,8 @@ import torch
 from torch import Tensor
 
 from captum_rdr.bank import ConfigurationBank
-from captum_rdr.discovery._concepts import region_around
 from captum_rdr.discovery._links import cover, links, reach
+from captum_rdr.discovery._recipe import bank_regions
 from captum_rdr.method.neighbors import nearest_features
 from captum_rdr.method.region import Region
 
@@ -50,7 +49,8 @@ class Wrong(NamedTuple):
         """What errors have in common and the inputs have not; S are the errors."""
         (center,) = cover(reach(_part(linked, positions), _WALKS[-1]), 1, 0.0).chosen
         of = self.rows[positions]
-        return region_around(self.bank, of, int(of[center]))
+        (region,) = bank_regions(self.bank, [int(of[center])], {"neighbors": of})
+        return region
 
 
 def grouped(
@@ -111,10 +111,8 @@ def _parts(linked: Any, walk_length: int) -> list[Ints]:
     """Rows that walks lead to the same one, two or more each."""
     if linked.shape[0] < 2:
         return []
-    with warnings.catch_warnings():
-        # Links that count twenty times leave fast modes unseen that tell little.
-        warnings.filterwarnings("ignore", "walk_length=", UserWarning)
-        vectors = reach(linked, walk_length)
+    # Links that count twenty times leave fast modes unseen that tell little.
+    vectors = reach(linked, walk_length)
     labels = cover(vectors, _AT_MOST, max(_LEAST_GAIN, 1.5 / len(vectors))).labels
     parts = [np.flatnonzero(labels == number) for number in range(labels.max() + 1)]
     return [part for part in parts if len(part) > 1]

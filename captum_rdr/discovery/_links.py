@@ -1,6 +1,7 @@
 """Rows linked by their regions, what walks reach, and which few rows stand for all."""
 
 import warnings
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,10 +11,8 @@ from scipy.sparse import csr_array, diags_array
 from scipy.sparse.linalg import ArpackError, eigsh
 
 from captum_rdr.bank import ConfigurationBank
-from captum_rdr.discovery._recipe import Choices, recipe
-from captum_rdr.method.neighbors import Queries
+from captum_rdr.discovery._recipe import Choices, asked
 from captum_rdr.method.regions import with_evidence
-from captum_rdr.method.rule import Rule
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -28,9 +27,8 @@ AT_MOST = 100
 LEAST_GAIN = 0.002
 """Share of the rows that a further one must newly cover, where none is given."""
 
-_DENSE = 300  # up to so many rows all modes of the walk are taken
-_MODES = 96  # of more rows, the slowest modes: the others die out
-_MOST_MODES = 192
+_DENSE = 400  # up to so many rows all modes of the walk are taken
+_MODES = 96, 192  # of more rows, so many of the slowest modes: the others die out
 _LOOKED_AT = 2000  # rows that are covered to tell how long walks should be
 _UNSEEN = 1e-3  # of the squared length of a vector, at most, is left out
 _BLOCK = 1024  # rows whose likeness to all others is held at a time
@@ -60,10 +58,8 @@ def links(
            [1., 1., 0.],
            [0., 0., 1.]])
     """
-    rule = Rule(**recipe(choices)).settled(bank, len(bank))
-    features = bank.features if rule.needs_features else None
-    queries = Queries(bank.packed, list(range(len(bank))), features)
-    found = with_evidence(bank, queries, rule, show_progress=show_progress)
+    questions = asked(bank, range(len(bank)), choices)
+    found = with_evidence(bank, *questions, show_progress=show_progress)
     ends, tails = [0], []
     for row, (region, of_all) in enumerate(found):
         inside = region.members
@@ -75,7 +71,7 @@ def links(
     return csr_array(entries, shape=(len(bank), len(bank)))
 
 
-def reach(linked: Any, length: int | None) -> Vectors:
+def reach(linked: Any, length: int | None = None) -> Vectors:
     """Vectors whose products tell how alike rows are in what a random walk reaches.
 
     A step goes along a link in either direction, with a chance in proportion to its
@@ -83,9 +79,9 @@ def reach(linked: Any, length: int | None) -> Vectors:
     chances, two rows are as alike as the distributions ``P^length`` from them: the cosine
     between these, each entry over the square root of how often a long walk is there.
 
-    Up to 300 rows that is exact. Of more, as many of the walk's slowest modes are taken as
+    Up to 400 rows that is exact. Of more, as many of the walk's slowest modes are taken as
     leave out at most 0.001 of each vector's squared length, and 192 at most, with a
-    warning where these leave out more.
+    warning where these leave out more of walks whose length was not given.
 
     Long walks merge more. Of several lengths that is taken whose parts, one for each of
     the rows that stand for all (`natural_cover`), the links hold together best: by
@@ -116,14 +112,14 @@ def reach(linked: Any, length: int | None) -> Vectors:
     if length is None:
         held = [_modularity(weights, _unit(modes * values**each)) for each in LENGTHS]
         length = LENGTHS[int(np.argmax(held))]
-    unseen = _unseen(values, modes, length)
-    if unseen > _UNSEEN:
-        warnings.warn(
-            f"walk_length={length} leaves {unseen:.2g} of how alike rows are unseen, more "
-            f"than {_UNSEEN}; use longer walks",
-            UserWarning,
-            stacklevel=3,
-        )
+        unseen = _unseen(values, modes, length)
+        if unseen > _UNSEEN:
+            warnings.warn(
+                f"walks of {length} steps leave {unseen:.2g} of how alike rows are unseen, "
+                f"more than {_UNSEEN}: small concepts may merge; look at fewer rows",
+                UserWarning,
+                stacklevel=4,
+            )
     return _unit(modes * values**length)
 
 
@@ -131,19 +127,13 @@ def _modes(steps: Any, length: int) -> tuple[Floats, Floats]:
     """Modes of a walk that do not die out in so many steps, and what a step leaves."""
     size = steps.shape[0]
     start = np.random.default_rng(0).standard_normal(size)  # the same in every run
-    count = _MODES if size > _DENSE else size
-    while count <= min(_MOST_MODES, size // 2):
-        try:
-            values, modes = eigsh(steps, count, v0=start)
-        except ArpackError:  # it may fail where many modes are alike: all are taken
-            break
-        if 2 * count > min(_MOST_MODES, size // 2) or (
-            _unseen(values, modes, length) <= _UNSEEN
-        ):
-            return values, modes
-        count *= 2
-    values, modes = np.linalg.eigh(steps.toarray())
-    return values, modes
+    found: list[tuple[Floats, Floats]] = []
+    with suppress(ArpackError):  # where many modes are alike it may fail
+        for count in _MODES if size > _DENSE else ():
+            found.append(eigsh(steps, count, v0=start))
+            if _unseen(*found[-1], length) <= _UNSEEN:
+                break
+    return found[-1] if found else np.linalg.eigh(steps.toarray())
 
 
 def _unseen(values: Floats, modes: Floats, length: int) -> float:

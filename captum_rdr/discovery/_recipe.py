@@ -4,11 +4,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
-from torch.nn import Identity
 
+from captum_rdr._arguments import checked_rows
 from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.bank import ConfigurationBank
+from captum_rdr.method.neighbors import Queries, bank_queries
 from captum_rdr.method.region import Region
+from captum_rdr.method.regions import regions, warn_if_few
+from captum_rdr.method.rule import Rule
 
 Rows = Sequence[int] | Tensor
 Choices = dict[str, Any]
@@ -23,6 +26,31 @@ def recipe(choices: Choices) -> Choices:
     return {"weighting": "evidence", **choices}
 
 
+def asked(
+    bank: ConfigurationBank, rows: Rows, choices: Choices
+) -> tuple[Queries, Rule]:
+    """Bank rows as queries, and the rule that the `recipe` makes of some choices.
+
+    Raises:
+        TypeError: a choice has an unknown name, or is of the wrong type.
+        ValueError: a row or a choice is out of range.
+
+    >>> asked(ConfigurationBank((3,)), [], {"k": 8})
+    Traceback (most recent call last):
+    TypeError: k is no choice of how regions are made; give one of n_neighbors, n_neurons,
+    tolerance, weighting, neighbors and rounds
+    """
+    names = list(Rule.__dataclass_fields__)
+    for name in choices.keys() - names:
+        raise TypeError(
+            f"{name} is no choice of how regions are made; give one of "
+            f"{', '.join(names[:-1])} and {names[-1]}"
+        )
+    at = checked_rows(rows, len(bank))
+    rule = Rule(**recipe(choices)).settled(bank, len(at))
+    return bank_queries(bank, at, rule), rule
+
+
 def bank_regions(
     bank: ConfigurationBank,
     rows: Rows,
@@ -32,17 +60,19 @@ def bank_regions(
 ) -> list[Region]:
     """The regions of bank rows by the `recipe`, without the model.
 
+    It is warned of those that fewer neurons describe than were asked for, unless S was
+    given.
+
     Args:
         bank: the bank.
         rows: bank rows.
         choices: those that are not the recipe's.
         show_progress: draw a progress bar when it takes more than a second.
     """
-    model = Identity()  # never run: the bank holds all that regions of its rows need
-    explainer = RelaxedDecisionRegion(model, model, bank=bank)
-    found: list[Region] = explainer.attribute_members(
-        rows, show_progress=show_progress, **recipe(choices)
-    )
+    queries, rule = asked(bank, rows, choices)
+    found = regions(bank, queries, rule, show_progress=show_progress)
+    if not isinstance(rule.neighbors, Tensor):
+        warn_if_few(found, rule, stacklevel=3)
     return found
 
 

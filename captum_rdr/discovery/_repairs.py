@@ -10,8 +10,8 @@ from torch import Tensor
 
 from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.bank import ConfigurationBank
-from captum_rdr.discovery._concepts import region_around
 from captum_rdr.discovery._evaluated import inputs_at
+from captum_rdr.discovery._recipe import bank_regions
 from captum_rdr.metrics._explainers import checked_scores
 from captum_rdr.model.hooks import on_call, same_random_state, undoing
 from captum_rdr.model.inputs import ForwardArguments
@@ -99,7 +99,7 @@ def repaired(
             )
         states = evaluated.states([row])[0]
         near = rows[rdr.bank.distances(states)[rows].argsort(stable=True)[:_NEIGHBORS]]
-        nearest = region_around(rdr.bank, near, int(near[0]))
+        (nearest,) = bank_regions(rdr.bank, near[:1], {"neighbors": near})
         departs = (states[nearest.neurons] != nearest.states).nonzero().flatten()
         weights = nearest.weights[departs].abs()
         departs = departs[weights.argsort(descending=True, stable=True)]

@@ -82,6 +82,12 @@ def recognized(
     return Queries(packed, rows, features)
 
 
+def bank_queries(bank: ConfigurationBank, rows: Tensor, rule: Rule) -> Queries:
+    """Bank rows, int64 ``(Q,)``, as queries."""
+    features = bank.features_of(rows) if rule.needs_features else None
+    return Queries(bank.packed[rows.to(bank.device)], rows.tolist(), features)
+
+
 def neighborhoods(
     bank: ConfigurationBank, queries: Queries, rule: Rule
 ) -> list[Nearest]:

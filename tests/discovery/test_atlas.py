@@ -55,13 +55,12 @@ def test_concepts_are_found_again_and_pass_on_rows_that_chose_none():
     assert "found again 1.00" in repr(found[0])
 
 
-@pytest.mark.parametrize("walk_length", [4, 16])
-def test_noise_has_no_significant_concept(walk_length):
+def test_noise_has_no_significant_concept():
     passed = 0
-    for seed in range(10):
+    for seed in range(20):
         data = torch.randn(300, 120, generator=torch.Generator().manual_seed(seed))
         rdr = fitted(data, keep_features=True)
-        found = atlas(rdr, n_concepts=6, walk_length=walk_length, show_progress=False)
+        found = atlas(rdr, n_concepts=6, show_progress=False)
         tests = [one.region.significance for one in found]
         passed += any(test.passed for test in tests)
         # Long walks mix noise into one concept of all rows, which nothing compares with.
@@ -196,7 +195,7 @@ def test_a_class_of_one():
         ([1, 1], {}, ValueError, "rows holds 2 rows, 1 different"),
         ([1, 200], {}, ValueError, "1 to 200"),
         ([1], {"n_concepts": 0}, ValueError, "n_concepts=0 is too small"),
-        ([1], {"walk_length": 1.5}, TypeError, "walk_length=1.5 is a float"),
+        ([1], {"walk_length": 1}, TypeError, "walk_length is no choice of how regions"),
         ([1], {"n_exemplars": True}, TypeError, "n_exemplars=True is a bool"),
         ([1], {"level": 2}, ValueError, "level=2 is no probability"),
         ([1], {"tolerance": -1}, ValueError, "tolerance=-1"),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
 from captum_rdr import RelaxedDecisionRegion
-from captum_rdr.discovery._links import cover, links, reach
+from captum_rdr.discovery._links import LENGTHS, cover, links, natural_cover, reach
 
 
 def random_vectors(seed, size, groups=1):
@@ -99,6 +99,14 @@ def plain_likeness(linked, length):
     return scaled @ scaled.T
 
 
+def plain_modularity(weights, parts):
+    """Newman and Girvan's sum over all pairs."""
+    degree, total = weights.sum(1), weights.sum()
+    by_chance = np.outer(degree, degree) / total
+    same = parts[:, None] == parts[None]
+    return ((weights - by_chance) * same).sum() / total
+
+
 @pytest.mark.parametrize("length", [1, 2, 5])
 @pytest.mark.parametrize("seed", range(4))
 def test_reach_is_the_cosine_of_walks(seed, length):
@@ -110,24 +118,52 @@ def test_reach_is_the_cosine_of_walks(seed, length):
     np.testing.assert_allclose(vectors @ vectors.T, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["long walks", "short walks", "weak groups"])
-def test_the_slowest_modes_are_enough_or_it_is_said(kind):
-    """150 weakly linked groups, and short walks, consist of more modes than are taken."""
+@pytest.mark.parametrize("n_groups", [1, 150, 300])
+def test_the_slowest_modes_are_enough_or_it_is_said(n_groups):
+    """Three hundred weakly linked groups consist of more modes than are taken."""
     rng = np.random.default_rng(0)
     linked = (rng.random((420, 420)) < 0.03).astype(float)
-    if kind == "weak groups":
-        linked = np.kron(np.eye(150), np.ones((4, 4)))
-        linked[np.arange(599), np.arange(599) + 1] = 1
+    if n_groups > 1:
+        linked = np.kron(np.eye(n_groups), np.ones((4, 4)))
+        first = np.arange(len(linked) - 1)
+        linked[first, first + 1] = 1
     np.fill_diagonal(linked, 1)
-    length = 1 if kind == "short walks" else 16
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        vectors = reach(csr_array(linked), length)
-    if not caught:
-        expected = plain_likeness(linked, length)
+        reach(csr_array(linked))
+    assert bool(caught) == (n_groups == 300)
+    assert all("look at fewer rows" in str(one.message) for one in caught)
+    vectors = reach(csr_array(linked), 16)
+    if n_groups < 300:
+        expected = plain_likeness(linked, 16)
         np.testing.assert_allclose(vectors @ vectors.T, expected, atol=2e-3)
-    assert bool(caught) == (kind == "short walks")
-    assert all("use longer walks" in str(one.message) for one in caught)
+
+
+def test_walks_are_as_long_as_links_hold_their_parts_together():
+    """Groups that are far apart, of parts whose links are only a little fewer."""
+    rng = np.random.default_rng(0)
+    near = np.kron(np.eye(4), np.full((3, 3), 0.2) + 0.3 * np.eye(3))
+    chance = np.kron(near + 0.002, np.ones((30, 30)))
+    linked = (rng.random(chance.shape) < chance).astype(float)
+    np.fill_diagonal(linked, 1)
+    vectors = reach(csr_array(linked))
+    lengths = [
+        length
+        for length in LENGTHS
+        if np.allclose(vectors @ vectors.T, plain_likeness(linked, length), atol=1e-4)
+    ]
+    parts = [
+        natural_cover(reach(csr_array(linked), length)).labels for length in LENGTHS
+    ]
+    held = [plain_modularity(linked + linked.T, part) for part in parts]
+    assert lengths == [LENGTHS[int(np.argmax(held))]]
+
+
+def test_many_modes_that_are_alike():
+    """ARPACK gives up on such: all modes are taken."""
+    linked = np.kron(np.eye(5), np.ones((100, 100)))
+    vectors = reach(csr_array(linked))
+    np.testing.assert_allclose(vectors @ vectors.T, linked, atol=1e-5)
 
 
 @settings(max_examples=20, deadline=None)
