@@ -111,20 +111,25 @@ def for_each(value: Any, count: int, name: str) -> list[Any]:
     return value
 
 
-def positional(values: Any, name: str) -> list[Any]:
+def positional(
+    values: Any, name: str, size: int | None = None, of: str = "instances"
+) -> list[Any]:
     """Labels or rows in the order in which they lie: a column's index is ignored.
 
     Args:
         values: a list, tuple or range; an array or a tensor on any device; or a column,
             categorical or frame of one column, as pandas has them.
         name: the argument's, for the message.
+        size: how many there must be; None for any number.
+        of: what they are of, in words, for the message.
 
     Returns:
         int each, or str each; None where a value is unknown.
 
     Raises:
         TypeError: they are neither whole numbers nor names.
-        ValueError: they are not one a row, as one-hot labels are not.
+        ValueError: they are not one a row, as one-hot labels are not, or more or fewer
+            than ``size``.
 
     >>> positional(np.array([2, 0]), "labels"), positional(("cat", None), "labels")
     ([2, 0], ['cat', None])
@@ -147,6 +152,10 @@ def positional(values: Any, name: str) -> list[Any]:
     if None in items:  # a column of numbers that has unknown ones holds floats
         items = [int(one) if _is_whole(one) else one for one in items]
     kinds = {type(one) for one in items} - {type(None)}
+    if size not in (None, len(items)):
+        raise ValueError(
+            f"{name} has {len(items)} items for {size} {of}; give one each"
+        )
     if kinds <= {int} or kinds <= {str}:
         return items
     if len(kinds) > 1 or not kinds <= {bool, float, complex}:
@@ -237,17 +246,13 @@ def checked_labels(labels: Any, name: str, size: int | None = None) -> Tensor:
     >>> checked_labels([2, 0], "labels", 2)
     tensor([2, 0])
     """
-    items = positional(labels, name)
+    items = positional(labels, name, size)
     for position, one in enumerate(items):
         if not isinstance(one, int):
             raise TypeError(
                 f"{name} holds {one!r} at position {position}; give whole numbers, e.g. "
                 "those of the classes"
             )
-    if size not in (None, len(items)):
-        raise ValueError(
-            f"{name} has shape ({len(items)},); give one label an instance, ({size},)"
-        )
     return torch.tensor(items, dtype=torch.int64)
 
 

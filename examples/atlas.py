@@ -152,7 +152,7 @@ of_photos = RelaxedDecisionRegion(
     photo_model, photo_model.bn2, threshold="median", pool=spatial_mean
 )
 of_photos.fit(torch.split(inputs, 16), keep_features=True, show_progress=False)
-concepts = atlas(of_photos, labels=names, n_exemplars=8, show_progress=False)
+concepts = atlas(of_photos, labels=names, show_progress=False)
 print(concepts)
 fig = draw(concepts, pictures)
 

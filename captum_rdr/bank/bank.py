@@ -283,16 +283,8 @@ class ConfigurationBank:
         """
         return self._needed_features()[self._at(rows)]
 
-    def of_features(self, name: str, make: Callable[[Tensor], Any]) -> Any:
-        """What a function makes of all features, kept until instances are appended.
-
-        Args:
-            name: the name that it is kept under.
-            make: takes the features ``(N, D)``.
-
-        Raises:
-            ValueError: the bank holds none.
-        """
+    def _of_features(self, name: str, make: Callable[[Tensor], Any]) -> Any:
+        """What a function makes of all features, kept until instances are appended."""
         self._needed_features()
         return self._held["features"].once(name, make)
 

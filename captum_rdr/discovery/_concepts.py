@@ -4,10 +4,10 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from operator import ne
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from scipy.stats import false_discovery_control, fisher_exact
 from torch import Tensor
@@ -25,8 +25,6 @@ from captum_rdr.metrics._explainers import fitted_banks
 from captum_rdr.metrics._regions import jaccard
 from captum_rdr.metrics._significance import judged_by, part_of
 
-Ints = npt.NDArray[Any]
-
 LINKED = 8, 1 / 160
 """Rows that a region links to its own: so many, or of many rows such a share of them, so
 that a half of the rows makes like links."""
@@ -37,6 +35,8 @@ SAMPLED = 10_000
 AGAIN = 1 / 3
 """Two sets of one size with this Jaccard index share half of what they hold."""
 
+_EXEMPLARS = 8  # of a concept
+
 
 def atlas(
     rdr: RelaxedDecisionRegion,
@@ -45,7 +45,6 @@ def atlas(
     *,
     labels: Any = None,
     predictions: Any = None,
-    n_exemplars: int = 8,
     test: bool = True,
     level: float = 0.05,
     generator: torch.Generator | None = None,
@@ -84,7 +83,6 @@ def atlas(
         labels: whole numbers or names ``(N,)`` of all bank rows; None if unknown.
         predictions: the labels ``(N,)`` that the model gives them; with ``labels`` each
             concept's rate of errors is held against that of the other rows.
-        n_exemplars: exemplars of each concept.
         test: whether to test the concepts and look whether they are found again, which
             takes half as long again.
         level: adjusted p-values up to this are significant.
@@ -110,7 +108,7 @@ def atlas(
     >>> rdr = RelaxedDecisionRegion(model, model, threshold="median")
     >>> rdr = rdr.fit(data, keep_features=True, show_progress=False)
     >>> names = [name for name in "abcd" for _ in range(40)]
-    >>> found = atlas(rdr, labels=names, n_exemplars=3)
+    >>> found = atlas(rdr, labels=names)
     >>> found
     Atlas: 4 concepts of 160 rows, ...
     >>> new = centers[[0, 50, 90]] + torch.randn(3, 64, generator=drawing) / 2
@@ -124,11 +122,12 @@ def atlas(
     (bank,) = fitted_banks(rdr)
     every = range(len(bank)) if rows is None else rows
     picked = distinct_rows(every, len(bank), "rows")
-    check_whole("n_exemplars", n_exemplars)
     check_whole("n_concepts", 1 if n_concepts is None else n_concepts)
     check_level(level)
-    known = _known(labels, "labels", bank)
-    predicted = _known(predictions, "predictions", bank)
+    known, predicted = (
+        given if given is None else positional(given, name, len(bank), "bank rows")
+        for name, given in (("labels", labels), ("predictions", predictions))
+    )
     generator = generator or torch.Generator().manual_seed(0)
     order = picked[torch.randperm(len(picked), generator=generator)[:SAMPLED]]
     search = partial(
@@ -146,8 +145,10 @@ def atlas(
         found = _tested(found, bank, order, search, level, generator, show_progress)
     where = assigned([one.region for one in found], bank)
     where.concept[sample] = torch.from_numpy(covered.labels)
-    wrong = None if known is None or predicted is None else known != predicted
-    shown = _described(found, where.depth, known, n_exemplars)
+    wrong = None
+    if known is not None and predicted is not None:
+        wrong = torch.tensor([*map(ne, known, predicted)])
+    shown = _described(found, where.depth, known)
     shown = _with_errors(shown, picked, wrong)
     return Atlas(tuple(shown), picked, where.concept[picked], covered.coverage, rdr)
 
@@ -179,18 +180,6 @@ def subclasses(
     (tensor([0, 1]), tensor([30, 30]))
     """
     return atlas(rdr, class_indices, n_subclasses, **options)
-
-
-def _known(given: Any, name: str, bank: ConfigurationBank) -> Ints | None:
-    """Labels of all bank rows, as they were given."""
-    if given is None:
-        return None
-    values = positional(given, name)
-    if len(values) != len(bank):
-        raise ValueError(
-            f"{name} has {len(values)} items, the bank {len(bank)} rows; give one each"
-        )
-    return np.array(values, dtype=object)
 
 
 def _search(
@@ -317,26 +306,27 @@ def _match(
 
 
 def _described(
-    found: Sequence[Concept], depth: Tensor, known: Ints | None, n_exemplars: int
+    found: Sequence[Concept], depth: Tensor, known: Sequence[Any] | None
 ) -> list[Concept]:
     """Concepts with their most evident rows, and their labels where these are known."""
     described = []
     for one, own in zip(found, depth.T, strict=True):
         ranked = own[one.rows].argsort(descending=True, stable=True)
-        held = None if known is None else Counter(known[one.rows.numpy()].tolist())
-        exemplars = one.rows[ranked[:n_exemplars]]
+        held = (
+            None if known is None else Counter(known[row] for row in one.rows.tolist())
+        )
+        exemplars = one.rows[ranked[:_EXEMPLARS]]
         described.append(replace(one, exemplars=exemplars, labels=held))
     return described
 
 
 def _with_errors(
-    found: list[Concept], rows: Tensor, is_wrong: Ints | None
+    found: list[Concept], rows: Tensor, is_wrong: Tensor | None
 ) -> list[Concept]:
     """The concepts with how often the model errs on each, if that is known."""
     if is_wrong is None:
         return found
-    wrong = torch.from_numpy(is_wrong)
-    rates = error_rates([one.rows for one in found], rows, wrong, "two-sided")
+    rates = error_rates([one.rows for one in found], rows, is_wrong, "two-sided")
     return [replace(one, errors=its) for one, its in zip(found, rates, strict=True)]
 
 

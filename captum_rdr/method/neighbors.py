@@ -110,7 +110,7 @@ def neighborhoods(
         if bank.features is None or queries.features is None:
             raise ValueError("neighbors by features need features; keep them in fit")
         metric = str(rule.neighbors)
-        center = bank.of_features(metric, partial(center_of, metric=metric))
+        center = bank._of_features(metric, partial(center_of, metric=metric))
         nearest = nearest_features(
             bank.features, queries.features, rule.size, metric, center
         )
@@ -227,10 +227,13 @@ def nearest_features(
     own = _lengths(targets) if metric == "direction" else scales.new_ones(len(targets))
     targets = targets - own[:, None] * mean
     target_lengths = targets.norm(dim=1)[:, None]
+    # Half floats are multiplied as float32.
+    dtype = torch.promote_types(features.dtype, torch.float32)
     # What rounding can change in a product of a stretch of so many terms, at most.
-    rounding = 4 * _STRETCH * torch.finfo(_exactly(features.dtype)).eps
+    rounding = 4 * _STRETCH * torch.finfo(dtype).eps
     error = rounding * (lengths + scales * mean.norm())
-    away = -_products(features, targets).addr_((targets @ mean).neg_(), scales)
+    products = _products(features, targets.to(dtype))
+    away = products.addr_((targets @ mean).neg_(), scales).neg_()
     if metric == "euclidean":
         square = lengths.square()
         away = away.mul_(2).add_(square)  # but for the square of the target's length
@@ -261,21 +264,15 @@ def _lengths(rows: Tensor) -> Tensor:
     return largest * scaled
 
 
-def _exactly(dtype: torch.dtype) -> torch.dtype:
-    """The dtype in which features are multiplied: their own, or float32 for half."""
-    return dtype if dtype in (torch.float32, torch.float64) else torch.float32
-
-
 def _products(features: Tensor, targets: Tensor) -> Tensor:
     """Inner products ``(Q, N)`` of targets and rows, summed up in short stretches."""
-    dtype = _exactly(features.dtype)
-    narrow = targets.to(dtype)
-    products = targets.new_zeros(len(targets), len(features))
+    shape = len(targets), len(features)
+    products = targets.new_zeros(shape, dtype=torch.float64)
     for rows in _blocks(features):
         for start in range(0, features.shape[1], _STRETCH):
             part = slice(start, start + _STRETCH)
-            block = features[rows, part].to(dtype)
-            products[:, rows] += (narrow[:, part] @ block.T).double()
+            block = features[rows, part].to(targets.dtype)
+            products[:, rows] += (targets[:, part] @ block.T).double()
     return products
 
 

@@ -67,8 +67,9 @@ def significance(
 
     *Not testable* is a region without a member outside S, in the whole bank or on the
     first half, one that holds every row outside S, and one whose neurons cannot be
-    split: there is a single channel, or nobody says which axis holds channels, and the
-    axis that was assumed (the first) holds units that are alike because of their place.
+    split: there is a single neuron or channel, or nobody says which axis holds channels,
+    and the axis that was assumed (the first) holds units that are alike because of their
+    place.
 
     The p-values are adjusted for the number of regions by the method of Benjamini and
     Hochberg: of the regions that pass, at most a share of ``level`` are chance finds, on
@@ -93,7 +94,7 @@ def significance(
     Raises:
         TypeError: something is no region.
         ValueError: a region is that of another bank or lacks its rule; ``channel_axis``,
-            ``level`` or ``n_permutations`` is out of range; the layer has a single neuron.
+            ``level`` or ``n_permutations`` is out of range.
 
     Source: sample splitting, Cox, *A note on data-splitting for the evaluation of
     significance levels*, Biometrika 1975; Hoeffding, *Probability inequalities for sums

@@ -37,7 +37,7 @@ def units_of(bank: ConfigurationBank, channel_axis: int | None = None) -> Units:
 
     Raises:
         TypeError: ``channel_axis`` is no whole number.
-        ValueError: it is out of range, or the layer has a single neuron.
+        ValueError: it is out of range.
 
     >>> units_of(ConfigurationBank((4, 1, 7)), 2)
     Units(axis=2, assumed='split by axis 2, as given', untestable='')
@@ -45,10 +45,7 @@ def units_of(bank: ConfigurationBank, channel_axis: int | None = None) -> Units:
     shape = bank.layer_shape
     wide = [axis for axis, size in enumerate(shape) if size > 1]
     if not wide:
-        raise ValueError(
-            f"the layer has shape {tuple(shape)}; a single neuron cannot be split "
-            "into a half that finds regions and a half that judges them"
-        )
+        return Units(0, "", "the layer has a single neuron, of which no half can judge")
     known = bank.axes.channel_axis if bank.axes else None
     if channel_axis is not None:
         of = f"the last axis of a layer of shape {tuple(shape)}"

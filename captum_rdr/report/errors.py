@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from captum_rdr._arguments import positional
 from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.discovery import Atlas, atlas, misclassification
 from captum_rdr.discovery._evaluated import inputs_at
 from captum_rdr.discovery._recipe import explainer_of
-from captum_rdr.report.page import Album, column, file_names
+from captum_rdr.report.page import Album, file_names
 from captum_rdr.visualization.reference import Reference
 from captum_rdr.visualization.subjects import banks_of
 
@@ -60,7 +61,7 @@ def errors_part(
     found, names = errors[best], known["query_names"]
     names = file_names(getattr(data, "dataset", data)) if names is None else names
     if names is not None:
-        names = column(names, "query_names", len(found.bank))
+        names = positional(names, "query_names", len(found.bank), "queries")
     most = _OF_GROUP if len(found.rows) <= _OF_ALL else _OF_ALL // len(found)
     rows = [row for one in found for row in one.rows[:most].tolist()]
     firsts = [

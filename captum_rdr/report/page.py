@@ -75,20 +75,6 @@ class Strip(NamedTuple):
     more_said: str = ""
 
 
-def column(values: Any, name: str, count: int) -> list[Any]:
-    """Something known of each of some queries, by position.
-
-    Raises:
-        ValueError: it is not one each.
-    """
-    items = positional(values, name)
-    if len(items) != count:
-        raise ValueError(
-            f"{name} has {len(items)} items for {count} queries; give one each"
-        )
-    return items
-
-
 def file_names(dataset: Any) -> list[str] | None:
     """Names of a data set's files with their folder's, if it has ``samples``."""
     samples = getattr(dataset, "samples", None)

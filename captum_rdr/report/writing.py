@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from captum_rdr._arguments import check_whole, checked_rows
+from captum_rdr._arguments import check_whole, checked_rows, positional
 from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.discovery import Atlas, Misclassification
 from captum_rdr.method.region import Region
@@ -20,7 +20,7 @@ from captum_rdr.model.inputs import BATCH_SIZE, input_arguments
 from captum_rdr.report.atlas import atlas_part
 from captum_rdr.report.contents import Asked, Method, bank_maps, query_part
 from captum_rdr.report.errors import EXPECTED, errors_part, sampled_atlas
-from captum_rdr.report.page import Album, column, write_page
+from captum_rdr.report.page import Album, write_page
 from captum_rdr.visualization.reference import Reference, as_reference
 from captum_rdr.visualization.subjects import banks_of
 
@@ -175,7 +175,7 @@ def _asked(
     if known["query_names"] is None:
         known["query_names"] = [f"New input {number + 1}" for number in range(count)]
     columns = [
-        column([None] * count if of_all is None else of_all, name, count)
+        positional([None] * count if of_all is None else of_all, name, count, "queries")
         for name, of_all in known.items()
     ]
     return list(zip(torch.as_tensor(queries), *columns, strict=True))
@@ -227,8 +227,6 @@ def _by_query(
     if given is None:
         by_layer = [
             significance(regions, bank, show_progress=show_progress)
-            if bank.n_neurons > 1  # half of them judge
-            else regions
             for regions, bank in zip(by_layer, banks, strict=True)
         ]
     if len(by_layer) != len(banks) or any(len(one) != count for one in by_layer):

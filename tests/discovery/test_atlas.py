@@ -196,10 +196,10 @@ def test_a_class_of_one():
         ([1, 200], {}, ValueError, "1 to 200"),
         ([1], {"n_concepts": 0}, ValueError, "n_concepts=0 is too small"),
         ([1], {"walk_length": 1}, TypeError, "walk_length is no choice of how regions"),
-        ([1], {"n_exemplars": True}, TypeError, "n_exemplars=True is a bool"),
+        ([1], {"n_neighbors": 2}, ValueError, "n_neighbors=2 is more than the 1 rows"),
         ([1], {"level": 2}, ValueError, "level=2 is no probability"),
         ([1], {"tolerance": -1}, ValueError, "tolerance=-1"),
-        ([1], {"labels": [1, 2]}, ValueError, "labels has 2 items, the bank 100 rows"),
+        ([1], {"labels": [1, 2]}, ValueError, "labels has 2 items for 100 bank rows"),
         ([1], {"labels": np.eye(2)}, ValueError, "labels has shape"),
     ],
 )

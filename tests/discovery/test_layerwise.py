@@ -73,7 +73,7 @@ def test_layerwise_of_a_new_input():
     assert "splits at" in repr(found)
     with pytest.raises(ValueError, match="query holds 2 instances"):
         layerwise(rdr, data[:2])
-    with pytest.raises(ValueError, match=r"labels has shape \(3,\)"):
+    with pytest.raises(ValueError, match=r"labels has 3 items for 60 instances"):
         layerwise(rdr, 0, [1, 2, 3])
     with pytest.raises(TypeError, match=r"labels has dtype torch.float32"):
         layerwise(rdr, 0, torch.rand(60))

@@ -96,7 +96,7 @@ def test_what_is_refused():
         purity(regions, labels[:, None])
     with pytest.raises(ValueError, match="labels has 2 items, but a region has member"):
         coverage(regions, labels[:2])
-    with pytest.raises(ValueError, match=r"targets has shape \(1,\); give one label"):
+    with pytest.raises(ValueError, match=r"targets has 1 items for 2 instances"):
         purity(regions, labels, torch.tensor([1]))
     with pytest.raises(ValueError, match=r"region 1 is of a new input.*give targets"):
         purity([regions[0], new], labels)
