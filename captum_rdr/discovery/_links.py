@@ -29,7 +29,7 @@ LEAST_GAIN = 0.002
 
 _DENSE = 400  # up to so many rows all modes of the walk are taken
 _MODES = 96, 192  # of more rows, so many of the slowest modes: the others die out
-_LOOKED_AT = 2000  # rows that are covered to tell how long walks should be
+_LOOKED_AT = 4000  # rows that are covered to tell how long walks should be
 _UNSEEN = 1e-3  # of the squared length of a vector, at most, is left out
 _BLOCK = 1024  # rows whose likeness to all others is held at a time
 _TRIED = 32  # rows that a chosen one may be exchanged for
@@ -190,11 +190,14 @@ def cover(vectors: Vectors, at_most: int, least_gain: float) -> Cover:
 
     The objective is that of facility location, ``f(C) = mean over x of the largest
     likeness of x to a row of C``, from 0 to 1. It is monotone and submodular. Greedy
-    choice takes, again and again, the row that raises f most. What others have made
-    needless leaves, and each chosen row is exchanged for the best of those most like its own,
-    as long as f rises. So for K chosen rows f is at least ``1 - (1 - 1/K)^K``, hence more than
-    ``1 - 1/e`` = 63 %, of the largest value that any K rows reach. What a row would add
-    only falls as others are chosen, so most need not be looked at again (lazy greedy).
+    choice takes, again and again, the row that raises f most: twice as many rows as
+    wanted. Then that row leaves, again and again, which the others make most needless,
+    until K are left, as many as wanted and each worth its place. If the first K that were
+    taken have a larger f, they stay instead. At last each row is exchanged for the best
+    of those most like its own, as long as f rises. So f is at least
+    ``1 - (1 - 1/K)^K``, hence more than ``1 - 1/e`` = 63 %, of the largest value that any
+    K rows reach. What a row would add only falls as others are taken, so most need not be
+    looked at again (lazy greedy).
 
     Source: Nemhauser, Wolsey and Fisher, *An analysis of approximations for maximizing
     submodular set functions*, Mathematical Programming 1978, Theorem 4.1; Minoux,
@@ -203,7 +206,7 @@ def cover(vectors: Vectors, at_most: int, least_gain: float) -> Cover:
     Args:
         vectors: float32 ``(n, q)``, see `reach`.
         at_most: number of rows to choose, at most.
-        least_gain: a row that raises f by less than this is not chosen.
+        least_gain: no row is chosen that is worth less than this of f.
 
     >>> angles = np.array([0.0, 0.1, 0.2, 1.5, 1.6])
     >>> vectors = np.stack([np.cos(angles), np.sin(angles)], 1).astype(np.float32)
@@ -211,37 +214,40 @@ def cover(vectors: Vectors, at_most: int, least_gain: float) -> Cover:
     array([0, 0, 0, 1, 1])
     """
     gains, least = np.full(len(vectors), np.inf), max(_TIE, least_gain) * (1 - _TIE)
-    chosen: list[int] = []
+    taken: list[int] = []
     likeness = np.zeros((0, len(vectors)), np.float32)
-    while True:
-        best, losses = _best_offer(vectors, likeness, gains), _losses(likeness)
-        if len(chosen) < min(at_most, len(vectors)) and gains[best] > least:
-            chosen.append(best)
-            likeness = np.vstack([likeness, vectors @ vectors[best]])
-        # By less than a rounded gain may be short of, else one may come and go forever.
-        elif chosen and losses.min() < least - 0.75 * _TIE:
-            weakest = int(np.argmin(losses))
-            gains += losses[weakest]  # what any row adds to the others, at most
-            del chosen[weakest]
-            likeness = np.delete(likeness, weakest, 0)
-        elif not _exchanged(vectors, chosen, likeness, gains):
+    while len(taken) < min(2 * at_most, len(vectors)):
+        best = _best_offer(vectors, likeness, gains)
+        if gains[best] <= least:
             break
+        taken.append(best)
+        likeness = np.vstack([likeness, vectors @ vectors[best]])
+    chosen, greedy = np.array(taken, int), likeness
+    while len(chosen):
+        losses = _losses(likeness)
+        if len(chosen) <= at_most and losses.min() >= least:
+            break
+        chosen = np.delete(chosen, losses.argmin())
+        likeness = np.delete(likeness, losses.argmin(), 0)
+    greedy = greedy[: len(chosen)]
+    if _coverage(greedy) > _coverage(likeness):
+        chosen, likeness = np.array(taken[: len(chosen)], int), greedy
+    while _exchanged(vectors, chosen, likeness):
+        pass
+    losses = _losses(likeness)
     covered = likeness.max(0, initial=0)
     labels = np.where(covered > _TIE, (likeness > covered - _TIE).argmax(0), -1)
     sizes = np.bincount(labels[labels >= 0], minlength=len(chosen))
     order = np.argsort(-sizes, kind="stable")
     ranks = np.append(np.argsort(order), -1)  # the last is that of label -1
-    return Cover(
-        np.array(chosen, int)[order],
-        ranks[labels],
-        losses[order],
-        float(covered.mean()),
-    )
+    return Cover(chosen[order], ranks[labels], losses[order], _coverage(likeness))
 
 
-def _exchanged(
-    vectors: Vectors, chosen: list[int], likeness: Vectors, gains: Floats
-) -> bool:
+def _coverage(likeness: Vectors) -> float:
+    return float(likeness.max(0, initial=0).mean(dtype=float))
+
+
+def _exchanged(vectors: Vectors, chosen: Ints, likeness: Vectors) -> bool:
     """Exchange each chosen row, in place, for the best of those most like its own."""
     is_better = False
     for turn in range(len(chosen)):
@@ -253,9 +259,8 @@ def _exchanged(
         offers = _offers(vectors, tried, others)
         loss = float(np.maximum(likeness[turn] - others, 0).mean(dtype=float))
         if offers.max() > loss + 2 * _TIE:
-            chosen[turn] = int(tried[offers.argmax()])
+            chosen[turn] = tried[offers.argmax()]
             likeness[turn] = vectors @ vectors[chosen[turn]]
-            gains += loss  # what any row adds to the others, at most
             is_better = True
     return is_better
 
