@@ -28,7 +28,14 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from cifar_resnet import CifarResNet, normalize
-from recipe import Layer, cifar_layers, digit_layers, explainer, photo_layers
+from recipe import (
+    Layer,
+    cifar_layers,
+    digit_layers,
+    explainer,
+    photo_layers,
+    text_layers,
+)
 from safetensors.torch import load_file
 from sklearn.cluster import AgglomerativeClustering, KMeans
 from sklearn.decomposition import NMF
@@ -310,7 +317,7 @@ def main() -> None:
     given = parser.parse_args()
     warnings.simplefilter("ignore")
     if "compared" in given.parts:
-        pairs: Iterator[Layer] = digit_layers()
+        pairs: Iterator[Layer] = chain(digit_layers(), text_layers())
         if given.data:
             pairs = chain(cifar_layers(given.data), photo_layers(given.data), pairs)
         held = [

@@ -17,10 +17,10 @@ from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.bank import ConfigurationBank
 from captum_rdr.discovery._atlas import Atlas, Concept, Errors, assigned
 from captum_rdr.discovery._links import Cover, cover, links, natural_cover, reach
-from captum_rdr.discovery._recipe import Choices, bank_regions
+from captum_rdr.discovery._recipe import Choices, asked
 from captum_rdr.method.neurons import Frequencies, left_out_evidence
 from captum_rdr.method.region import Region, Significance
-from captum_rdr.method.regions import evidence
+from captum_rdr.method.regions import with_evidence
 from captum_rdr.metrics._explainers import fitted_banks
 from captum_rdr.metrics._regions import jaccard
 from captum_rdr.metrics._significance import judged_by, part_of
@@ -226,8 +226,8 @@ def rule_for(bank: ConfigurationBank, of: Tensor, query: int, among: Tensor) -> 
     >>> rule_for(bank, torch.tensor([0, 2, 4]), 0, torch.arange(6)).members
     tensor([0, 2, 4, 6])
     """
-    (region,) = bank_regions(bank, [query], {"neighbors": of})
-    of_all = evidence([region], bank)[0]
+    question = asked(bank, [query], {"neighbors": of})
+    ((region, of_all),) = with_evidence(bank, *question, show_progress=False)
     sums = of_all.clone()
     if len(of) > 1:  # by the weights of the others: its own ones flatter a row
         states = bank.states(of).numpy()

@@ -246,7 +246,8 @@ def nearest_features(
     wanted = wanted if metric == "euclidean" else _scaled(wanted)[1]
     for start in range(0, len(near), step := max(1, _CACHED // features.shape[1])):
         part = slice(start, start + step)
-        held = features[near[part]].double() - scales[near[part], None] * mean
+        held = features[near[part]].double()
+        held.addcmul_(scales[near[part], None], mean, value=-1)
         of = held.cpu().numpy(), own_lengths[places[part]]
         parts.append(_exact(wanted[numbers[part]], *of, metric))
     exact = np.concatenate(parts)
@@ -293,8 +294,10 @@ def _exact(queries: Floats, rows: Floats, lengths: Floats, metric: str) -> Float
     """Distances of rows from a query each, of unit length for cosines, in doubles."""
     if metric == "euclidean":
         return _scaled(rows - queries)[0]
-    products, zeros = np.multiply(rows, queries, out=rows).sum(1), np.zeros(len(rows))
-    cosines = np.divide(products, lengths, out=zeros, where=lengths > 0)
+    products = np.multiply(rows, queries, out=rows).sum(1)
+    cosines = np.divide(
+        products, lengths, out=np.zeros_like(lengths), where=lengths > 0
+    )
     # To twelve decimals, so that equal directions tie whatever their lengths.
     distances: Floats = np.round(np.maximum(1.0 - cosines, 0.0), 12)
     return distances
