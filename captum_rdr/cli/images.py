@@ -67,9 +67,8 @@ def as_rgb(image: Image.Image) -> Image.Image:
         values = np.nan_to_num(np.asarray(image, np.float64), posinf=0.0, neginf=0.0)
         tops = (1, 255) if image.mode == "F" else (65535,)
         low, high = values.min(), values.max()
-        fitting = [top for top in tops if low >= 0 and high <= top]
-        low, span = (0.0, fitting[0]) if fitting else (low, high - low or 1)
-        gray = 255 * ((values - low) / span)
+        top = next((top for top in tops if low >= 0 and high <= top), None)
+        gray = 255 * (values / top if top else (values - low) / (high - low or 1))
         return Image.fromarray(np.round(gray).astype(np.uint8)).convert("RGB")
     if image.mode in _WITH_ALPHA or "transparency" in image.info:
         image = image.convert("RGBA")

@@ -21,12 +21,6 @@ Vectors = npt.NDArray[np.float32]
 LENGTHS = 8, 12, 16, 24, 32, 48
 """Steps of the walks that are tried where none are given."""
 
-AT_MOST = 100
-"""Rows that are chosen to stand for all, at most, where their number is not given."""
-
-LEAST_GAIN = 0.002
-"""Share of the rows that a further one must newly cover, where none is given."""
-
 _DENSE = 400  # up to so many rows all modes of the walk are taken
 _MODES = 96, 192  # of more rows, so many of the slowest modes: the others die out
 _LOOKED_AT = 4000  # rows that are covered to tell how long walks should be
@@ -150,10 +144,9 @@ def _modularity(weights: Any, vectors: Vectors) -> float:
     some = np.arange(0, len(vectors), -(-len(vectors) // _LOOKED_AT))
     chosen = some[natural_cover(vectors[some]).chosen]
     parts = (vectors @ vectors[chosen].T).argmax(1)
-    links, total = weights.tocoo(), weights.sum()
-    is_inside = parts[links.coords[0]] == parts[links.coords[1]]
-    shares = np.bincount(parts, weights.sum(1)) / total
-    return float(links.data[is_inside].sum() / total - np.square(shares).sum())
+    belongs = csr_array((np.ones(len(parts)), parts, np.arange(len(parts) + 1)))
+    between = (belongs.T @ weights @ belongs).toarray() / weights.sum()
+    return float(np.trace(between) - np.square(between.sum(1)).sum())
 
 
 def _unit(vectors: Floats) -> Vectors:
@@ -180,9 +173,8 @@ class Cover(NamedTuple):
 
 
 def natural_cover(vectors: Vectors) -> Cover:
-    """As many rows as are worth it: 0.2 % of the coverage, and more than a row, each."""
-    least = min(max(LEAST_GAIN, 1.5 / len(vectors)), 0.5)
-    return cover(vectors, AT_MOST, least)
+    """Rows that are worth 0.2 % of the coverage, and more than a row, each; 100 at most."""
+    return cover(vectors, 100, min(max(0.002, 1.5 / len(vectors)), 0.5))
 
 
 def cover(vectors: Vectors, at_most: int, least_gain: float) -> Cover:

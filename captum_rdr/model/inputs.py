@@ -306,10 +306,8 @@ def _n_storable(arguments: ForwardArguments) -> int:
 def _is_labelled_pair(data: Any) -> bool:
     if not isinstance(data, (tuple, list)) or len(data) != 2:
         return False
-    if not all(isinstance(one, Tensor) and one.dim() for one in data):
-        return False
-    inputs, labels = data
-    return len(inputs) == len(labels) and inputs.shape[1:] != labels.shape[1:]
+    shapes: list[Any] = [one.shape if isinstance(one, Tensor) else () for one in data]
+    return all(shapes) and len({*shapes}) == 2 and shapes[0][0] == shapes[1][0]
 
 
 def _collated(items: list[Any]) -> Any:
