@@ -258,8 +258,9 @@ def assigned(regions: Sequence[Region], bank: ConfigurationBank) -> Assignment:
     """How deep each row of a bank lies in each of some regions."""
     cuts = torch.tensor([region.evidence_cut for region in regions]).double()
     depth = (evidence(regions, bank) - cuts[:, None]).T
-    deepest = depth.max(1)
-    return Assignment(depth, torch.where(deepest.values < 0, -1, deepest.indices))
+    # Those of no concept come first, so that the others may be none at all.
+    deepest = torch.nn.functional.pad(depth, (1, 0), value=-torch.inf).max(1)
+    return Assignment(depth, torch.where(deepest.values < 0, -1, deepest.indices - 1))
 
 
 def indexed(

@@ -297,6 +297,8 @@ def _match(
     """How like a concept is the one most like it of half of the rows, and its test."""
     own = one.rows[torch.isin(one.rows, half)]
     likeness = [jaccard(own, other.rows) for other in others]
+    if not likeness:
+        return 0.0, None
     verdict = tests[int(np.argmax(likeness))].significance
     if verdict is not None and verdict.adjusted_p_value is not None:
         # Either half might have been the one that is looked at.
@@ -312,10 +314,8 @@ def _described(
     described = []
     for one, own in zip(found, depth.T, strict=True):
         ranked = own[one.rows].argsort(descending=True, stable=True)
-        held = (
-            None if known is None else Counter(known[row] for row in one.rows.tolist())
-        )
-        exemplars = one.rows[ranked[:_EXEMPLARS]]
+        exemplars, rows = one.rows[ranked[:_EXEMPLARS]], one.rows.tolist()
+        held = None if known is None else Counter(known[row] for row in rows)
         described.append(replace(one, exemplars=exemplars, labels=held))
     return described
 

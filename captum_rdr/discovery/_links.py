@@ -143,6 +143,8 @@ def _modularity(weights: Any, vectors: Vectors) -> float:
     """How well links hold together the parts of rows that are alike."""
     some = np.arange(0, len(vectors), -(-len(vectors) // _LOOKED_AT))
     chosen = some[natural_cover(vectors[some]).chosen]
+    if not len(chosen):
+        return 0.0
     parts = (vectors @ vectors[chosen].T).argmax(1)
     belongs = csr_array((np.ones(len(parts)), parts, np.arange(len(parts) + 1)))
     between = (belongs.T @ weights @ belongs).toarray() / weights.sum()
@@ -228,7 +230,9 @@ def cover(vectors: Vectors, at_most: int, least_gain: float) -> Cover:
         pass
     losses = _losses(likeness)
     covered = likeness.max(0, initial=0)
-    labels = np.where(covered > _TIE, (likeness > covered - _TIE).argmax(0), -1)
+    nothing = np.zeros((1, len(vectors)), np.float32)  # where no row is worth its place
+    likest = np.vstack([likeness, nothing]) > covered - _TIE
+    labels = np.where(covered > _TIE, likest.argmax(0), -1)
     sizes = np.bincount(labels[labels >= 0], minlength=len(chosen))
     order = np.argsort(-sizes, kind="stable")
     ranks = np.append(np.argsort(order), -1)  # the last is that of label -1

@@ -218,3 +218,23 @@ def test_explainers_that_do_not_fit():
         atlas(single)
     with pytest.raises(TypeError, match="rdr is a str"):
         atlas("rdr")
+
+
+def test_a_half_that_holds_no_concept():
+    """Its two or so rows are alone in their regions, which is worth no concept."""
+    found = atlas(fitted(torch.eye(4).repeat(2, 1)), n_neighbors=1, show_progress=False)
+    assert len(found) == 4
+    assert not any(one.region.significance.passed for one in found)
+
+
+def test_rows_that_have_nothing_in_common():
+    data = torch.eye(40)
+    labels = list(range(40))
+    known = {"labels": labels, "predictions": [0, *labels[:-1]]}
+    found = atlas(fitted(data), n_neighbors=1, show_progress=False, **known)
+    assert len(found) == found.coverage == 0
+    assert found.labels.tolist() == [-1] * 40
+    assert found.overlap.shape == (0, 0)
+    assert found.assign(data[:3]).concept.tolist() == [-1] * 3
+    assert found.drift(data, data[:9]).second.tolist() == [1.0]
+    assert "0 concepts of 40 rows" in repr(found)
