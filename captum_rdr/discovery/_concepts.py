@@ -130,13 +130,7 @@ def atlas(
     )
     generator = generator or torch.Generator().manual_seed(0)
     order = picked[torch.randperm(len(picked), generator=generator)[:SAMPLED]]
-    search = partial(
-        _search,
-        bank,
-        n_concepts=n_concepts,
-        choices=choices,
-        show_progress=show_progress,
-    )
+    search = partial(_search, bank, n_concepts, choices, show_progress)
     sample = order.sort().values
     n_neighbors, size = choices.get("n_neighbors"), len(sample)
     check_whole("n_neighbors", n_neighbors or 1, most=size, of=f"the {size} rows")
@@ -184,11 +178,10 @@ def subclasses(
 
 def _search(
     bank: ConfigurationBank,
-    rows: Tensor,
-    *,
-    n_concepts: int | None,
+    count: int | None,
     choices: Choices,
     show_progress: bool,
+    rows: Tensor,
 ) -> tuple[list[Concept], Cover]:
     """Concepts of some rows of a bank, by these rows alone."""
     alone = bank if len(rows) == len(bank) else bank.take(rows)
@@ -197,7 +190,6 @@ def _search(
     most = max(LINKED[0], round(LINKED[1] * len(rows)))
     linked = links(alone, choices, most, show_progress=show_progress)
     vectors = reach(linked)
-    count = n_concepts
     covered = natural_cover(vectors) if count is None else cover(vectors, count, 0.0)
     concepts = []
     for number, center in enumerate(covered.chosen):

@@ -226,20 +226,23 @@ def nearest_features(
     targets = queries.detach().to(features.device).double()
     own = _lengths(targets) if metric == "direction" else scales.new_ones(len(targets))
     targets = targets - own[:, None] * mean
-    target_lengths = targets.norm(dim=1)[:, None]
+    target_lengths = _lengths(targets)[:, None]
+    # Of unit length, so that products are neither too small nor too large for floats.
+    unit = targets / target_lengths.clamp_min(1e-300)
     # Half floats are multiplied as float32.
     dtype = torch.promote_types(features.dtype, torch.float32)
     # What rounding can change in a product of a stretch of so many terms, at most.
     rounding = 4 * _STRETCH * torch.finfo(dtype).eps
     error = rounding * (lengths + scales * mean.norm())
-    products = _products(features, targets.to(dtype))
-    away = products.addr_((targets @ mean).neg_(), scales).neg_()
+    products = _products(features, unit.to(dtype))
+    away = products.addr_((unit @ mean).neg_(), scales).neg_()
+    # What of a distance differs between rows.
     if metric == "euclidean":
         square = lengths.square()
-        away = away.mul_(2).add_(square)  # but for the square of the target's length
+        away = away.mul_(2 * target_lengths).add_(square)
         error = 2 * error * target_lengths + rounding * square
     else:
-        away, error = away.div_(lengths).div_(target_lengths), error / lengths
+        away, error = away.div_(lengths), error / lengths
     asked, near = _candidates(away, error, count)
     places, numbers, parts = near.cpu().numpy(), asked.cpu().numpy(), [np.empty(0)]
     wanted, own_lengths = targets.cpu().numpy(), lengths.cpu().numpy()

@@ -260,3 +260,17 @@ def test_neighbors_of_a_query_that_is_far_shorter_than_the_rows():
         ((found, _),) = nearest_features(rows, torch.zeros(1, 3000), 3, "euclidean")
         lengths = rows.double().norm(dim=1).numpy()
         assert found.tolist() == np.argsort(lengths, kind="stable")[:3].tolist()
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("scale", [1e-36, 1e-20, 1e20, 1e30])
+def test_feature_neighbors_of_any_size(metric, scale):
+    """Products of such float32 features are zero or infinite."""
+    rows = torch.randn(60, 7, generator=torch.Generator().manual_seed(0)) + 1
+    small = (rows * scale).float()
+    found = nearest_features(small, small[:9], 5, metric)
+    expected = nearest_features(
+        small.double() / scale, small[:9].double() / scale, 5, metric
+    )
+    for (near, _), (wanted, _) in zip(found, expected, strict=True):
+        assert near.tolist() == wanted.tolist()
