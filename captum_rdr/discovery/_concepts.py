@@ -17,7 +17,8 @@ from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.bank import ConfigurationBank
 from captum_rdr.discovery._atlas import Atlas, Concept, Errors, assigned
 from captum_rdr.discovery._links import Cover, cover, links, natural_cover, reach
-from captum_rdr.discovery._recipe import Choices, asked
+from captum_rdr.discovery._recipe import Choices, rule_of
+from captum_rdr.method.neighbors import bank_queries
 from captum_rdr.method.neurons import Frequencies, left_out_evidence
 from captum_rdr.method.region import Region, Significance
 from captum_rdr.method.regions import with_evidence
@@ -218,8 +219,9 @@ def rule_for(bank: ConfigurationBank, of: Tensor, query: int, among: Tensor) -> 
     >>> rule_for(bank, torch.tensor([0, 2, 4]), 0, torch.arange(6)).members
     tensor([0, 2, 4, 6])
     """
-    question = asked(bank, [query], {"neighbors": of})
-    ((region, of_all),) = with_evidence(bank, *question, show_progress=False)
+    rule = rule_of(bank, 1, {"neighbors": of})
+    own_query = bank_queries(bank, torch.tensor([query]), rule)
+    ((region, of_all),) = with_evidence(bank, own_query, rule, show_progress=False)
     sums = of_all.clone()
     if len(of) > 1:  # by the weights of the others: its own ones flatter a row
         states = bank.states(of).numpy()

@@ -11,7 +11,8 @@ from scipy.sparse import csr_array, diags_array
 from scipy.sparse.linalg import ArpackError, eigsh
 
 from captum_rdr.bank import ConfigurationBank
-from captum_rdr.discovery._recipe import Choices, asked
+from captum_rdr.discovery._recipe import Choices, rule_of
+from captum_rdr.method.neighbors import Queries
 from captum_rdr.method.regions import with_evidence
 
 Ints = npt.NDArray[np.int64]
@@ -52,8 +53,9 @@ def links(
            [1., 1., 0.],
            [0., 0., 1.]])
     """
-    questions = asked(bank, range(len(bank)), choices)
-    found = with_evidence(bank, *questions, show_progress=show_progress)
+    rule = rule_of(bank, len(bank), choices)
+    queries = Queries(bank.packed, list(range(len(bank))), bank.features)  # no copies
+    found = with_evidence(bank, queries, rule, show_progress=show_progress)
     ends, tails = [0], []
     for row, (region, of_all) in enumerate(found):
         inside = region.members

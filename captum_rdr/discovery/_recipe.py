@@ -8,7 +8,7 @@ from torch import Tensor
 from captum_rdr._arguments import checked_rows
 from captum_rdr.attribution import RelaxedDecisionRegion
 from captum_rdr.bank import ConfigurationBank
-from captum_rdr.method.neighbors import Queries, bank_queries
+from captum_rdr.method.neighbors import bank_queries
 from captum_rdr.method.region import Region
 from captum_rdr.method.regions import regions, warn_if_few
 from captum_rdr.method.rule import Rule
@@ -26,16 +26,14 @@ def recipe(choices: Choices) -> Choices:
     return {"weighting": "evidence", **choices}
 
 
-def asked(
-    bank: ConfigurationBank, rows: Rows, choices: Choices
-) -> tuple[Queries, Rule]:
-    """Bank rows as queries, and the rule that the `recipe` makes of some choices.
+def rule_of(bank: ConfigurationBank, n_queries: int, choices: Choices) -> Rule:
+    """The rule that the `recipe` makes of some choices for so many queries.
 
     Raises:
         TypeError: a choice has an unknown name, or is of the wrong type.
-        ValueError: a row or a choice is out of range.
+        ValueError: a choice is out of range.
 
-    >>> asked(ConfigurationBank((3,)), [], {"k": 8})
+    >>> rule_of(ConfigurationBank((3,)), 0, {"k": 8})
     Traceback (most recent call last):
     TypeError: k is no choice of how regions are made; give one of n_neighbors, n_neurons,
     tolerance, weighting, neighbors and rounds
@@ -46,9 +44,7 @@ def asked(
             f"{name} is no choice of how regions are made; give one of "
             f"{', '.join(names[:-1])} and {names[-1]}"
         )
-    at = checked_rows(rows, len(bank))
-    rule = Rule(**recipe(choices)).settled(bank, len(at))
-    return bank_queries(bank, at, rule), rule
+    return Rule(**recipe(choices)).settled(bank, n_queries)
 
 
 def bank_regions(
@@ -69,7 +65,9 @@ def bank_regions(
         choices: those that are not the recipe's.
         show_progress: draw a progress bar when it takes more than a second.
     """
-    queries, rule = asked(bank, rows, choices)
+    at = checked_rows(rows, len(bank))
+    rule = rule_of(bank, len(at), choices)
+    queries = bank_queries(bank, at, rule)
     found = regions(bank, queries, rule, show_progress=show_progress)
     if not isinstance(rule.neighbors, Tensor):
         warn_if_few(found, rule, stacklevel=3)

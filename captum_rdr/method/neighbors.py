@@ -226,9 +226,11 @@ def nearest_features(
     targets = queries.detach().to(features.device).double()
     own = _lengths(targets) if metric == "direction" else scales.new_ones(len(targets))
     targets = targets - own[:, None] * mean
-    target_lengths = _lengths(targets)[:, None]
+    wanted, own_lengths = targets.cpu().numpy(), lengths.cpu().numpy()
+    reached, directions = _scaled(wanted)
     # Of unit length, so that products are neither too small nor too large for floats.
-    unit = targets / target_lengths.clamp_min(1e-300)
+    unit = torch.from_numpy(directions).to(targets)
+    target_lengths = torch.from_numpy(reached).to(targets)[:, None]
     # Half floats are multiplied as float32.
     dtype = torch.promote_types(features.dtype, torch.float32)
     # What rounding can change in a product of a stretch of so many terms, at most.
@@ -245,8 +247,7 @@ def nearest_features(
         away, error = away.div_(lengths), error / lengths
     asked, near = _candidates(away, error, count)
     places, numbers, parts = near.cpu().numpy(), asked.cpu().numpy(), [np.empty(0)]
-    wanted, own_lengths = targets.cpu().numpy(), lengths.cpu().numpy()
-    wanted = wanted if metric == "euclidean" else _scaled(wanted)[1]
+    wanted = wanted if metric == "euclidean" else directions
     for start in range(0, len(near), step := max(1, _CACHED // features.shape[1])):
         part = slice(start, start + step)
         held = features[near[part]].double()
